@@ -1,0 +1,128 @@
+"""What a model needs besides its weights: `ModelSpec` travels from the checkpoint into the served `Bundle`.
+
+A bundle is `model_repository/NAME/<version>/`: bundle.json and tokenizer.json. Its digest, the sha256 of bundle.json,
+covers every file of the version through the hashes that it lists.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from referent.images import ImageTransform
+from referent.packing import Bucket
+from referent.prompts import Prompt, PromptEncoder
+
+BUNDLE_FILE, TOKENIZER_FILE = "bundle.json", "tokenizer.json"
+MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+class BundleError(RuntimeError):
+    """A bundle is missing, malformed, or its files are not the ones that it lists."""
+
+
+class ModelSpec(BaseModel):
+    """How to prepare a model's inputs and read its outputs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: ImageTransform
+    image_tokens: int = Field(gt=0)
+    box_frame: Literal["transformed", "image"] = Field(
+        description="what boxes are normalised by: the square the model sees, or the whole image"
+    )
+    prompt: Prompt
+    buckets: tuple[Bucket, ...] = Field(min_length=1, description="(tokens, expressions), ascending in both")
+    present_threshold: float | None = Field(description="lowest score of an object that is there; None without scores")
+    evaluation: dict[str, Any] = Field(default_factory=dict, description="figures on held-out data, by set")
+    training: dict[str, Any] = Field(default_factory=dict, description="where the weights come from")
+
+    @field_validator("buckets")
+    @classmethod
+    def _ascend(cls, buckets: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
+        if list(buckets) != sorted(buckets) or [b.expressions for b in buckets] != sorted(
+            b.expressions for b in buckets
+        ):
+            raise ValueError(f"buckets {buckets} must ascend in tokens and in expressions")
+        return buckets
+
+
+class FileEntry(BaseModel):
+    """One file of a version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: int
+
+
+class Bundle(ModelSpec):
+    """A published version of a model. `files` are relative to the model repository."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=MODEL_NAME)]
+    version: Annotated[str, Field(pattern="^[1-9][0-9]*$")]
+    parts: dict[str, int] = Field(description="Triton model of each step -> its version")
+    dtype: Literal["fp32", "fp16"] = Field(description="of the vision encoder and the language model")
+    minimum_onnxruntime: str
+    files: dict[str, FileEntry]
+
+
+def latest_version(repository: Path, name: str) -> str:
+    """The highest version that has been published under a name. Raises `BundleError`."""
+    versions = [
+        int(p.name) for p in (repository / name).glob("[1-9]*") if p.name.isdigit() and (p / BUNDLE_FILE).exists()
+    ]
+    if not versions:
+        raise BundleError(f"no version of {name!r} in {repository}: export one with python -m export")
+    return str(max(versions))
+
+
+def bundle_names(repository: Path) -> list[str]:
+    """Names of all models (ensembles) that have a published version, sorted."""
+    return sorted({path.parents[1].name for path in repository.glob(f"*/*/{BUNDLE_FILE}")})
+
+
+def load_bundle(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:
+    """Read one version (default: the latest); returns it with its digest, "sha256:...". Raises `BundleError`."""
+    if not re.match(MODEL_NAME, name):
+        raise BundleError(f"{name!r} is no model name: it must match {MODEL_NAME}")
+    file = repository / name / (version or latest_version(repository, name)) / BUNDLE_FILE
+    try:
+        content = file.read_bytes()
+        return Bundle.model_validate_json(content), "sha256:" + hashlib.sha256(content).hexdigest()
+    except FileNotFoundError as error:
+        raise BundleError(f"{file} is missing: export the model again") from error
+    except ValidationError as error:
+        raise BundleError(f"{file} is not a bundle of this release: {error}") from error
+
+
+def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
+    """The prompt encoder with the bundle's own tokenizer."""
+    return PromptEncoder(bundle.prompt, repository / bundle.name / bundle.version / TOKENIZER_FILE, bundle.image_tokens)
+
+
+def verify_files(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:
+    """Load a bundle and check every file that it lists. Raises `BundleError` naming the first bad one."""
+    bundle, digest = load_bundle(repository, name, version)
+    for relative, entry in bundle.files.items():
+        file = repository / relative
+        if not file.is_file():
+            raise BundleError(f"{relative} of {name} version {bundle.version} is missing from {repository}")
+        if (actual := file_entry(file)) != entry:
+            raise BundleError(f"{relative} is not the file that was published: {actual} instead of {entry}")
+    return bundle, digest
+
+
+def file_entry(file: Path) -> FileEntry:
+    """Hash and size of a file."""
+    with file.open("rb") as stream:
+        return FileEntry(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), bytes=file.stat().st_size)
+
+
+def file_entries(repository: Path, files: Sequence[Path]) -> Mapping[str, FileEntry]:
+    """Entries of files of a repository by their relative path."""
+    return {str(file.relative_to(repository)): file_entry(file) for file in files}

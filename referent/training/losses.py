@@ -1,0 +1,115 @@
+"""What a grounding model is trained for; every part is a mean over a batch.
+
+- box: 2 L1 + (1 - GIoU) of objects that are there.
+- score: cross-entropy to the predicted box's IoU, 0 for absent objects.
+- point: the last layer's attention from [LOC] should fall on patches of the object, or on the row's first token for an
+  absent one.
+- dense: from each patch's image feature the object's class, and its box through the box head itself. What the box
+  head learns at thousands of patches serves at [LOC], which then only has to fetch the right patch.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from referent.modeling.grounding import Grounding, GroundingModel
+
+BACKGROUND_WEIGHT, LABEL_SMOOTHING = 0.3, 0.02
+
+
+def overlap(a_cxcywh: torch.Tensor, b_cxcywh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU and GIoU of pairs, (..., 4) x (..., 4) -> (...)."""
+    a_low, a_high = a_cxcywh[..., :2] - a_cxcywh[..., 2:] / 2, a_cxcywh[..., :2] + a_cxcywh[..., 2:] / 2
+    b_low, b_high = b_cxcywh[..., :2] - b_cxcywh[..., 2:] / 2, b_cxcywh[..., :2] + b_cxcywh[..., 2:] / 2
+    intersection = (torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0).prod(-1)
+    union = a_cxcywh[..., 2:].prod(-1) + b_cxcywh[..., 2:].prod(-1) - intersection
+    enclosing = (torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low)).prod(-1)
+    iou = intersection / (union + 1e-7)
+    return iou, iou - (enclosing - union) / (enclosing + 1e-7)
+
+
+def box_loss(boxes: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss and the pairs' IoU; both (M, 4) cx,cy,w,h."""
+    iou, giou = overlap(boxes, targets)
+    return (2 * (boxes - targets).abs().sum(-1) + 1 - giou).sum() / max(1, len(boxes)), iou
+
+
+def expression_losses(grounding: Grounding, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """box, score and point of a batch (see `referent.training.samples.encode_scene`), and its mean IoU as a figure."""
+    used, present = batch["used"], batch["present"]
+    losses = {}
+    losses["box"], iou = box_loss(grounding.boxes[present], batch["boxes"][present])
+    if grounding.score_logits is not None:
+        quality = torch.zeros_like(grounding.score_logits)
+        quality[present] = iou.detach()
+        losses["score"] = F.binary_cross_entropy_with_logits(grounding.score_logits[used], quality[used])
+    targets = F.pad(batch["points"], (1, grounding.attention.shape[-1] - 1 - batch["points"].shape[-1]))
+    targets[..., 0] = used & ~present  # the row starts with one token (bos), then the image
+    mass = (grounding.attention.mean(1) * targets).sum(-1)  # (B, N)
+    losses["point"] = -(mass[targets.any(-1)] + 1e-6).log().mean()
+    return losses | {"iou": iou.detach().mean()}
+
+
+class DenseSupervision(nn.Module):
+    """Class logits from image features; exists in training only."""
+
+    def __init__(self, hidden_size: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.classify = nn.Linear(hidden_size, classes + 1)
+
+    def losses(
+        self, model: GroundingModel, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """patch_class and patch_box of a batch, and the share of object patches classified right as a figure."""
+        labels = batch["patch_class"]
+        objects = labels < self.classify.out_features - 1
+        logits = self.classify(self.norm(image_features.float())).float()
+        entropy = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=LABEL_SMOOTHING
+        ).view_as(labels)
+        boxes, _ = model.box_head(model.base.model.language_model.norm(image_features[objects].float()))
+        right = logits.argmax(-1) == labels
+        return {
+            "patch_class": entropy[objects].mean() + BACKGROUND_WEIGHT * entropy[~objects].mean(),
+            "patch_box": box_loss(boxes, batch["patch_boxes"][objects])[0],
+            "patch_accuracy": right[objects].float().mean().detach(),
+        }
+
+
+FIGURES = ("iou", "patch_accuracy")
+
+
+class Objective(nn.Module):
+    """The model with its training objective, in the form that transformers' Trainer calls.
+
+    `dense` adds supervision of image features; `expressions` (switched by the curriculum) adds everything at [LOC].
+    """
+
+    def __init__(self, model: GroundingModel, dense: DenseSupervision | None) -> None:
+        super().__init__()
+        self.model = model
+        self.dense = dense
+        self.expressions = True
+        self._encode_image, self._read_expressions = model.encode_image, model.read_expressions
+
+    def compile_steps(self) -> None:
+        """Compile both steps for training's fixed shapes; validation goes on to call the model itself."""
+        self._encode_image = torch.compile(self.model.encode_image, dynamic=False)
+        self._read_expressions = torch.compile(self.model.read_expressions, dynamic=False)
+
+    def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
+        """Returns `loss` (the plain sum) and each part."""
+        model = self.model
+        parts: dict[str, torch.Tensor] = {}
+        features = self._encode_image(batch["image"])
+        if self.expressions:
+            hidden, attention = self._read_expressions(
+                batch["input_ids"], batch["segment_ids"], batch["loc_positions"], features
+            )
+            parts |= expression_losses(Grounding(*model.box_head(hidden), features, attention), batch)
+        if self.dense is not None:
+            parts |= self.dense.losses(model, features, batch)
+        return {"loss": torch.stack([v for k, v in parts.items() if k not in FIGURES]).sum()} | parts

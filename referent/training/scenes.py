@@ -1,0 +1,58 @@
+"""What both stages of mini's training share: the data arguments, and validation on held-out data."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from referent.data.artwork import vocabulary
+from referent.data.cards import RANKS
+from referent.data.scenes import Materials
+from referent.evaluation.evaluate import evaluate
+from referent.evaluation.sets import card_photos, icon_scenes
+from referent.modeling.grounder import TorchGrounder
+from referent.modeling.grounding import GroundingModel
+from referent.processor import Processor
+
+CLASSES = [*vocabulary(), *RANKS]
+VALIDATION_SCENES = 150
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the data is, and how long to train."""
+    parser.add_argument("--artwork", type=Path, required=True, help="artwork.npz of referent.data.artwork")
+    parser.add_argument("--backgrounds", type=Path, required=True, help="folder of background photographs")
+    parser.add_argument("--cards", type=Path, required=True, help="folder of card photographs with labels.csv")
+    parser.add_argument("--split", type=Path, required=True, help="csv of referent.data.cards")
+    parser.add_argument("--out", type=Path, required=True, help="where checkpoints go; a run found there is resumed")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def load_materials(arguments: argparse.Namespace, split: str) -> Materials:
+    """Training has background photographs, held-out splits do not: theirs would not be unseen."""
+    backgrounds = arguments.backgrounds if split == "train" else None
+    return Materials.load(arguments.artwork, backgrounds, arguments.cards, arguments.split, split)
+
+
+def validator(
+    model: GroundingModel, processor: Processor, arguments: argparse.Namespace
+) -> Callable[[], dict[str, float]]:
+    """Figures on validation scenes and photographs; `mean_iou` is the mean of both."""
+    materials = load_materials(arguments, "val")
+    items = {
+        "scenes": list(icon_scenes(materials, CLASSES, VALIDATION_SCENES, "val", unseen_style=False)),
+        "cards": list(card_photos(materials, CLASSES, "val")),
+    }
+    grounder = TorchGrounder(model, processor)
+
+    def validate() -> dict[str, float]:
+        figures = {}
+        for name, subset in items.items():
+            result = evaluate(grounder, subset)
+            figures |= {f"{name}_{key}": result[key] for key in ("mean_iou", "acc@0.5", "auroc")}
+        return figures | {"mean_iou": (figures["scenes_mean_iou"] + figures["cards_mean_iou"]) / 2}
+
+    return validate
