@@ -66,6 +66,7 @@ class Bundle(ModelSpec):
     name: Annotated[str, Field(pattern=MODEL_NAME)]
     version: Annotated[str, Field(pattern="^[1-9][0-9]*$")]
     parts: dict[str, int] = Field(description="Triton model of each step -> its version")
+    has_scores: bool
     dtype: Literal["fp32", "fp16"] = Field(description="of the vision encoder and the language model")
     minimum_onnxruntime: str
     files: dict[str, FileEntry]

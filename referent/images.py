@@ -77,11 +77,11 @@ class Placement:
 
     def to_square(self, boxes_xyxy: Floats) -> Floats:
         """(..., 4) pixels of the image -> pixels of the square; nothing is clipped."""
-        return boxes_xyxy * np.tile(self.scale, 2) + np.tile(self.offset, 2)
+        return np.asarray(boxes_xyxy * np.tile(self.scale, 2) + np.tile(self.offset, 2))
 
     def to_image(self, boxes_xyxy: Floats) -> Floats:
         """(..., 4) pixels of the square -> pixels of the image, the exact inverse of `to_square`."""
-        return (boxes_xyxy - np.tile(self.offset, 2)) / np.tile(self.scale, 2)
+        return np.asarray((boxes_xyxy - np.tile(self.offset, 2)) / np.tile(self.scale, 2))
 
 
 class ImageTransform(BaseModel):

@@ -46,7 +46,8 @@ def pack(
     for suffix in suffixes:
         if len(prefix) + len(suffix) > largest.tokens:
             raise ExpressionError(
-                f"the expression is {len(suffix)} tokens long with its prompt; the limit is {largest.tokens - len(prefix)}: shorten it"
+                f"the expression is {len(suffix)} tokens long with its prompt; "
+                f"the limit is {largest.tokens - len(prefix)}: shorten it"
             )
         if not groups or tokens + len(suffix) > largest.tokens or len(groups[-1]) == largest.expressions:
             groups.append([])

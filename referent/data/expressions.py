@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from referent.data.cards import RANKS
@@ -48,7 +49,8 @@ def make_expressions(
         found.append(Expression("name", "card", 0))
     rng.shuffle(found)
     chosen: list[Expression] = []
-    for expression in found or [None]:
+    candidates: list[Expression | None] = [*found] or [None]
+    for expression in candidates:
         if expression:
             chosen.append(expression)
         if not expression or rng.random() < absent:
@@ -100,7 +102,7 @@ def _extremes(
         found.append(Expression("size", f"smallest {name}", by_area[0]))
     if len(alike) >= 3:
         row = sorted(alike, key=lambda i: _centre(boxes[i])[0])
-        gaps = [_centre(boxes[b])[0] - _centre(boxes[a])[0] for a, b in zip(row, row[1:], strict=False)]
+        gaps = [_centre(boxes[b])[0] - _centre(boxes[a])[0] for a, b in pairwise(row)]
         if min(gaps) > 0.05 * side:
             found.append(Expression("ordinal", f"second {name} from the left", row[1]))
             found.append(Expression("ordinal", f"second {name} from the right", row[-2]))
@@ -122,8 +124,8 @@ def _relations(rng: random.Random, names: Sequence[str], boxes: Sequence[Box], s
             for target in range(len(names)):
                 across = abs(_centre(boxes[target])[1 - axis] - _centre(boxes[anchor])[1 - axis])
                 alike = [i for i, name in enumerate(names) if name == names[target]]
-                if target != anchor and along(target) > max(0.08 * side, across):
-                    if sum(along(i) > 0.02 * side for i in alike) == 1:
-                        text = f"{_say(rng, names[target])} {RELATIONS[direction]} the {_say(rng, names[anchor])}"
-                        found.append(Expression("relation", text, target))
+                far_enough = target != anchor and along(target) > max(0.08 * side, across)
+                if far_enough and sum(along(i) > 0.02 * side for i in alike) == 1:
+                    text = f"{_say(rng, names[target])} {RELATIONS[direction]} the {_say(rng, names[anchor])}"
+                    found.append(Expression("relation", text, target))
     return rng.sample(found, min(RELATIONS_PER_SCENE, len(found)))

@@ -118,7 +118,8 @@ def _background(rng: random.Random, materials: Materials, width: int, height: in
         return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
     noise = np.random.default_rng(rng.getrandbits(32))
     if choice < 0.7:  # gradient between a few colours
-        cells = noise.integers(0, 256, (rng.choice([2, 2, 3, 4]),) * 2 + (3,))
+        grid = rng.choice([2, 2, 3, 4])
+        cells: npt.NDArray[np.generic] = noise.integers(0, 256, (grid, grid, 3))
     elif choice < 0.85:  # coloured or grey grain
         grid = rng.choice([6, 16, 40, 96])
         cells = noise.integers(0, 256, 3) + noise.normal(0, rng.uniform(5, 45), (grid, grid, rng.choice([1, 3])))
@@ -181,7 +182,8 @@ def _clip(box: Box, size: tuple[int, int]) -> Box:
 def _paste_card(rng: random.Random, scene: Scene, materials: Materials) -> None:
     image, photo = rng.choice(materials.photos)
     name, box = rng.choice(photo.objects)
-    card = image.crop(tuple(round(v) for v in _clip(box, image.size)))
+    x1, y1, x2, y2 = (round(v) for v in _clip(box, image.size))
+    card = image.crop((x1, y1, x2, y2))
     card = card.rotate(90 * rng.randint(0, 3), expand=True)
     scale = SIDE * rng.uniform(0.2, 0.55) / max(card.size)
     size = (max(8, round(card.width * scale)), max(8, round(card.height * scale)))
@@ -237,7 +239,7 @@ def _crop(
     for name, box in objects:
         moved = _clip((box[0] - left, box[1] - top, box[2] - left, box[3] - top), size)
         whole = (box[2] - box[0]) * (box[3] - box[1])
-        if moved[2] > moved[0] and moved[3] > moved[1]:
-            if (moved[2] - moved[0]) * (moved[3] - moved[1]) > 0.55 * whole:
-                kept.append((name, moved))
+        inside = max(0, moved[2] - moved[0]) * max(0, moved[3] - moved[1])
+        if inside > 0.55 * whole:
+            kept.append((name, moved))
     return image.crop((left, top, right, bottom)), kept

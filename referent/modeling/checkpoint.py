@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from pydantic import Field
 from safetensors.torch import load_file, save_file
+from transformers import LlavaForConditionalGeneration
 
 from referent.bundle import TOKENIZER_FILE, ModelSpec
 from referent.modeling.grounding import BoxHead, GroundingModel
@@ -58,7 +59,7 @@ def load_checkpoint(
     if not spec_file.is_file():
         raise CheckpointError(f"{directory} is no checkpoint: it has no {SPEC_FILE}")
     spec = CheckpointSpec.model_validate_json(spec_file.read_text())
-    llava = load_llava(str(directory / spec.base), dtype)
+    llava: LlavaForConditionalGeneration | PeftModel = load_llava(str(directory / spec.base), dtype)
     head = BoxHead(llava.config.text_config.hidden_size, spec.head_dropout, spec.has_scores)
     head.load_state_dict(load_file(directory / HEAD_FILE))
     if (directory / ADAPTER_DIRECTORY).is_dir():

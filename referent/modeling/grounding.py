@@ -48,11 +48,10 @@ class BoxHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(..., D) -> boxes (..., 4) in 0..1, score logits (...) or None."""
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            hidden_states = hidden_states.float()
-            scores = None if self.score is None else self.score(hidden_states).squeeze(-1)
-            return self.mlp(hidden_states).sigmoid(), scores
+        """(..., D) of any dtype -> boxes (..., 4) in 0..1, score logits (...) or None."""
+        hidden_states = hidden_states.float()
+        scores = None if self.score is None else self.score(hidden_states).squeeze(-1)
+        return self.mlp(hidden_states).sigmoid(), scores
 
 
 class GroundingModel(nn.Module):

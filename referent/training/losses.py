@@ -70,13 +70,19 @@ class DenseSupervision(nn.Module):
         entropy = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=LABEL_SMOOTHING
         ).view_as(labels)
-        boxes, _ = model.box_head(model.base.model.language_model.norm(image_features[objects].float()))
+        with full_precision(image_features):
+            boxes, _ = model.box_head(model.base.model.language_model.norm(image_features[objects].float()))
         right = logits.argmax(-1) == labels
         return {
             "patch_class": entropy[objects].mean() + BACKGROUND_WEIGHT * entropy[~objects].mean(),
             "patch_box": box_loss(boxes, batch["patch_boxes"][objects])[0],
             "patch_accuracy": right[objects].float().mean().detach(),
         }
+
+
+def full_precision(like: torch.Tensor) -> torch.autocast:
+    """No autocast: the box head is computed in fp32, as it is served."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 FIGURES = ("iou", "patch_accuracy")
@@ -109,7 +115,9 @@ class Objective(nn.Module):
             hidden, attention = self._read_expressions(
                 batch["input_ids"], batch["segment_ids"], batch["loc_positions"], features
             )
-            parts |= expression_losses(Grounding(*model.box_head(hidden), features, attention), batch)
+            with full_precision(hidden):
+                grounding = Grounding(*model.box_head(hidden), features, attention)
+            parts |= expression_losses(grounding, batch)
         if self.dense is not None:
             parts |= self.dense.losses(model, features, batch)
         return {"loss": torch.stack([v for k, v in parts.items() if k not in FIGURES]).sum()} | parts

@@ -28,7 +28,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": learning_rate})
         self.param_groups = [group for part in self._parts for group in part.param_groups]  # shared with the parts
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         """One step of both."""
         for part in self._parts:
             part.step()

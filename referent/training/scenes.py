@@ -49,7 +49,7 @@ def validator(
     grounder = TorchGrounder(model, processor)
 
     def validate() -> dict[str, float]:
-        figures = {}
+        figures: dict[str, float] = {}
         for name, subset in items.items():
             result = evaluate(grounder, subset)
             figures |= {f"{name}_{key}": result[key] for key in ("mean_iou", "acc@0.5", "auroc")}

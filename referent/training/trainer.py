@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import load_model, save_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Trainer
 
 from referent.training.losses import Objective
 from referent.training.optimizer import MuonAndAdamW
 from referent.training.samples import SceneStream, collate
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 class GroundingTrainer(Trainer):
@@ -70,7 +72,13 @@ class GroundingTrainer(Trainer):
         return figures
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Trainer's own writer refuses the embeddings that lm_head shares."""
+        """Trainer's own writer and reader refuse the embeddings that lm_head shares."""
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(directory / "model.safetensors"))
+        save_model(self.model, str(directory / WEIGHTS_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        load_model(model or self.model, Path(resume_from_checkpoint) / WEIGHTS_FILE)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))

@@ -1,0 +1,78 @@
+"""Checkpoint -> merged -> split -> ONNX -> verified -> published.
+
+python -m export CHECKPOINT --name mini --to model_repository
+"""
+
+import argparse
+import copy
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from export.merge import merge
+from export.parity import ParityError, verify
+from export.parts import example_inputs, export_onnx, split
+from export.publish import publish
+from referent.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
+from referent.modeling.checkpoint import CheckpointError, load_checkpoint
+
+
+def export(
+    checkpoint: Path, name: str, repository: Path, dtype: str = "fp32", max_batch_size: int = 8
+) -> tuple[Bundle, str]:
+    """Export and publish a checkpoint as the next version of `name`; returns the bundle and its digest.
+
+    Raises `CheckpointError` and, before anything is published, `ParityError`.
+    """
+    console = Console(stderr=True)
+    model, spec = load_checkpoint(checkpoint)
+    console.print(f"loaded {checkpoint}; merging")
+    model = merge(model, spec)
+    reference = split(model)
+    inputs = example_inputs(model, spec, 2, *spec.buckets[min(1, len(spec.buckets) - 1)])
+    with tempfile.TemporaryDirectory() as directory:
+        parts = reference
+        if dtype == "fp16":  # the box head and the normalisation of pixels stay fp32
+            half = copy.deepcopy(model)
+            half.llava.half()
+            parts = split(half)
+        files = []
+        with console.status("exporting"):
+            for file in export_onnx(parts, inputs, Path(directory)):
+                console.print(
+                    f"  {file.parent.name}: {sum(f.stat().st_size for f in file.parent.iterdir()) / 1e6:.1f} MB"
+                )
+                files.append(file)
+        with console.status("verifying against PyTorch"):
+            worst = verify(model, reference, files, spec, dtype)
+        console.print("  largest differences: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
+        bundle, digest = publish(
+            repository, name, spec, {part.step: file.parent for part, file in zip(parts, files, strict=True)},
+            checkpoint / TOKENIZER_FILE, dtype=dtype, has_scores=model.box_head.score is not None,
+            hidden_size=model.base.config.text_config.hidden_size, max_batch_size=max_batch_size,
+        )  # fmt: skip
+    console.print(f"published {name} version {bundle.version}, {digest}")
+    return bundle, digest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", required=True, help="of the served model")
+    parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
+    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="fp16 is for GPUs")
+    parser.add_argument("--max-batch-size", type=int, default=8)
+    arguments = parser.parse_args()
+    if not re.match(MODEL_NAME, arguments.name):
+        parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")
+    try:
+        export(arguments.checkpoint, arguments.name, arguments.to, arguments.dtype, arguments.max_batch_size)
+    except (CheckpointError, ParityError) as error:
+        sys.exit(f"{error}\nNothing was published.")
+
+
+if __name__ == "__main__":
+    main()

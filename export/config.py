@@ -1,0 +1,80 @@
+"""config.pbtxt of the ensemble and its parts, built as Triton's own ModelConfig message from `referent.tensors`."""
+
+from collections.abc import Sequence
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
+from referent.bundle import Bundle
+from referent.tensors import (
+    DIGEST_PARAMETER,
+    ENSEMBLE_INPUTS,
+    ENSEMBLE_OUTPUTS,
+    SCORES,
+    STEPS,
+    Step,
+    Tensor,
+    dims_of,
+    dtype_of,
+    part_name,
+)
+
+# Long enough for requests that arrive together to meet, short beside a pass; only the first two steps can gain by it.
+QUEUE_DELAY_US = {"vision_encoder": 1000, "language_model": 500, "box_head": 0}
+KEPT_VERSIONS = 2
+HEADER = "# Written by python -m export from referent/tensors.py; see export/config.py.\n"
+
+
+def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> str:
+    """One step: dynamic batching by delay, an instance where the hardware is, warm-up with zeros for each bucket."""
+    config = triton.ModelConfig(
+        name=part_name(bundle.name, step),
+        backend="onnxruntime",
+        max_batch_size=max_batch_size,
+        version_policy=triton.ModelVersionPolicy(latest=triton.ModelVersionPolicy.Latest(num_versions=KEPT_VERSIONS)),
+        input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in step.inputs],
+        output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in _present(step.outputs, bundle)],
+        instance_group=[triton.ModelInstanceGroup(count=1, kind=triton.ModelInstanceGroup.KIND_AUTO)],
+        dynamic_batching=triton.ModelDynamicBatching(max_queue_delay_microseconds=QUEUE_DELAY_US[step.suffix]),
+    )
+    # Triton's Python backends copy inputs to the host unless told not to; C++ backends ignore the key
+    config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    varies = any(letter in "TN" for tensor in step.inputs for letter in tensor.shape)
+    for bucket in bundle.buckets if varies else bundle.buckets[:1]:
+        shape = sizes | {"T": bucket.tokens, "N": bucket.expressions}
+        warmup = config.model_warmup.add(name=f"{bucket.tokens} tokens" if varies else "one", batch_size=1)
+        for tensor in step.inputs:
+            entry = warmup.inputs[tensor.name]
+            entry.data_type = triton.DataType.Value("TYPE_" + dtype_of(tensor, bundle.dtype))
+            entry.dims.extend(dims_of(tensor, shape))
+            entry.zero_data = True
+    return HEADER + text_format.MessageToString(config)
+
+
+def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batch_size: int) -> str:
+    """The ensemble: its steps' versions are pinned, and the bundle's digest stands in its parameters."""
+    version = triton.ModelVersionPolicy.Specific(versions=[int(bundle.version)])
+    config = triton.ModelConfig(
+        name=bundle.name,
+        platform="ensemble",
+        max_batch_size=max_batch_size,
+        version_policy=triton.ModelVersionPolicy(specific=version),
+        input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in ENSEMBLE_INPUTS],
+        output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in _present(ENSEMBLE_OUTPUTS, bundle)],
+    )
+    for step in STEPS:
+        name = part_name(bundle.name, step)
+        entry = config.ensemble_scheduling.step.add(model_name=name, model_version=bundle.parts[name])
+        entry.input_map.update({tensor.name: tensor.name for tensor in step.inputs})
+        entry.output_map.update({tensor.name: tensor.name for tensor in _present(step.outputs, bundle)})
+    config.parameters[DIGEST_PARAMETER].string_value = digest
+    return HEADER + text_format.MessageToString(config)
+
+
+def _present(outputs: Sequence[Tensor], bundle: Bundle) -> list[Tensor]:
+    return [tensor for tensor in outputs if tensor != SCORES or bundle.has_scores]
+
+
+def _tensor(tensor: Tensor, bundle: Bundle, sizes: dict[str, int]) -> dict[str, object]:
+    data_type = triton.DataType.Value("TYPE_" + dtype_of(tensor, bundle.dtype))
+    return {"name": tensor.name, "data_type": data_type, "dims": dims_of(tensor, sizes)}

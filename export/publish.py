@@ -1,0 +1,83 @@
+"""Publish a version into a model repository: parts first, the ensemble that pins them last, each by one rename.
+
+Who reads the repository meanwhile sees the old version or the new one, never half of one.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from export.config import KEPT_VERSIONS, ensemble_config, part_config
+from referent.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, ModelSpec, file_entry, load_bundle
+from referent.tensors import STEPS, Step, part_name
+
+MINIMUM_ONNXRUNTIME = "1.27.0"  # older CUDA providers compute opset 23's fp16 norms wrongly
+
+
+def publish(
+    repository: Path,
+    name: str,
+    spec: ModelSpec,
+    parts: dict[Step, Path],
+    tokenizer_file: Path,
+    *,
+    dtype: str,
+    has_scores: bool,
+    hidden_size: int,
+    max_batch_size: int,
+) -> tuple[Bundle, str]:
+    """Move the directories of `parts` (each holds model.onnx and its data) in as the next version of `name`.
+
+    Returns the bundle and its digest.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    names = {step: part_name(name, step) for step in STEPS}
+    version = 1 + max((v for model in (name, *names.values()) for v in _versions(repository / model)), default=0)
+    files = {
+        f"{names[step]}/{version}/{file.name}": file_entry(file)
+        for step, directory in parts.items()
+        for file in sorted(directory.iterdir())
+    }
+    files[f"{name}/{version}/{TOKENIZER_FILE}"] = file_entry(tokenizer_file)
+    bundle = Bundle(
+        **{field: getattr(spec, field) for field in ModelSpec.model_fields}, name=name, version=str(version),
+        parts=dict.fromkeys(names.values(), version), dtype=dtype, has_scores=has_scores,
+        minimum_onnxruntime=MINIMUM_ONNXRUNTIME, files=files,
+    )  # fmt: skip
+    sizes = {"S": spec.image.size, "K": spec.image_tokens, "D": hidden_size}
+
+    with tempfile.TemporaryDirectory(prefix=".publish-", dir=repository) as staging:  # same file system: rename works
+        for step, directory in parts.items():
+            staged = Path(staging) / step.suffix
+            shutil.copytree(directory, staged)
+            _place(staged, repository / names[step] / str(version))
+            _write(repository / names[step] / "config.pbtxt", part_config(bundle, step, sizes, max_batch_size))
+        staged = Path(staging) / name
+        staged.mkdir()
+        shutil.copyfile(tokenizer_file, staged / TOKENIZER_FILE)
+        (staged / BUNDLE_FILE).write_text(bundle.model_dump_json(indent=2) + "\n")
+        _place(staged, repository / name / str(version))
+    _, digest = load_bundle(repository, name, str(version))
+    _write(repository / name / "config.pbtxt", ensemble_config(bundle, digest, sizes, max_batch_size))
+    for model in (name, *names.values()):
+        for old in _versions(repository / model):
+            if old <= version - KEPT_VERSIONS:
+                shutil.rmtree(repository / model / str(old))
+    return bundle, digest
+
+
+def _versions(model: Path) -> list[int]:
+    return [int(path.name) for path in model.glob("[0-9]*") if path.name.isdigit()]
+
+
+def _place(staged: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    staged.chmod(0o755)
+    os.rename(staged, target)
+
+
+def _write(file: Path, content: str) -> None:
+    temporary = file.with_suffix(".new")
+    temporary.write_text(content)
+    os.replace(temporary, file)

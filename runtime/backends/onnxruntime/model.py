@@ -1,0 +1,139 @@
+"""Triton backend `onnxruntime` in Python: serves <model>/<version>/model.onnx where Triton's own one is missing.
+
+Tensors are OrtValues from end to end: DLPack in and out, and one plain copy to join or split the requests of a batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+from onnxruntime import OrtValue
+
+# Anything else that an operator refuses in a request of its own, it refuses for the values or shapes of that request.
+SERVER_FAULT = re.compile(r"alloc|out of memory|CU\w+ failure")
+
+
+class TritonPythonModel:
+    """One instance of one version of a model whose config.pbtxt names every input and output."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.batching = config["max_batch_size"] > 0
+        on_gpu = args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in ort.get_available_providers()
+        self.device = ("cuda", int(args["model_instance_device_id"])) if on_gpu else ("cpu", 0)
+        self.copy = _gpu_copy(self.device[1]) if on_gpu else ctypes.memmove
+        path = Path(args["model_repository"], args["model_version"], "model.onnx")
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.session = ort.InferenceSession(path, _options(parameters), providers=_providers(*self.device))
+
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        """Answers a batch; a request that cannot be answered gets an error of its own."""
+        cancelled = [request.is_cancelled() for request in requests]
+        live = [request for request, gone in zip(requests, cancelled, strict=True) if not gone]
+        groups = [live] if self.batching and live else [[request] for request in live]
+        answers = iter([answer for group in groups for answer in self._answer(group)])
+        return [_error("CANCELLED", "request cancelled") if gone else next(answers) for gone in cancelled]
+
+    def _answer(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        try:
+            return self._run(requests)
+        except Exception as error:
+            if len(requests) > 1:
+                pb_utils.Logger.log_warn(f"a batch of {len(requests)} failed; running each request alone: {error}")
+                return [answer for request in requests for answer in self._answer([request])]
+            operator = re.search(r"while running (\w+) node", str(error))
+            if operator and not SERVER_FAULT.search(str(error)):
+                return [_error("INVALID_ARG", f"operator {operator[1]} refuses the values or shapes of this request")]
+            pb_utils.Logger.log_error(str(error))
+            return [_error("INTERNAL", "inference failed; the server's log has the cause")]
+
+    def _run(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        binding = self.session.io_binding()
+        for name in self.inputs:
+            tensors = [pb_utils.get_input_tensor_by_name(request, name) for request in requests]
+            parts = [OrtValue.from_dlpack(tensor.to_dlpack()) for tensor in tensors]
+            rows = [part.shape()[0] for part in parts]
+            binding.bind_ortvalue_input(name, self._join(parts) if len(parts) > 1 else parts[0])
+        for name in self.outputs:
+            binding.bind_output(name, *self.device)
+        self.session.run_with_iobinding(binding)
+        wholes = binding.get_outputs()
+        columns = [self._split(whole, rows) if len(rows) > 1 else [whole] for whole in wholes]
+        return [self._response(values) for values in zip(*columns, strict=True)]
+
+    def _response(self, values: Sequence[OrtValue]) -> pb_utils.InferenceResponse:
+        named = zip(self.outputs, values, strict=True)
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(name, value) for name, value in named])
+
+    def _join(self, parts: Sequence[OrtValue]) -> OrtValue:
+        whole = self._empty_like(parts[0], sum(part.shape()[0] for part in parts))
+        for part, address, size in _places(whole, parts):
+            self.copy(address, part.data_ptr(), size)
+        return whole
+
+    def _split(self, whole: OrtValue, rows: Sequence[int]) -> list[OrtValue]:
+        parts = [self._empty_like(whole, count) for count in rows]
+        for part, address, size in _places(whole, parts):
+            self.copy(part.data_ptr(), address, size)
+        return parts
+
+    def _empty_like(self, value: OrtValue, rows: int) -> OrtValue:
+        shape = [rows, *value.shape()[1:]]
+        return OrtValue.ortvalue_from_shape_and_type(shape, value.element_type(), *self.device)
+
+
+def _places(whole: OrtValue, parts: Sequence[OrtValue]) -> Iterator[tuple[OrtValue, int, int]]:
+    """Each part with its address within `whole` and its size in bytes."""
+    sizes = [part.tensor_size_in_bytes() for part in parts]
+    if sum(sizes) != whole.tensor_size_in_bytes():
+        raise ValueError("a tensor's first dimension is not the batch")
+    return zip(parts, accumulate(sizes, initial=whole.data_ptr()), sizes, strict=False)
+
+
+def _gpu_copy(device_id: int) -> Callable[[int, int, int], None]:
+    """memmove between any two addresses that CUDA knows, in GPU memory or not."""
+    cuda = ctypes.CDLL(None)  # the stub is linked with CUDA's runtime
+    cuda.cudaMemcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+    def copy(target: int, source: int, size: int) -> None:
+        by_address = 4  # cudaMemcpyDefault
+        status = cuda.cudaSetDevice(device_id) or cuda.cudaMemcpy(target, source, size, by_address)
+        if status := status or cuda.cudaStreamSynchronize(None):
+            raise RuntimeError(f"CUDA copy failed with status {status}")
+
+    return copy
+
+
+def _options(parameters: dict[str, str]) -> ort.SessionOptions:
+    """Reads the parameters that Triton's own backend reads, and any `session.*` entry of ONNX Runtime."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 0))
+    options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
+    if parameters.get("execution_mode") == "1":
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    # Spinning threads of several sessions on few cores cost up to 3.6x.
+    for key, value in {"session.intra_op.allow_spinning": "0", **parameters}.items():
+        if key.startswith("session."):
+            options.add_session_config_entry(key, value)
+    return options
+
+
+def _providers(kind: str, device_id: int) -> list[Any]:
+    if kind == "cpu":
+        return ["CPUExecutionProvider"]
+    ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia-* wheels
+    return [("CUDAExecutionProvider", {"device_id": device_id}), "CPUExecutionProvider"]
+
+
+def _error(code: str, text: str) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, code)))

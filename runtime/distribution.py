@@ -1,0 +1,86 @@
+"""Finds the real tritonserver, or installs it from NVIDIA's wheel: no docker, no root."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+WHEEL = "nvidia-pytriton==0.7.0"
+VERSION = "2.51.0"  # of the tritonserver in the wheel
+BACKEND = Path(__file__).parent / "backends" / "onnxruntime"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A tritonserver: `root` has its bin/, backends/, caches/; `wheel` is the unpacked wheel, None for a vendor's."""
+
+    root: Path
+    wheel: Path | None = None
+
+    @property
+    def executable(self) -> Path:
+        return self.root / "bin" / "tritonserver"
+
+    def environment(self) -> dict[str, str]:
+        """Variables for the server: its libraries, and this interpreter for the Python stubs."""
+        if not self.wheel:
+            return dict(os.environ)
+        libraries = f"{sys.base_prefix}/lib:{self.wheel}/nvidia_pytriton.libs:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {**os.environ, "LD_LIBRARY_PATH": libraries.rstrip(":"), "PATH": binaries}
+
+    def assemble_backends(self, directory: Path) -> Path:
+        """The backend directory to serve with: the vendor's own, or one made in `directory` for the running Python."""
+        if not self.wheel:
+            return self.root / "backends"
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        stub = self.root / "python_backend_stubs" / python / "triton_python_backend_stub"
+        if not stub.exists():
+            raise RuntimeError(f"tritonserver {VERSION} has no stub for Python {python}; use Python 3.11 to 3.13")
+        target = directory / "backends"
+        shutil.copytree(self.root / "backends" / "python", target / "python")  # Triton refuses linked files
+        shutil.copy(stub, target / "python")
+        (target / "onnxruntime").symlink_to(BACKEND)
+        return target
+
+
+def find_distribution() -> Distribution:
+    """A vendor's tritonserver on PATH with its ONNX Runtime backend, else the wheel's, installed at first use.
+
+    The wheel (55 MB, 144 MB unpacked) lives in $REFERENT_TRITON_DIR, by default
+    ~/.cache/referent/tritonserver-<version>. Raises RuntimeError where it cannot be installed.
+    """
+    if vendor := shutil.which("tritonserver"):
+        root = Path(vendor).resolve().parent.parent
+        if (root / "backends" / "onnxruntime" / "libtriton_onnxruntime.so").exists():
+            return Distribution(root)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    wheel = Path(os.environ.get("REFERENT_TRITON_DIR") or cache / "referent" / f"tritonserver-{VERSION}")
+    distribution = Distribution(wheel / "pytriton" / "tritonserver", wheel)
+    if not distribution.executable.exists():
+        _install(wheel)
+    return distribution
+
+
+def _install(directory: Path) -> None:
+    """Unpacks the wheel beside `directory`, then renames: no reader ever sees a part of it."""
+    logger.info("installing tritonserver %s (a download of 55 MB) into %s", VERSION, directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".tritonserver-") as temporary:
+        unpacked = Path(temporary, "wheel")
+        options = ["--no-deps", "--quiet", "--disable-pip-version-check", "--target", str(unpacked)]
+        pip = subprocess.run([sys.executable, "-m", "pip", "install", *options, WHEEL], capture_output=True, text=True)
+        if pip.returncode:
+            remedy = f"install it yourself: pip install --no-deps --target {directory} {WHEEL}"
+            raise RuntimeError(f"tritonserver could not be installed: {pip.stderr.strip()[-500:]}\n{remedy}")
+        try:
+            unpacked.rename(directory)
+        except OSError:  # another process was faster
+            if not (directory / "pytriton").exists():
+                raise

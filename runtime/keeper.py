@@ -1,0 +1,95 @@
+"""Keeps a running tritonserver's models alive and up to date; the only code that loads or unloads models."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from google.protobuf.json_format import MessageToJson
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from runtime.repository import parts, read_config
+
+STUB = "triton_python_backend_stub"
+LOAD_TIMEOUT_S = 600
+
+logger = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Tends the ensembles `models` of one server process; `verify` and `probe` are those of `TritonServer`."""
+
+    def __init__(
+        self,
+        server_pid: int,
+        client: InferenceServerClient,
+        repository: Path,
+        models: Sequence[str],
+        verify: Callable[[Path, str], object],
+        probe: Callable[[], object],
+    ) -> None:
+        self._server, self._client, self._repository = psutil.Process(server_pid), client, repository
+        self._verify, self._probe = verify, probe
+        self._published = {name: read_config(repository, name) for name in models}
+        self._served = dict(self._published)
+        self._model_of_stub: dict[int, str] = {}
+        self._suspects: set[int] = set()
+        self._buried: set[int] = set()
+        self._broken: set[str] = set()
+
+    def tend(self) -> None:
+        """One look at the stubs and the repository, and what follows. Raises if Triton refuses; then call again."""
+        for name, before in list(self._published.items()):
+            config = read_config(self._repository, name)
+            if config != before:
+                self._published[name] = config  # a version that cannot be served is tried once, not at every look
+                self._bring_in(name, config)
+        self._broken |= self.find_dead()
+        for model in sorted(self._broken):
+            self._revive(model)
+            self._broken.discard(model)
+
+    def find_dead(self) -> set[str]:
+        """Models whose Python stub died. Triton reaps the stubs that it ends itself; one it lost stays a zombie."""
+        zombies = set()
+        with suppress(psutil.Error):  # one ended while we looked: see next time
+            for child in self._server.children():
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    zombies.add(child.pid)
+                elif child.name() == STUB:  # its first argument: <repository>/<model>/<version>/model.onnx
+                    self._model_of_stub[child.pid] = Path(child.cmdline()[1]).parts[-3]
+        dead = (zombies & self._suspects) - self._buried
+        self._suspects = zombies
+        self._buried = (self._buried & zombies) | dead
+        everything = {part for config in self._served.values() for part in parts(config)}
+        return set().union(*({self._model_of_stub[pid]} if pid in self._model_of_stub else everything for pid in dead))
+
+    def _revive(self, model: str) -> None:
+        logger.warning("the Python stub of %s died; loading the model again", model)
+        self._client.unload_model(model)  # Triton holds it for ready: loading alone would do nothing
+        self._client.load_model(model, client_timeout=LOAD_TIMEOUT_S)
+        for name, config in self._served.items():
+            if model in parts(config):
+                self._load(name, config)
+
+    def _bring_in(self, name: str, config: ModelConfig) -> None:
+        """Serves a newly published version, or goes on with the one before."""
+        logger.info("%s was published; loading it", name)
+        try:
+            self._verify(self._repository, name)
+            for part in parts(config):
+                self._client.load_model(part, client_timeout=LOAD_TIMEOUT_S)
+            self._load(name, config)
+            self._probe()
+        except Exception as error:
+            logger.error("the new version of %s cannot be served, the one before stays: %s", name, error)
+            self._load(name, self._served[name])
+        else:
+            self._served[name] = config
+            logger.info("%s is served as published", name)
+
+    def _load(self, name: str, config: ModelConfig) -> None:
+        config_json = MessageToJson(config, preserving_proto_field_name=True)
+        self._client.load_model(name, config=config_json, client_timeout=LOAD_TIMEOUT_S)

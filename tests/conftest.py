@@ -1,0 +1,58 @@
+"""A tiny LLaVA with its tokenizer and adapter: real components, random weights."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from tests.tiny import SPECIAL_TOKENS, TINY_BUCKETS, TINY_IMAGE, TINY_IMAGE_TOKENS, TINY_PROMPT, WORDS
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    alphabet = sorted({c for word in WORDS for c in word} | set("<>[]"))
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(WORDS * 5, trainer)
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(file))
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """Base, LoRA adapter with weights that matter, [LOC] embedding, head."""
+    import torch
+    from peft import get_peft_model
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
+    from referent.modeling.grounding import BoxHead, GroundingModel
+    from referent.training.finetune import lora_config
+
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    text = LlamaConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128,
+    )  # fmt: skip
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
+    directory = tmp_path_factory.mktemp("checkpoint")
+    model = GroundingModel(LlavaForConditionalGeneration(config).eval(), BoxHead(64)).eval()
+    for name, parameter in model.named_parameters():  # the default initialisation is too small to tell inputs apart
+        if parameter.ndim > 1 and "box_head" not in name:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    spec = CheckpointSpec(
+        image=TINY_IMAGE, image_tokens=TINY_IMAGE_TOKENS, box_frame="transformed", prompt=TINY_PROMPT,
+        buckets=TINY_BUCKETS, present_threshold=0.5, base="base",
+    )  # fmt: skip
+    save_checkpoint(directory, model, spec, tokenizer_file)
+    model.llava = get_peft_model(model.llava, lora_config(TINY_PROMPT.loc_token_id))
+    for parameter in model.llava.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_checkpoint(directory, model, spec.model_copy(update={"base": str(directory / "base")}), tokenizer_file)
+    return directory

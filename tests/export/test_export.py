@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from export import __main__ as exporter
+from export.merge import merge
+from export.parity import ParityError, check, tolerances
+from export.parts import example_inputs, run, split
+from referent.bundle import Bundle, load_bundle, verify_files
+from referent.modeling.checkpoint import load_checkpoint
+from referent.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, STEPS, dims_of, dtype_of, part_name
+
+
+@pytest.fixture(scope="module")
+def published(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the tiny model as versions 1 (fp32) and 2 (fp16)."""
+    repository = tmp_path_factory.mktemp("repository")
+    exporter.export(tiny_checkpoint, "tiny", repository, max_batch_size=4)
+    exporter.export(tiny_checkpoint, "tiny", repository, dtype="fp16", max_batch_size=4)
+    return repository
+
+
+def test_merged_model_answers_as_base_with_adapter(tiny_checkpoint: Path) -> None:
+    adapted, spec = load_checkpoint(tiny_checkpoint)
+    inputs = example_inputs(adapted, spec, 2, 64, 4)
+    with_adapter = run(split(adapted), inputs)["boxes"].clone()
+    with adapted.llava.disable_adapter():
+        without = run(split(adapted), inputs)["boxes"].clone()
+    merged = run(split(merge(adapted, spec)), inputs)["boxes"]
+    torch.testing.assert_close(merged, with_adapter, atol=1e-4, rtol=0)
+    assert (with_adapter - without).abs().max() > 1e-2  # the control: the adapter matters
+
+
+def test_versions_follow_one_another_and_their_files_verify(published: Path) -> None:
+    first, _ = verify_files(published, "tiny", "1")
+    second, digest = verify_files(published, "tiny")
+    assert (first.version, first.dtype) == ("1", "fp32")
+    assert (second.version, second.dtype) == ("2", "fp16")
+    assert digest in (published / "tiny" / "config.pbtxt").read_text()
+    assert not list(published.glob(".publish-*"))
+
+
+def test_old_versions_are_pruned_after_two(
+    tiny_checkpoint: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "verify", lambda *_: {})  # parity is not the matter here
+    exporter.export(tiny_checkpoint, "other", published)
+    exporter.export(tiny_checkpoint, "other", published)
+    exporter.export(tiny_checkpoint, "other", published)
+    for model in ("other", *(part_name("other", step) for step in STEPS)):
+        assert sorted(path.name for path in (published / model).iterdir() if path.is_dir()) == ["2", "3"]
+
+
+def config_of(repository: Path, model: str) -> model_config_pb2.ModelConfig:
+    return text_format.Parse((repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def declared(tensors: object) -> dict[str, tuple[str, list[int]]]:
+    return {t.name: (model_config_pb2.DataType.Name(t.data_type), list(t.dims)) for t in tensors}
+
+
+def contract(tensors: object, bundle: Bundle, hidden_size: int) -> dict[str, tuple[str, list[int]]]:
+    sizes = {"S": bundle.image.size, "K": bundle.image_tokens, "D": hidden_size}
+    return {t.name: ("TYPE_" + dtype_of(t, bundle.dtype), dims_of(t, sizes)) for t in tensors}
+
+
+def assert_configs_are_the_contract(repository: Path, name: str, hidden_size: int) -> None:
+    bundle, digest = load_bundle(repository, name)
+    ensemble = config_of(repository, name)
+    assert declared(ensemble.input) == contract(ENSEMBLE_INPUTS, bundle, hidden_size)
+    assert declared(ensemble.output) == contract(ENSEMBLE_OUTPUTS, bundle, hidden_size)
+    assert ensemble.parameters["digest"].string_value == digest
+    assert {step.model_name: step.model_version for step in ensemble.ensemble_scheduling.step} == bundle.parts
+    for step in STEPS:
+        part = config_of(repository, part_name(name, step))
+        assert part.backend == "onnxruntime"
+        assert part.HasField("dynamic_batching")
+        assert all(group.kind == group.KIND_AUTO for group in part.instance_group)
+        assert declared(part.input) == contract(step.inputs, bundle, hidden_size)
+        assert declared(part.output) == contract(step.outputs, bundle, hidden_size)
+        graph = onnx.load(
+            repository / part_name(name, step) / bundle.version / "model.onnx", load_external_data=False
+        ).graph
+        for declaration, values in ((part.input, graph.input), (part.output, graph.output)):
+            onnx_types = {
+                value.name: (
+                    value.type.tensor_type.elem_type,
+                    [d.dim_value or -1 for d in value.type.tensor_type.shape.dim],
+                )
+                for value in values
+            }
+            assert onnx_types == {
+                t.name: (
+                    onnx.TensorProto.DataType.Value(
+                        {"TYPE_FP32": "FLOAT", "TYPE_FP16": "FLOAT16"}.get(
+                            model_config_pb2.DataType.Name(t.data_type),
+                            model_config_pb2.DataType.Name(t.data_type).removeprefix("TYPE_"),
+                        )
+                    ),
+                    [-1, *t.dims],
+                )
+                for t in declaration
+            }
+
+
+def test_config_is_the_contract_is_the_graph(published: Path) -> None:
+    assert_configs_are_the_contract(published, "tiny", hidden_size=64)
+
+
+def test_a_failed_parity_publishes_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = exporter.export_onnx
+
+    def broken(parts: object, inputs: object, directory: Path) -> object:
+        for file in original(parts, inputs, directory):
+            if file.parent.name == "box_head":
+                model = onnx.load(file)
+                weights = next(t for t in model.graph.initializer if len(t.dims) == 2)
+                weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.05, weights.name))
+                onnx.save(model, file)
+            yield file
+
+    monkeypatch.setattr(exporter, "export_onnx", broken)
+    with pytest.raises(ParityError, match="box_head"):
+        exporter.export(tiny_checkpoint, "tiny", tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_check_fails_on_nan_and_names_the_tensor() -> None:
+    reference = {"boxes": torch.zeros(1, 4)}
+    with pytest.raises(ParityError, match="boxes differs by nan"):
+        check("case", reference, {"boxes": torch.full((1, 4), torch.nan)}, tolerances("fp32"))

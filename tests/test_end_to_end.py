@@ -1,0 +1,324 @@
+"""mini through the real tritonserver and the real gateway: one server for the whole module."""
+
+import concurrent.futures
+import io
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import uvicorn
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from export.__main__ import export
+from export.publish import publish
+from gateway.app import create_app
+from gateway.settings import Settings
+from referent.bundle import BUNDLE_FILE, Bundle, load_bundle, load_encoder, verify_files
+from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder
+from referent.modeling.grounder import TorchGrounder
+from referent.packing import Bucket, pack
+from referent.processor import Inputs, Processor
+from referent.tensors import STEPS, part_name
+from runtime.launcher import TritonServer
+from tests.tiny import MODEL_REPOSITORY
+
+SAMPLES = Path(__file__).parent / "samples"
+CASES = json.loads((SAMPLES / "samples.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """A copy of the shipped repository, since a test publishes into it, with the tiny model beside mini."""
+    copy = tmp_path_factory.mktemp("served") / "model_repository"
+    shutil.copytree(MODEL_REPOSITORY, copy)
+    export(tiny_checkpoint, "tiny", copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository, verify=verify_files) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: TritonServer) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def gateway(server: TritonServer, repository: Path) -> Iterator[httpx.Client]:
+    """The gateway on a port of its own, once it is ready."""
+    settings = Settings(triton_url=server.grpc_url, model_repository=repository, default_model="mini", metrics_port=0, readiness_interval_s=0.5)
+    runner = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    until(lambda: runner.started, 30)
+    port = runner.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        until(lambda: http.get("/readyz").status_code == 200, 30)
+        yield http
+    runner.should_exit = True
+    thread.join()
+
+
+def until(condition: Callable[[], object], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(MODEL_REPOSITORY, "mini")[0]
+
+
+@pytest.fixture(scope="module")
+def processor(bundle: Bundle) -> Processor:
+    return Processor(bundle, load_encoder(MODEL_REPOSITORY, bundle))
+
+
+def sample(name: str) -> Image.Image:
+    return Image.open(SAMPLES / name).convert("RGB")
+
+
+def tensors(inputs: Inputs, row: int = 0, repeat: int = 1) -> dict[str, np.ndarray]:
+    packed = inputs.rows[row]
+    arrays = {
+        "image": inputs.image,
+        "input_ids": packed.input_ids,
+        "segment_ids": packed.segment_ids,
+        "loc_positions": packed.loc_positions,
+    }
+    return {name: np.repeat(array[None], repeat, axis=0) for name, array in arrays.items()}
+
+
+def infer(client: triton.InferenceServerClient, arrays: dict[str, np.ndarray], model: str = "mini") -> tuple[np.ndarray, np.ndarray]:
+    result = client.infer(model, as_inputs(arrays), client_timeout=30)
+    return result.as_numpy("boxes"), result.as_numpy("scores")
+
+
+def as_inputs(arrays: dict[str, np.ndarray]) -> list[triton.InferInput]:
+    dtypes = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
+    inputs = []
+    for name, array in arrays.items():
+        entry = triton.InferInput(name, array.shape, dtypes[array.dtype.name])
+        entry.set_data_from_numpy(array)
+        inputs.append(entry)
+    return inputs
+
+
+def ground(gateway: httpx.Client, name: str, expressions: list[str]) -> dict:
+    files = [("image", (name, (SAMPLES / name).read_bytes()))]
+    response = gateway.post("/v1/ground", files=files, data={"expression": expressions})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["image"])
+def test_the_sample_pictures_are_grounded(gateway: httpx.Client, case: dict) -> None:
+    """Scenes of the generator's test stream: what the committed weights do, not what they must."""
+    expected = case["objects"]
+    answer = ground(gateway, case["image"], list(expected))
+    hits = 0
+    for result in answer["results"]:
+        x1, y1, x2, y2 = expected[result["expression"]]
+        a1, b1, a2, b2 = result["box_xyxy"]
+        inside = max(0, min(x2, a2) - max(x1, a1)) * max(0, min(y2, b2) - max(y1, b1))
+        union = (x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - inside
+        hits += inside / union >= 0.5
+    assert hits >= 0.5 * len(expected)
+
+
+@pytest.mark.parametrize("size", [(60, 40), (300, 900), (31, 7)], ids=str)
+def test_the_gateway_answers_as_pytorch_does(gateway: httpx.Client, tiny_checkpoint: Path, size: tuple[int, int]) -> None:
+    """From a checkpoint with its adapter to the HTTP answer, through merge, split, ONNX and Triton, within a pixel."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image, expressions = Image.fromarray(noise), ["the red cup", "blue plate on the left", "cup", "find", "green"]
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    answer = gateway.post(
+        "/v1/ground", files={"image": ("noise.png", buffer.getvalue())}, data={"expression": expressions, "model": "tiny"}
+    ).json()
+    model, spec = load_checkpoint(tiny_checkpoint)
+    grounder = TorchGrounder(model, Processor(spec, load_checkpoint_encoder(tiny_checkpoint, spec)))
+    for served, local in zip(answer["results"], grounder.ground(image, expressions), strict=True):
+        np.testing.assert_allclose(served["box_xyxy"], local.box_xyxy, atol=1.0, err_msg=local.expression)
+        assert served["score"] == pytest.approx(local.score, abs=1e-3)
+
+
+def test_packed_expressions_are_answered_as_single_ones(client: triton.InferenceServerClient, processor: Processor) -> None:
+    image, expressions = sample(CASES[0]["image"]), list(CASES[0]["objects"])[:4]
+    boxes, scores = infer(client, tensors(processor.preprocess(image, expressions)))
+    for index, expression in enumerate(expressions):
+        alone, alone_score = infer(client, tensors(processor.preprocess(image, [expression])))
+        np.testing.assert_allclose(boxes[0, index], alone[0, 0], atol=1e-4)
+        np.testing.assert_allclose(scores[0, index], alone_score[0, 0], atol=1e-4)
+
+
+def test_a_larger_bucket_changes_nothing(client: triton.InferenceServerClient, processor: Processor, bundle: Bundle) -> None:
+    inputs = processor.preprocess(sample(CASES[0]["image"]), [next(iter(CASES[0]["objects"]))])
+    answers = []
+    encoder = load_encoder(MODEL_REPOSITORY, bundle)
+    suffix = encoder.suffix(inputs.expressions[0])
+    for bucket in bundle.buckets:
+        row = pack(encoder.prefix, [suffix], [Bucket(*bucket)], bundle.prompt.pad_token_id)[0]
+        answers.append(infer(client, tensors(Inputs(inputs.image, inputs.placement, [row], inputs.expressions)))[0][0, 0])
+    np.testing.assert_allclose(answers, [answers[0]] * len(answers), atol=1e-5)
+
+
+def test_a_batch_is_answered_as_its_rows_alone(client: triton.InferenceServerClient, processor: Processor) -> None:
+    rows = [tensors(processor.preprocess(sample(case["image"]), list(case["objects"])[:1])) for case in CASES[:2]]
+    batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    boxes, scores = infer(client, batch)
+    for index, row in enumerate(rows):
+        alone, alone_score = infer(client, row)
+        np.testing.assert_allclose(boxes[index], alone[0], atol=1e-5)
+        np.testing.assert_allclose(scores[index], alone_score[0], atol=1e-5)
+
+
+def counts(client: triton.InferenceServerClient, model: str) -> tuple[int, int]:
+    """(requests, executions) of the model's current version."""
+    stats = client.get_inference_statistics(model).model_stats[-1]
+    return stats.inference_count, stats.execution_count
+
+
+def test_concurrent_requests_of_mixed_lengths_are_batched(
+    client: triton.InferenceServerClient, server: TritonServer, processor: Processor
+) -> None:
+    long = "the very small red apple that is on the left of everything else in this picture"
+    requests = [
+        tensors(processor.preprocess(sample(CASES[i % len(CASES)]["image"]), [("dog", "the king on the left", long)[i % 3]]))
+        for i in range(48)
+    ]
+    expected = [infer(client, arrays)[0] for arrays in requests]
+    models = [part_name("mini", step) for step in STEPS]
+    before = {model: counts(client, model) for model in models}
+
+    def send(arrays: dict[str, np.ndarray]) -> np.ndarray:
+        with triton.InferenceServerClient(server.grpc_url) as own:
+            return infer(own, arrays)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(send, requests))
+    for answer, alone in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer, alone, atol=1e-5)
+    for model in models[:2]:
+        inferences, executions = (now - then for now, then in zip(counts(client, model), before[model], strict=True))
+        assert inferences == len(requests)
+        assert executions < inferences, model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": np.zeros((1, 10, 10, 3), np.uint8)}, "unexpected shape"),
+        ({"image": np.zeros((1, 288, 288, 3), np.float32)}, "data-type|datatype|data type"),
+        ({"input_ids": np.zeros((1, 4), np.int64), "segment_ids": np.zeros((1, 7), np.int64)}, ""),
+    ],
+    ids=["shape", "dtype", "unequal lengths"],
+)
+def test_wrong_tensors_straight_to_triton_are_refused_and_the_next_is_answered(
+    client: triton.InferenceServerClient, processor: Processor, change: dict, message: str
+) -> None:
+    good = tensors(processor.preprocess(sample(CASES[0]["image"]), ["dog"]))
+    before, _ = infer(client, good)
+    with pytest.raises(InferenceServerException, match=message) as error:
+        infer(client, good | change)
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    after, _ = infer(client, good)
+    np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_wild_ids_cannot_fail_their_batch_mates(client: triton.InferenceServerClient, processor: Processor) -> None:
+    good = tensors(processor.preprocess(sample(CASES[0]["image"]), ["dog"]))
+    wild = good | {
+        "input_ids": np.full_like(good["input_ids"], 10**12),
+        "loc_positions": np.full_like(good["loc_positions"], -(10**12)),
+    }
+    boxes, _ = infer(client, {name: np.concatenate([good[name], wild[name]]) for name in good})
+    assert np.isfinite(boxes).all()
+    np.testing.assert_allclose(boxes[0], infer(client, good)[0][0], atol=1e-5)
+
+
+def test_an_unknown_model_is_refused(client: triton.InferenceServerClient, processor: Processor) -> None:
+    good = tensors(processor.preprocess(sample(CASES[0]["image"]), ["dog"]))
+    with pytest.raises(InferenceServerException, match="unknown model"):
+        infer(client, good, model="other")
+
+
+def jpeg(size: tuple[int, int] = (64, 64)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "gray").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "data", "status"),
+    [
+        (b"not an image", {"expression": ["dog"]}, 415),
+        (jpeg()[:300], {"expression": ["dog"]}, 422),
+        (jpeg(), {}, 422),
+        (jpeg(), {"expression": ["dog"] * 100}, 422),
+        (jpeg(), {"expression": [" "]}, 422),
+        (jpeg(), {"expression": ["dog " * 249]}, 422),
+        (jpeg(), {"expression": ["dog"], "model": "other"}, 404),
+    ],
+    ids=["no image", "truncated", "no expression", "100 expressions", "empty", "very long", "unknown model"],
+)
+def test_bad_requests_get_a_clear_4xx_and_the_next_is_answered(
+    gateway: httpx.Client, content: bytes, data: dict, status: int
+) -> None:
+    response = gateway.post("/v1/ground", files={"image": ("picture", content)}, data=data)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert {"type", "title", "status", "detail", "request_id", "retryable", "stage"} <= set(response.json())
+    assert "Traceback" not in response.text
+    assert len(ground(gateway, CASES[0]["image"], ["dog"])["results"]) == 1
+
+
+def test_special_tokens_in_an_expression_are_only_text(gateway: httpx.Client) -> None:
+    results = ground(gateway, CASES[0]["image"], ["<image>", "[LOC]", "dog"])["results"]
+    assert results[2] == pytest.approx(ground(gateway, CASES[0]["image"], ["dog"])["results"][0], abs=0.1)
+
+
+def test_more_expressions_than_one_row_holds(gateway: httpx.Client) -> None:
+    names = list(CASES[0]["objects"])
+    expressions = [names[i % len(names)] for i in range(32)]
+    results = ground(gateway, CASES[0]["image"], expressions)["results"]
+    assert [result["expression"] for result in results] == expressions
+    assert results[0]["box_xyxy"] == pytest.approx(results[len(names)]["box_xyxy"], abs=0.05)
+
+
+def test_a_version_published_while_running_is_served_next(gateway: httpx.Client, repository: Path) -> None:
+    """The same weights with another threshold, so that a change of version shows in `present`."""
+    bundle, digest = load_bundle(repository, "mini")
+    before = ground(gateway, CASES[0]["image"], ["dog"])
+    assert (before["version"], before["digest"]) == (bundle.version, digest)
+    parts = {step: repository / part_name("mini", step) / bundle.version for step in STEPS}
+    new, new_digest = publish(
+        repository, "mini", bundle.model_copy(update={"present_threshold": 1.1}), parts,
+        repository / "mini" / bundle.version / "tokenizer.json",
+        dtype=bundle.dtype, has_scores=True, hidden_size=256, max_batch_size=8,
+    )  # fmt: skip
+    assert (repository / "mini" / new.version / BUNDLE_FILE).exists()
+    answers = []
+
+    def served_new() -> bool:
+        answers.append(ground(gateway, CASES[0]["image"], ["dog"]))  # no request fails meanwhile
+        return answers[-1]["version"] == new.version
+
+    until(served_new, 30)
+    assert answers[-1]["digest"] == new_digest
+    assert answers[-1]["results"][0]["present"] is False
+    assert answers[-1]["results"][0]["box_xyxy"] == pytest.approx(before["results"][0]["box_xyxy"], abs=0.05)
