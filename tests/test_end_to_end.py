@@ -215,8 +215,8 @@ def test_concurrent_requests_of_mixed_lengths_are_batched(
         np.testing.assert_allclose(answer, alone, atol=1e-5)
     for model in models[:2]:
         inferences, executions = (now - then for now, then in zip(counts(client, model), before[model], strict=True))
-        assert inferences == len(requests)
-        assert executions < inferences, model
+        assert inferences >= len(requests)  # and the gateway's golden inferences meanwhile
+        assert executions < len(requests), model
 
 
 @pytest.mark.parametrize(

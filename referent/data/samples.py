@@ -28,7 +28,7 @@ def main() -> None:
         scene = make_scene(random.Random(f"sample/{seed}"), materials, "icons", (STYLE,))
         seed += 1
         count = Counter(scene.names)
-        if 4 <= len(scene.names) and max(count.values()) == 1:  # a name alone says which
+        if len(scene.names) >= 4 and max(count.values()) == 1:  # a name alone says which
             image = f"scene-{len(cases) + 1}.jpg"
             scene.image.save(arguments.out / image, quality=92)
             cases.append({"image": image, "objects": dict(zip(scene.names, scene.boxes, strict=True))})

@@ -101,6 +101,14 @@ class Objective(nn.Module):
         self.expressions = True
         self._encode_image, self._read_expressions = model.encode_image, model.read_expressions
 
+    def train(self, mode: bool = True) -> "Objective":
+        """A frozen vision tower stays in eval mode: the statistics of its batch norms are frozen too."""
+        super().train(mode)
+        tower = self.model.base.model.vision_tower
+        if not any(parameter.requires_grad for parameter in tower.parameters()):
+            tower.eval()
+        return self
+
     def compile_steps(self) -> None:
         """Compile both steps for training's fixed shapes; validation goes on to call the model itself."""
         self._encode_image = torch.compile(self.model.encode_image, dynamic=False)

@@ -26,10 +26,12 @@ from referent.packing import Bucket
 from referent.processor import Processor
 from referent.prompts import Prompt
 from referent.training.losses import DenseSupervision, Objective
+from referent.training.optimizer import MuonAndAdamW
 from referent.training.samples import SceneStream, Stage
 from referent.training.scenes import CLASSES, add_arguments, load_materials, validator
 from referent.training.trainer import GroundingTrainer
 
+WEIGHT_DECAY = 0.05
 ROW = Bucket(mini.IMAGE_TOKENS + 72, 8)
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
 FULL_MIX = {"photo": 0.2, "cut": 0.16, "icons": 0.52, "crowd": 0.12}
@@ -86,14 +88,17 @@ def main() -> None:
         Stage(arguments.dense_steps * arguments.batch, DENSE_MIX),
         Stage((arguments.steps - arguments.dense_steps) * arguments.batch, FULL_MIX),
     ]
+    # Muon: 200 steps on, patches are told apart a third better than with AdamW alone (docs/experiments.md)
+    optimizer = MuonAndAdamW(objective, arguments.learning_rate, WEIGHT_DECAY)
     trainer = GroundingTrainer(
         objective,
         SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed),
         validator(model, Processor(spec, encoder), arguments),
         expressions_from_step=arguments.dense_steps,
+        optimizers=(optimizer, None),
         args=TrainingArguments(
             output_dir=str(arguments.out), max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
-            learning_rate=arguments.learning_rate, adam_beta2=0.98, weight_decay=0.05, max_grad_norm=1.0,
+            max_grad_norm=1.0,
             warmup_steps=100, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.02},
             bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=50, report_to="tensorboard", save_steps=500,
             save_total_limit=2, eval_strategy="steps", eval_steps=arguments.eval_steps,

@@ -1,0 +1,58 @@
+"""Runs the gateway with settings from the environment: python -m gateway"""
+
+import math
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+import uvicorn
+from prometheus_client import start_http_server
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.telemetry import configure_logging
+
+
+def main() -> None:
+    settings = Settings()
+    configure_logging()
+    log = structlog.get_logger("gateway")
+    with listen(settings) as listener, suppress(KeyboardInterrupt):
+        run(settings, listener, lambda: log.info("ready", url=url_of(listener)))
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Serves metrics from now on, and opens the socket for `run`. Raises OSError naming a port that is taken."""
+    if settings.metrics_port:
+        try:
+            start_http_server(settings.metrics_port, settings.host)
+        except OSError as error:
+            raise OSError(f"metrics port {settings.metrics_port}: {error}; REFERENT_METRICS_PORT sets it") from error
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.port), family=family)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a client on this machine finds the service."""
+    host, port = listener.getsockname()[:2]
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
+def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGINT or SIGTERM, and raises KeyboardInterrupt then."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config = uvicorn.Config(
+        create_app(settings, on_ready),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.deadline_s),
+    )
+    uvicorn.Server(config).run([listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Assembles the gateway: create_app(Settings())."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from gateway.body import BodyLimit
+from gateway.errors import problem_response
+from gateway.middleware import Envelope
+from gateway.openapi import add_schemas
+from gateway.pipeline import Pipeline
+from gateway.registry import Registry
+from gateway.routes import router
+from gateway.settings import Settings
+from gateway.triton import Triton
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> FastAPI:
+    """The gateway as an ASGI application; `on_ready` is called once, when all models passed their golden inference."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            triton = Triton(settings.triton_url)
+            stack.push_async_callback(triton.close)
+            registry = Registry(settings.model_repository, triton, settings.default_model)
+            pipeline = Pipeline(settings, registry, triton)
+            stack.callback(pipeline.close)
+            app.state.registry, app.state.pipeline = registry, pipeline
+            await registry.refresh()
+            stack.callback(asyncio.create_task(registry.keep_fresh(settings.readiness_interval_s, on_ready)).cancel)
+            yield
+
+    app = FastAPI(
+        title="Referent",
+        version=version("referent"),
+        description="Where in an image is what these words refer to?",
+        lifespan=lifespan,
+    )
+    app.include_router(router)
+    app.add_exception_handler(HTTPException, problem_response)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Envelope)
+    app.add_middleware(CorrelationIdMiddleware, validator=lambda given: REQUEST_ID.fullmatch(given) is not None)
+    add_schemas(app)
+    return app

@@ -1,0 +1,82 @@
+"""The one table from errors to HTTP: RFC 9457 problems."""
+
+from http import HTTPStatus
+from typing import NamedTuple
+
+from asgi_correlation_id import correlation_id
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+
+from gateway.body import BodyTooLargeError, InvalidRequestError, MalformedRequestError, MediaTypeError
+from gateway.pipeline import DeadlineError, ExpressionCountError
+from gateway.registry import NotReadyError, UnknownModelError
+from gateway.schemas import Problem
+from gateway.telemetry import REJECTIONS
+from gateway.triton import TritonError, TritonUnavailableError
+from referent.images import ImageError, ImageFormatError, ImageTooLargeError
+from referent.prompts import ExpressionError
+
+
+class Kind(NamedTuple):
+    """What an error is to the caller. `detail` replaces the error's own text where that is not for callers."""
+
+    status: int
+    slug: str
+    title: str
+    stage: str | None = "request"
+    retryable: bool = False
+    detail: str | None = None
+
+
+TABLE: dict[type[Exception], Kind] = {
+    MalformedRequestError: Kind(400, "malformed-request", "The request can't be read"),
+    UnknownModelError: Kind(404, "unknown-model", "No such model"),
+    BodyTooLargeError: Kind(413, "body-too-large", "The request is too large"),
+    MediaTypeError: Kind(415, "unsupported-media-type", "Unsupported content type"),
+    InvalidRequestError: Kind(422, "invalid-request", "The request has missing or wrong fields"),
+    ImageTooLargeError: Kind(413, "image-too-large", "The image is too large", "decode"),
+    ImageFormatError: Kind(415, "unsupported-image", "Not an image of a supported format", "decode"),
+    ImageError: Kind(422, "damaged-image", "The image can't be decoded", "decode"),
+    ExpressionError: Kind(422, "invalid-expression", "An expression can't be used", "preprocess"),
+    ExpressionCountError: Kind(422, "expression-count", "Too few or too many expressions"),
+    ClientDisconnect: Kind(499, "client-gone", "The client left", None),  # for the log: nobody reads it
+    Exception: Kind(500, "internal-error", "The service failed", None, False, "the log has more under the request id"),
+    TritonError: Kind(502, "inference-failed", "The inference failed", "inference", False, "the model gave no answer"),
+    NotReadyError: Kind(503, "not-ready", "Not ready", "request", True),
+    TritonUnavailableError: Kind(
+        503, "inference-unavailable", "Inference is unavailable", "inference", True, "no model server: try again soon"
+    ),
+    DeadlineError: Kind(504, "deadline-exceeded", "The request took too long", None, True),
+}
+
+
+def kind_of(error: Exception) -> Kind:
+    """The table's entry of the error's nearest class; errors of the router keep their own status."""
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.status_code)
+        return Kind(status, status.phrase.lower().replace(" ", "-"), status.phrase)
+    return next(TABLE[parent] for parent in type(error).__mro__ if parent in TABLE)
+
+
+async def problem_response(request: Request, error: Exception) -> JSONResponse:
+    """The error as application/problem+json; what the log shall have of it goes into `scope["log"]`."""
+    kind = kind_of(error)
+    REJECTIONS.labels(kind.slug).inc()
+    request.scope["log"] = {"problem": kind.slug}
+    if kind.status >= 500:  # not the caller's fault, and so without the caller's words
+        request.scope["log"] |= {"fault": f"{type(error).__name__}: {error}"}
+    if kind.status == 500:
+        request.scope["log"] |= {"exc_info": error}
+    problem = Problem(
+        type=f"urn:referent:problem:{kind.slug}",
+        title=kind.title,
+        status=kind.status,
+        detail=kind.detail or str(getattr(error, "detail", error)),
+        instance=request.url.path,
+        request_id=correlation_id.get(),
+        retryable=kind.retryable,
+        stage=getattr(error, "stage", kind.stage),
+    )
+    headers = dict(getattr(error, "headers", None) or {}) | ({"Retry-After": "1"} if kind.retryable else {})
+    return JSONResponse(problem.model_dump(), kind.status, headers, "application/problem+json")

@@ -1,0 +1,46 @@
+"""Around every request: its problem where it fails, its metrics and its log line."""
+
+import time
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import problem_response
+from gateway.telemetry import INFLIGHT, REQUEST_SECONDS, REQUESTS
+
+log = structlog.get_logger("gateway")
+
+
+class Envelope:
+    """ASGI middleware: turns any exception into its problem, counts and logs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, start = 0, time.perf_counter()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        with INFLIGHT.track_inprogress():
+            try:
+                await self._app(scope, receive, noted)
+            except Exception as error:
+                if status:  # too late for a problem: the server closes the connection
+                    raise
+                await (await problem_response(Request(scope), error))(scope, receive, noted)
+            finally:
+                status = status or 499  # cancelled: nobody was there to answer
+                seconds, route = time.perf_counter() - start, getattr(scope.get("route"), "path", "unmatched")
+                REQUESTS.labels(route, status).inc()
+                REQUEST_SECONDS.labels(route).observe(seconds)
+                ms = round(seconds * 1000, 1)
+                line = {"route": route, "method": scope["method"], "status": status, "ms": ms, **scope.get("log", {})}
+                (log.error if status >= 500 else log.info)("request", **line)

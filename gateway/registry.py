@@ -1,0 +1,144 @@
+"""The models being served: read from the repository, held against what Triton serves, replaced as Triton moves on."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from PIL import Image
+
+from gateway.telemetry import MODEL_INFO
+from gateway.triton import Triton, TritonError
+from referent.bundle import Bundle, bundle_names, load_bundle, load_encoder
+from referent.processor import Processor
+
+GOLDEN_IMAGE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
+GOLDEN_EXPRESSION = "the object on the left"
+GOLDEN_TIMEOUT_S = 10
+STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready yet
+
+log = structlog.get_logger("gateway")
+
+
+class UnknownModelError(LookupError):
+    """No model of that name is in the repository."""
+
+
+class NotReadyError(RuntimeError):
+    """The model has not passed a golden inference yet."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of a model; everything that must change together when the version does."""
+
+    bundle: Bundle
+    digest: str
+    processor: Processor
+
+
+class Registry:
+    """`models` are the versions that requests get; `faults` says why models are not ready, by name."""
+
+    def __init__(self, repository: Path, triton: Triton, default_model: str) -> None:
+        self.models: dict[str, Model] = {}
+        self.faults: dict[str, str] = {}
+        self._repository, self._triton, self._default = repository, triton, default_model
+        self._refreshing = asyncio.Lock()
+        self._warned: dict[str, str] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are models and the latest golden inference of each passed."""
+        return bool(self.models) and not self.faults
+
+    @property
+    def default_model(self) -> str | None:
+        """The configured default, or the only model."""
+        names = sorted({*self.models, *self.faults})
+        return names[0] if len(names) == 1 else self._default if self._default in names else None
+
+    def get(self, name: str | None) -> Model:
+        """The version to ask, of the default model where name is None. Raises UnknownModelError, NotReadyError."""
+        chosen = name or self.default_model
+        if chosen in self.models:
+            return self.models[chosen]
+        if chosen in self.faults or not self.models:
+            raise NotReadyError(f"{chosen or 'the model'} is not ready yet: try again soon")
+        missing = f"no model {name!r}" if name else f"no model named, and no {self._default!r} to default to"
+        raise UnknownModelError(f"{missing}; served are: {', '.join(sorted(self.models))}")
+
+    async def refresh(self) -> None:
+        """Brings all models up to date; what fails is logged and stands in `faults`."""
+        names = await asyncio.to_thread(bundle_names, self._repository)
+        if not names:
+            log.warning("no model in the repository", repository=str(self._repository))
+        for name in names:
+            await self.refresh_model(name)
+
+    async def refresh_model(self, name: str, stale: Model | None = None) -> None:
+        """The same for one model; with `stale`, does nothing where another request has replaced it already."""
+        async with self._refreshing:
+            current = self.models.get(name)
+            if stale and current is not stale:
+                return
+            try:
+                model = await self._newest(name, current)
+            except Exception as error:  # whatever a file or an answer holds, the service goes on
+                self._warn("model is not ready", name, error)
+                self.faults[name] = str(error)
+            else:
+                self.faults.pop(name, None)
+                if model is not current:
+                    self.models[name] = model
+                    MODEL_INFO.clear()
+                    for each in self.models.values():
+                        MODEL_INFO.labels(each.bundle.name, each.bundle.version, each.digest).set(1)
+                    log.info("serving", model=name, version=model.bundle.version, digest=model.digest)
+
+    async def keep_fresh(self, interval_s: float, on_ready: Callable[[], None]) -> None:
+        """Refreshes for ever; calls `on_ready` once, when all models are ready for the first time."""
+        announced = False
+        while True:
+            if self.ready and not announced:
+                announced = True
+                on_ready()
+            await asyncio.sleep(interval_s if self.ready else min(STARTING_INTERVAL_S, interval_s))
+            await self.refresh()
+
+    async def _newest(self, name: str, current: Model | None) -> Model:
+        """The version that Triton serves if it passes, else the current one if that does. Raises anything."""
+        try:
+            model = await self._load(name, current)
+            await self._examine(model)
+        except Exception as error:
+            if current is None:
+                raise
+            await self._examine(current)
+            self._warn("version refused, the one before stays", name, error)
+            return current
+        self._warned.pop(name, None)
+        return model
+
+    async def _load(self, name: str, current: Model | None) -> Model:
+        version = await self._triton.latest_version(name)
+        bundle, digest = await asyncio.to_thread(load_bundle, self._repository, name, version)
+        if current and current.digest == digest:
+            return current
+        encoder = await asyncio.to_thread(load_encoder, self._repository, bundle)
+        return Model(bundle, digest, Processor(bundle, encoder))
+
+    async def _examine(self, model: Model) -> None:
+        """The golden inference: raises unless Triton serves this bundle and answers with boxes."""
+        await self._triton.check(model.bundle, model.digest)
+        inputs = model.processor.preprocess(GOLDEN_IMAGE, [GOLDEN_EXPRESSION])
+        boxes, _ = await self._triton.infer(model.bundle, inputs, GOLDEN_TIMEOUT_S)
+        if not ((boxes >= 0) & (boxes <= 1)).all():
+            raise TritonError(f"the golden inference gave {boxes.tolist()}, outside 0..1")
+
+    def _warn(self, event: str, name: str, error: Exception) -> None:
+        """Logs a fault when it is new, not at every look."""
+        if self._warned.get(name) != str(error):
+            self._warned[name] = str(error)
+            log.warning(event, model=name, fault=f"{type(error).__name__}: {error}")

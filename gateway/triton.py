@@ -1,0 +1,139 @@
+"""Triton over gRPC: what it serves, whether that is our bundle, and inference; with errors of our own."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import InferenceServerException, InferInput, InferRequestedOutput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.grpc.model_config_pb2 import DataType
+
+from referent import tensors
+from referent.boxes import Floats
+from referent.bundle import Bundle
+from referent.packing import PackedRow
+from referent.processor import Inputs
+
+LOOKUP_TIMEOUT_S = 5  # for what Triton answers from memory
+RECONNECT_MS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+# UNAVAILABLE is gRPC's word for a lost connection and Triton's for a full queue: only the message tells them apart.
+LOST_CONNECTION = ("failed to connect", "socket closed", "connection reset", "broken pipe", "goaway", "stream removed")
+
+
+class TritonError(RuntimeError):
+    """Triton refused or failed the inference, or what it serves or answers breaks the contract."""
+
+
+class TritonUnavailableError(TritonError):
+    """Triton can't be reached, or can't take the request now."""
+
+
+class LostConnectionError(TritonUnavailableError):
+    """The connection to Triton broke, or there was none."""
+
+
+class VersionGoneError(TritonUnavailableError):
+    """Triton doesn't serve this version of the model (any more)."""
+
+
+class Prediction(NamedTuple):
+    """What the model says of the M expressions of one image."""
+
+    boxes: Floats  # (M, 4) cx,cy,w,h in 0..1 of the bundle's box frame
+    scores: Floats | None = None  # (M,); None for models trained without
+
+
+class Triton:
+    """Client of one Triton; make it in the event loop that uses it."""
+
+    def __init__(self, url: str) -> None:
+        self._client = InferenceServerClient(url, channel_args=RECONNECT_MS)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def latest_version(self, name: str) -> str:
+        """The highest version of a model that Triton has ready. Raises `TritonError`."""
+        with _own_errors():
+            metadata = await self._client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)
+        if not metadata.versions:
+            raise VersionGoneError(f"Triton has no version of {name} ready")
+        return str(max(metadata.versions, key=int))
+
+    async def check(self, bundle: Bundle, digest: str) -> None:
+        """Raises `TritonError` unless Triton serves this very bundle with the tensors of the contract."""
+        with _own_errors():
+            answer = await self._client.get_model_config(bundle.name, bundle.version, client_timeout=LOOKUP_TIMEOUT_S)
+        config, subject = answer.config, f"{bundle.name} version {bundle.version}"
+        if (served := config.parameters[tensors.DIGEST_PARAMETER].string_value) != digest:
+            raise TritonError(f"Triton serves {subject} of digest {served or 'none'}, its bundle has {digest}")
+        for ours, theirs in ((tensors.ENSEMBLE_INPUTS, config.input), (_outputs(bundle), config.output)):
+            expected = {t.name: (t.dtype, tensors.dims_of(t, {"S": bundle.image.size})) for t in ours}
+            actual = {t.name: (DataType.Name(t.data_type).removeprefix("TYPE_"), list(t.dims)) for t in theirs}
+            if actual != expected:
+                raise TritonError(f"Triton serves {subject} with tensors {actual}, the contract has {expected}")
+
+    async def infer(self, bundle: Bundle, inputs: Inputs, timeout_s: float, request_id: str = "") -> Prediction:
+        """Asks this version for each row of the inputs at once; cancelling the caller cancels the requests.
+
+        Raises `TritonError`, and `TimeoutError` where Triton takes longer than `timeout_s`.
+        """
+        rows = [self._infer_row(bundle, inputs.image, row, timeout_s, request_id) for row in inputs.rows]
+        return Prediction(*map(np.concatenate, zip(*await asyncio.gather(*rows), strict=True)))
+
+    async def _infer_row(
+        self, bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow, timeout_s: float, request_id: str
+    ) -> list[Floats]:
+        arrays = {tensors.IMAGE: image}
+        arrays |= {t: getattr(row, t.name) for t in (tensors.INPUT_IDS, tensors.SEGMENT_IDS, tensors.LOC_POSITIONS)}
+        request: dict[str, Any] = {
+            "model_name": bundle.name,
+            "model_version": bundle.version,
+            "inputs": [_input(tensor, array) for tensor, array in arrays.items()],
+            "outputs": [InferRequestedOutput(tensor.name) for tensor in _outputs(bundle)],
+            "request_id": request_id,
+        }
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            result = await self._send(request, deadline)
+        except LostConnectionError:  # inference is pure, so asking again is safe
+            result = await self._send(request, deadline)
+        outputs = [result.as_numpy(tensor.name) for tensor in _outputs(bundle)]
+        for tensor, output in zip(_outputs(bundle), outputs, strict=True):
+            shape = tuple(tensors.dims_of(tensor, {"N": len(row.loc_positions)}))
+            if output is None or output.shape[1:] != shape or not np.isfinite(output).all():
+                raise TritonError(f"Triton's {tensor.name} are not {shape} finite numbers")
+        return [output[0, : row.expressions] for output in outputs]
+
+    async def _send(self, request: dict[str, Any], deadline: float) -> Any:
+        with _own_errors():
+            return await self._client.infer(**request, client_timeout=deadline - asyncio.get_running_loop().time())
+
+
+def _outputs(bundle: Bundle) -> tuple[tensors.Tensor, ...]:
+    return tensors.ENSEMBLE_OUTPUTS if bundle.has_scores else (tensors.BOXES,)
+
+
+def _input(tensor: tensors.Tensor, array: npt.NDArray[Any]) -> InferInput:
+    value = InferInput(tensor.name, [1, *array.shape], tensor.dtype)
+    value.set_data_from_numpy(array[None])
+    return value
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except InferenceServerException as error:
+        status, message = str(error.status()).removeprefix("StatusCode."), str(error.message())
+        if status == "DEADLINE_EXCEEDED":
+            raise TimeoutError(message) from error
+        if message.startswith("Request for unknown model"):  # NOT_FOUND if it never was, UNAVAILABLE if unloaded
+            raise VersionGoneError(message) from error
+        if status != "UNAVAILABLE":
+            raise TritonError(f"{status}: {message}") from error
+        lost = any(mark in message.lower() for mark in LOST_CONNECTION)
+        raise (LostConnectionError if lost else TritonUnavailableError)(message) from error

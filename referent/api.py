@@ -1,0 +1,57 @@
+"""What the service answers to POST /v1/ground: the gateway writes it, the client reads it."""
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from referent.processor import Found
+
+EXAMPLE: JsonDict = {
+    "model": "mini",
+    "version": "1",
+    "digest": "sha256:9f2c…",
+    "image": {"width": 378, "height": 504},
+    "results": [
+        {
+            "expression": "the queen",
+            "box_xyxy": [12.1, 80.4, 140.9, 260.0],
+            "box_cxcywh_normalized": [0.2024, 0.3377, 0.3407, 0.3563],
+            "score": 0.91,
+            "present": True,
+        }
+    ],
+    "timings_ms": {"decode": 3.1, "preprocess": 1.9, "inference": 41.0, "postprocess": 0.1, "total": 46.1},
+}
+
+
+class ImageSize(BaseModel):
+    """Size of the image as shown, EXIF orientation applied; pixels."""
+
+    width: int
+    height: int
+
+
+class Timings(BaseModel):
+    """Where the time went, milliseconds."""
+
+    decode: float
+    preprocess: float
+    inference: float = Field(description="queue, transport and model")
+    postprocess: float
+    total: float
+
+
+class GroundResponse(BaseModel):
+    """Where the referents are: a result for each expression, in order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    model: str
+    version: str
+    digest: str = Field(description="sha256 of the bundle that answered: weights, tokenizer and preprocessing")
+    image: ImageSize
+    results: list[Found] = Field(
+        description="box_xyxy: pixels of the image as shown, clipped to it; box_cxcywh_normalized: 0..1 of the whole "
+        "image; score: predicted IoU; present: whether the object is there. Score and present are null for models "
+        "trained without scores."
+    )
+    timings_ms: Timings

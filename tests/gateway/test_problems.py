@@ -1,0 +1,219 @@
+"""Bad requests and failing models: a clear problem each, and the next request is answered."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from tests.gateway.conftest import Start
+from tests.gateway.fake_triton import FakeTriton
+from tests.gateway.samples import in_json, jpeg
+
+pytestmark = pytest.mark.anyio
+IMAGE = jpeg(100, 200)
+GOOD = in_json(IMAGE, "the queen")
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+async def client(start: Start) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway with small limits."""
+    async with start(max_image_bytes=20_000, max_pixels=30_000, max_expressions=5) as client:
+        yield client
+
+
+def assert_problem(response: httpx.Response, status: int, slug: str, stage: str | None, detail: str = "") -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert set(problem) == {"type", "title", "status", "detail", "instance", "request_id", "retryable", "stage"}
+    assert (problem["type"], problem["status"]) == (f"urn:referent:problem:{slug}", status)
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    assert problem["instance"] == response.request.url.path
+    assert problem["retryable"] == (status in (503, 504)) == ("retry-after" in response.headers)
+    assert problem["stage"] == stage
+    assert detail in problem["detail"]
+
+
+JSON = {
+    "no image": (in_json(b"words", "a"), 415, "unsupported-image", "decode", "JPEG, PNG, WEBP"),
+    "truncated image": (in_json(IMAGE[:-200], "a"), 422, "damaged-image", "decode", "truncated"),
+    "image bytes": (in_json(bytes(20_001), "a"), 413, "image-too-large", "decode", "the limit is 20000"),
+    "image pixels": (in_json(jpeg(200, 200), "a"), 413, "image-too-large", "decode", "200x200"),
+    "no base64": (GOOD | {"image": {"base64": "?"}}, 400, "malformed-request", "request", "not valid base64"),
+    "no expression": (GOOD | {"expressions": []}, 422, "expression-count", "request", "0 expressions; send 1 to 5"),
+    "too many": (in_json(IMAGE, *"abcdef"), 422, "expression-count", "request", "6 expressions; send 1 to 5"),
+    "empty expression": (in_json(IMAGE, " "), 422, "invalid-expression", "preprocess", "is empty"),
+    "many tokens": (in_json(IMAGE, "a" * 500), 422, "invalid-expression", "preprocess", "tokens"),
+    "many characters": (in_json(IMAGE, "a" * 1001), 422, "invalid-expression", "preprocess", "1001 characters"),
+    "unknown model": (GOOD | {"model": "maxi"}, 404, "unknown-model", "request", "'maxi'; served are: tiny"),
+    "no image field": ({"expressions": ["a"]}, 422, "invalid-request", "request", "image: Field required"),
+    "misspelt field": (GOOD | {"modle": "tiny"}, 422, "invalid-request", "request", "modle"),
+    "wrong type": (GOOD | {"expressions": "a"}, 422, "invalid-request", "request", "expressions"),
+    "array": ([1], 422, "invalid-request", "request", ""),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "slug", "stage", "detail"), JSON.values(), ids=JSON)
+async def test_bad_values(
+    client: httpx.AsyncClient, body: Any, status: int, slug: str, stage: str, detail: str
+) -> None:
+    assert_problem(await client.post("/v1/ground", json=body), status, slug, stage, detail)
+    assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+
+
+BODIES = {
+    "broken JSON": (b'{"image"', "application/json", 400, "malformed-request"),
+    "deep JSON": (b"[" * 10_000, "application/json", 400, "malformed-request"),
+    "no UTF-8": (b'{"model": "\xff"}', "application/json", 400, "malformed-request"),
+    "no boundary": (b"x", "multipart/form-data", 400, "malformed-request"),
+    "broken form": (b"x", "multipart/form-data; boundary=b", 400, "malformed-request"),
+    "text": (b"hello", "text/plain", 415, "unsupported-media-type"),
+    "form of a page": (b"a=b", "application/x-www-form-urlencoded", 415, "unsupported-media-type"),
+}
+
+
+@pytest.mark.parametrize(("body", "media_type", "status", "slug"), BODIES.values(), ids=BODIES)
+async def test_unreadable_bodies(
+    client: httpx.AsyncClient, body: bytes, media_type: str, status: int, slug: str
+) -> None:
+    response = await client.post("/v1/ground", content=body, headers={"Content-Type": media_type})
+    assert_problem(response, status, slug, "request")
+    assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+
+
+async def test_bad_forms(client: httpx.AsyncClient) -> None:
+    image = {"image": IMAGE}
+    assert_problem(await client.post("/v1/ground", files=image), 422, "invalid-request", "request", "expression")
+    fields = {"expression": (None, b"a"), "expresion": (None, b"b")}
+    assert_problem(await client.post("/v1/ground", files=image | fields), 422, "invalid-request", "request")
+    two = [("image", IMAGE), ("image", IMAGE), ("expression", (None, b"a"))]
+    assert_problem(await client.post("/v1/ground", files=two), 400, "malformed-request", "request", "Too many files")
+    assert (await client.post("/v1/ground", files=image, data={"expression": "a"})).status_code == 200
+
+
+async def test_body_over_the_limit_is_refused_announced_or_chunked(start: Start) -> None:
+    async with start(max_image_bytes=1000) as client:
+        body = bytes(1000 * 4 // 3 + 2**20 + 1)
+        chunks = 0
+
+        async def chunked() -> AsyncIterator[bytes]:
+            nonlocal chunks
+            for _ in range(1000):
+                chunks += 1
+                yield body[: 2**18]
+
+        headers = {"Content-Type": "application/json"}
+        for content in (body, chunked()):
+            response = await client.post("/v1/ground", content=content, headers=headers)
+            assert_problem(response, 413, "body-too-large", "request", str(len(body) - 1))
+        assert chunks < 10
+        assert (await client.get("/livez")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "status", "slug"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input 'image'", 502, "inference-failed"),
+        (grpc.StatusCode.INTERNAL, "onnx runtime error", 502, "inference-failed"),
+        (UNAVAILABLE, "Exceeds maximum queue size", 503, "inference-unavailable"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", 504, "deadline-exceeded"),
+    ],
+    ids=["invalid", "internal", "queue", "deadline"],
+)
+async def test_refusals_of_triton_are_told_without_its_words_and_not_repeated(
+    client: httpx.AsyncClient, triton: FakeTriton, code: grpc.StatusCode, message: str, status: int, slug: str
+) -> None:
+    triton.requests.clear()
+    triton.failures = [(code, message)]
+    response = await client.post("/v1/ground", json=GOOD)
+    assert_problem(response, status, slug, "inference")
+    assert message not in response.text
+    assert len(triton.requests) == 1
+    assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+
+
+async def test_lost_connection_is_tried_again_once(client: httpx.AsyncClient, triton: FakeTriton) -> None:
+    triton.requests.clear()
+    triton.failures = [(UNAVAILABLE, "Socket closed")]
+    assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+    triton.failures = [(UNAVAILABLE, "Socket closed")] * 2
+    assert_problem(
+        await client.post("/v1/ground", json=GOOD), 503, "inference-unavailable", "inference", "try again soon"
+    )
+    assert len(triton.requests) == 4
+
+
+async def test_answers_that_are_no_numbers_are_no_boxes(client: httpx.AsyncClient, triton: FakeTriton) -> None:
+    triton.box = (float("nan"), 0.5, 0.5, 0.5)
+    assert_problem(await client.post("/v1/ground", json=GOOD), 502, "inference-failed", "inference")
+
+
+async def test_deadline_names_the_stage_and_ends_the_inference(start: Start, triton: FakeTriton) -> None:
+    async with start(deadline_s=1) as client:
+        triton.holds = True
+        response = await client.post("/v1/ground", json=GOOD)
+        assert_problem(response, 504, "deadline-exceeded", "inference", "still in inference after 1 s")
+        assert await asyncio.to_thread(triton.abandoned.wait, 30)
+
+
+async def test_deadline_counts_decoding(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    async with start(deadline_s=0.1) as client:
+        monkeypatch.setattr("gateway.pipeline.decode_image", lambda *_: release.wait(30))
+        response = await client.post("/v1/ground", json=GOOD)
+        release.set()
+    assert_problem(response, 504, "deadline-exceeded", "decode")
+
+
+async def test_client_that_leaves_ends_the_inference(url: str, triton: FakeTriton) -> None:
+    labels = {"route": "/v1/ground", "code": "499"}
+    before = REGISTRY.get_sample_value("referent_requests_total", labels) or 0
+    triton.holds = True
+    async with httpx.AsyncClient(base_url=url) as client:
+        asking = asyncio.create_task(client.post("/v1/ground", json=GOOD))
+        assert await asyncio.to_thread(triton.arrived.wait, 30)
+        asking.cancel()
+        assert await asyncio.to_thread(triton.abandoned.wait, 30)
+        triton.holds = False
+        assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+    assert REGISTRY.get_sample_value("referent_requests_total", labels) == before + 1
+
+
+async def test_fault_of_ours_is_told_without_its_text(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with start() as client:
+        monkeypatch.setattr("gateway.pipeline.decode_image", lambda *_: 1 // 0)
+        with capture_logs() as lines:
+            response = await client.post("/v1/ground", json=GOOD)
+    assert_problem(response, 500, "internal-error", None, "log")
+    assert "division" not in response.text
+    assert isinstance(lines[0]["exc_info"], ZeroDivisionError)
+
+
+async def test_router_answers_with_problems_too(client: httpx.AsyncClient) -> None:
+    assert_problem(await client.get("/nowhere"), 404, "not-found", "request")
+    response = await client.get("/v1/ground")
+    assert_problem(response, 405, "method-not-allowed", "request")
+    assert response.headers["allow"] == "POST"
+
+
+async def test_predict_refuses_with_problems(client: httpx.AsyncClient) -> None:
+    assert_problem(await client.post("/predict", json={"text": "a"}), 422, "invalid-request", "request", "image")
+    body = {"image": "?", "text": "a"}
+    assert_problem(await client.post("/predict", json=body), 400, "malformed-request", "request")
+    assert_problem(await client.post("/predict", data=body), 415, "unsupported-media-type", "request")
+
+
+def test_every_problem_is_documented(make_app: Any) -> None:
+    app: FastAPI = make_app()
+    document = app.openapi()
+    answers = document["paths"]["/v1/ground"]["post"]["responses"]
+    assert set(answers) == {"200", "400", "404", "413", "415", "422", "500", "502", "503", "504"}
+    assert answers["413"]["description"] == "The request is too large; The image is too large"

@@ -1,0 +1,146 @@
+"""Which version is served: checked against Triton, replaced when another is published, refused when it fails."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.registry import NotReadyError, Registry, UnknownModelError
+from gateway.triton import Triton
+from tests.gateway.conftest import Start
+from tests.gateway.fake_triton import FakeTriton, publish
+from tests.gateway.samples import in_json, jpeg
+
+pytestmark = pytest.mark.anyio
+GOOD = in_json(jpeg(), "the queen")
+
+
+@pytest.fixture
+async def registry(repository: Path, triton_url: str) -> AsyncIterator[Registry]:
+    client = Triton(triton_url)
+    yield Registry(repository, client, "mini")
+    await client.close()
+
+
+async def test_ready_only_after_a_golden_inference(registry: Registry, triton: FakeTriton) -> None:
+    assert not registry.ready
+    with pytest.raises(NotReadyError):
+        registry.get(None)
+
+    await registry.refresh()
+
+    assert registry.ready
+    assert registry.get(None) is registry.get("tiny")
+    assert len(triton.requests) == 1
+    with pytest.raises(UnknownModelError, match="served are: tiny"):
+        registry.get("mini")
+
+
+@pytest.mark.parametrize("box", [(float("nan"), 0, 0, 0), (0.5, 0.5, 0.5, 1.5)], ids=["no number", "out of range"])
+async def test_bad_golden_boxes_end_readiness_until_they_are_good(
+    registry: Registry, triton: FakeTriton, box: tuple[float, ...]
+) -> None:
+    await registry.refresh()
+    good, triton.box = triton.box, box
+    await registry.refresh()
+    assert not registry.ready
+    triton.box = good
+    await registry.refresh()
+    assert registry.ready
+
+
+async def test_another_digest_or_other_tensors_are_refused(
+    registry: Registry, triton: FakeTriton, repository: Path
+) -> None:
+    triton.serve(repository, digest="sha256:other")
+    await registry.refresh()
+    assert "of digest sha256:other" in registry.faults["tiny"]
+
+    publish(repository, "2", image={"size": 16})
+    triton.serve(repository, version="2")
+    triton.misreported_size = 32
+    await registry.refresh()
+    assert "with tensors" in registry.faults["tiny"]
+
+
+async def test_missing_bundle_of_a_served_version_is_a_fault(
+    registry: Registry, triton: FakeTriton, repository: Path
+) -> None:
+    publish(repository, "2")
+    triton.serve(repository, version="2")
+    (repository / "tiny" / "2" / "bundle.json").write_text("{}")
+    await registry.refresh()
+    assert "not a bundle of this release" in registry.faults["tiny"]
+
+
+async def test_published_version_is_used_once_triton_serves_it(
+    registry: Registry, triton: FakeTriton, repository: Path
+) -> None:
+    await registry.refresh()
+    publish(repository, "2", present_threshold=0.95)
+    await registry.refresh()
+    assert registry.get("tiny").bundle.version == "1"
+    triton.serve(repository, version="2")
+    await registry.refresh()
+    assert registry.get("tiny").bundle.present_threshold == 0.95
+
+
+async def test_refused_version_leaves_the_one_before(registry: Registry, triton: FakeTriton, repository: Path) -> None:
+    await registry.refresh()
+    publish(repository, "2")
+    triton.serve(repository, version="2", digest="sha256:other")
+    await registry.refresh()
+    assert registry.ready
+    assert registry.get("tiny").bundle.version == "1"
+
+
+async def test_request_meets_a_version_that_has_gone(start: Start, triton: FakeTriton, repository: Path) -> None:
+    async with start() as client:
+        publish(repository, "2", present_threshold=0.95)
+        triton.serve(repository, version="2")
+        del triton.served["tiny"]["1"]
+        answer = (await client.post("/v1/ground", json=GOOD)).json()
+    assert (answer["version"], answer["results"][0]["present"]) == ("2", False)
+
+
+async def test_request_finds_no_version_any_more(start: Start, triton: FakeTriton) -> None:
+    async with start() as client:
+        triton.served.clear()
+        response = await client.post("/v1/ground", json=GOOD)
+        assert (response.status_code, response.json()["retryable"]) == (503, True)
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_model_without_scores(registry: Registry, start: Start, triton: FakeTriton, repository: Path) -> None:
+    publish(repository, name="plain", has_scores=False, present_threshold=None)
+    triton.serve(repository, "plain")
+    async with start() as client:
+        answer = (await client.post("/v1/ground", json=GOOD | {"model": "plain"})).json()
+    assert (answer["results"][0]["score"], answer["results"][0]["present"]) == (None, None)
+
+
+async def test_several_models_and_no_default(start: Start, triton: FakeTriton, repository: Path) -> None:
+    publish(repository, name="other")
+    triton.serve(repository, "other")
+    async with start() as client:
+        response = await client.post("/v1/ground", json=GOOD)
+        assert response.status_code == 404
+        assert "served are: other, tiny" in response.json()["detail"]
+    async with start(default_model="other") as client:
+        assert (await client.post("/v1/ground", json=GOOD)).json()["model"] == "other"
+        defaults = {m["name"]: m["default"] for m in (await client.get("/v1/models")).json()["models"]}
+        assert defaults == {"other": True, "tiny": False}
+
+
+async def test_gateway_waits_for_triton(start: Start, triton: FakeTriton) -> None:
+    served, triton.served = triton.served, {}
+    async with start() as client:
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/readyz")).json()["type"] == "urn:referent:problem:not-ready"
+        assert (await client.post("/v1/ground", json=GOOD)).status_code == 503
+        health = await client.get("/health")
+        assert (health.status_code, health.json()) == (
+            503,
+            {"status": "unavailable", "models_loaded": [], "device": "triton"},
+        )
+        triton.served = served

@@ -1,0 +1,111 @@
+"""Health, models, OpenAPI, metrics, logs, settings, imports: the gateway as its operators meet it."""
+
+import json
+import subprocess
+import sys
+
+import httpx
+import pytest
+from prometheus_client import generate_latest
+from pydantic import ValidationError
+from structlog.testing import capture_logs
+
+from gateway.__main__ import listen, url_of
+from gateway.settings import Settings
+from tests.gateway.samples import in_json, jpeg
+
+
+@pytest.mark.anyio
+async def test_health_and_models(client: httpx.AsyncClient) -> None:
+    answers = {path: (await client.get(path)).json() for path in ("/livez", "/readyz", "/health", "/models")}
+    assert answers == {
+        "/livez": {"status": "ok"},
+        "/readyz": {"status": "ready"},
+        "/health": {"status": "ok", "models_loaded": ["tiny"], "device": "triton"},
+        "/models": {
+            "models": [
+                {"name": "tiny", "description": "version 1", "test_iou": 0.75, "test_rmse": None, "test_mae": None}
+            ]
+        },
+    }
+    [served] = (await client.get("/v1/models")).json()["models"]
+    assert served.pop("digest").startswith("sha256:")
+    assert served == {
+        "name": "tiny",
+        "version": "1",
+        "default": True,
+        "ready": True,
+        "evaluation": {"test": {"mean_iou": 0.75}},
+    }
+
+
+@pytest.mark.anyio
+async def test_openapi_documents_both_bodies_and_resolves(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    body = document["paths"]["/v1/ground"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data"}
+    schemas = document["components"]["schemas"]
+    references = {part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]}
+    assert references <= set(schemas)
+    assert schemas["GroundResponse"]["examples"]
+    image = {"base64": schemas["ImageInput"]["properties"]["base64"]["examples"][0]}
+    example = {"image": image, "expressions": schemas["GroundRequest"]["properties"]["expressions"]["examples"][0]}
+    assert (await client.post("/v1/ground", json=example)).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_request_leaves_metrics_and_one_line_without_its_content(client: httpx.AsyncClient) -> None:
+    with capture_logs() as lines:
+        await client.post("/v1/ground", json=in_json(jpeg(), "the secret"))
+        await client.get("/v1/nowhere")
+    assert [(line["route"], line["status"]) for line in lines] == [("/v1/ground", 200), ("unmatched", 404)]
+    assert "secret" not in str(lines)
+    metrics = generate_latest().decode()
+    for sample in (
+        'referent_requests_total{code="200",route="/v1/ground"}',
+        'referent_request_duration_seconds_count{route="/v1/ground"}',
+        'referent_stage_duration_seconds_count{stage="inference"}',
+        'referent_rejections_total{reason="not-found"}',
+        "referent_inflight_requests 0.0",
+        'referent_expressions_per_request_bucket{le="1.0"}',
+        'referent_model_info{digest="sha256:',
+    ):
+        assert sample in metrics
+
+
+def test_importing_the_gateway_brings_no_torch() -> None:
+    program = "import gateway.app, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"
+
+
+def test_settings_come_from_the_environment_and_unknown_ones_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFERENT_DEADLINE_S", "2.5")
+    monkeypatch.setenv("REFERENT_TRITON_DIR", "/elsewhere")
+    assert Settings().deadline_s == 2.5
+    monkeypatch.setenv("REFERENT_DEADLINE", "3")
+    with pytest.raises(ValidationError, match="REFERENT_DEADLINE; known are"):
+        Settings()
+
+
+def test_log_lines_are_json_with_the_request_id() -> None:
+    program = """
+import logging
+from asgi_correlation_id import correlation_id
+from gateway.telemetry import configure_logging
+configure_logging()
+correlation_id.set("r-1")
+logging.getLogger("library").warning("odd %s", "thing")
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    line = json.loads(output)
+    assert (line["event"], line["logger"], line["request_id"]) == ("odd thing", "library", "r-1")
+
+
+def test_ports_that_are_taken_are_named() -> None:
+    with listen(Settings(port=0, metrics_port=0)) as listener:
+        port = listener.getsockname()[1]
+        assert url_of(listener) == f"http://127.0.0.1:{port}"
+        with pytest.raises(OSError, match=str(port)):
+            listen(Settings(port=port, metrics_port=0))
+        with pytest.raises(OSError, match="REFERENT_METRICS_PORT"):
+            listen(Settings(port=0, metrics_port=port))
