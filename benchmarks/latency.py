@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.latency [--rounds 5] [--calls 40]
 
-Blocks alternate (A-B-C-A-B-C ...) so that a slow moment of the machine falls on all alike; the first block of each warms up.
+Blocks alternate (A-B-C-A-B-C ...) so that a slow moment of the machine falls on all alike; the first of each warms up.
 """
 
 import argparse

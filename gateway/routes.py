@@ -135,7 +135,7 @@ async def _disconnection(request: Request) -> None:
 
 
 def _summary(model: Model) -> schemas.ModelSummary:
-    figures = model.bundle.evaluation.get("test", {})
+    figures: dict[str, float] = next(iter(model.bundle.evaluation.values()), {})  # of the first set that the bundle lists
     return schemas.ModelSummary(
         name=model.bundle.name,
         description=f"version {model.bundle.version}",

@@ -6,7 +6,6 @@ covers every file of the version through the hashes that it lists.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,28 +101,29 @@ def load_bundle(repository: Path, name: str, version: str | None = None) -> tupl
 
 
 def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
-    """The prompt encoder with the bundle's own tokenizer."""
-    return PromptEncoder(bundle.prompt, repository / bundle.name / bundle.version / TOKENIZER_FILE, bundle.image_tokens)
+    """The prompt encoder with the bundle's own tokenizer, checked against its hash. Raises `BundleError`."""
+    relative = f"{bundle.name}/{bundle.version}/{TOKENIZER_FILE}"
+    _verify_file(repository, relative, bundle.files[relative])
+    return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
 
 
 def verify_files(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:
     """Load a bundle and check every file that it lists. Raises `BundleError` naming the first bad one."""
     bundle, digest = load_bundle(repository, name, version)
     for relative, entry in bundle.files.items():
-        file = repository / relative
-        if not file.is_file():
-            raise BundleError(f"{relative} of {name} version {bundle.version} is missing from {repository}")
-        if (actual := file_entry(file)) != entry:
-            raise BundleError(f"{relative} is not the file that was published: {actual} instead of {entry}")
+        _verify_file(repository, relative, entry)
     return bundle, digest
+
+
+def _verify_file(repository: Path, relative: str, entry: FileEntry) -> None:
+    file = repository / relative
+    if not file.is_file():
+        raise BundleError(f"{relative} is missing from {repository}: publish its version again")
+    if (actual := file_entry(file)) != entry:
+        raise BundleError(f"{relative} is not the file that was published: {actual} instead of {entry}")
 
 
 def file_entry(file: Path) -> FileEntry:
     """Hash and size of a file."""
     with file.open("rb") as stream:
         return FileEntry(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), bytes=file.stat().st_size)
-
-
-def file_entries(repository: Path, files: Sequence[Path]) -> Mapping[str, FileEntry]:
-    """Entries of files of a repository by their relative path."""
-    return {str(file.relative_to(repository)): file_entry(file) for file in files}

@@ -24,7 +24,7 @@ def test_a_changed_or_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx is not the file that was published"):
         verify_files(repository, "mini")
     model.unlink()
-    with pytest.raises(BundleError, match=r"model\.onnx .* is missing"):
+    with pytest.raises(BundleError, match=r"model\.onnx is missing"):
         verify_files(repository, "mini")
 
 

@@ -58,7 +58,13 @@ def client(server: TritonServer) -> Iterator[triton.InferenceServerClient]:
 @pytest.fixture(scope="module")
 def gateway(server: TritonServer, repository: Path) -> Iterator[httpx.Client]:
     """The gateway on a port of its own, once it is ready."""
-    settings = Settings(triton_url=server.grpc_url, model_repository=repository, default_model="mini", metrics_port=0, readiness_interval_s=0.5)
+    settings = Settings(
+        triton_url=server.grpc_url,
+        model_repository=repository,
+        default_model="mini",
+        metrics_port=0,
+        readiness_interval_s=0.5,
+    )
     runner = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
     thread = threading.Thread(target=runner.run)
     thread.start()
@@ -103,7 +109,9 @@ def tensors(inputs: Inputs, row: int = 0, repeat: int = 1) -> dict[str, np.ndarr
     return {name: np.repeat(array[None], repeat, axis=0) for name, array in arrays.items()}
 
 
-def infer(client: triton.InferenceServerClient, arrays: dict[str, np.ndarray], model: str = "mini") -> tuple[np.ndarray, np.ndarray]:
+def infer(
+    client: triton.InferenceServerClient, arrays: dict[str, np.ndarray], model: str = "mini"
+) -> tuple[np.ndarray, np.ndarray]:
     result = client.infer(model, as_inputs(arrays), client_timeout=30)
     return result.as_numpy("boxes"), result.as_numpy("scores")
 
@@ -141,14 +149,18 @@ def test_the_sample_pictures_are_grounded(gateway: httpx.Client, case: dict) -> 
 
 
 @pytest.mark.parametrize("size", [(60, 40), (300, 900), (31, 7)], ids=str)
-def test_the_gateway_answers_as_pytorch_does(gateway: httpx.Client, tiny_checkpoint: Path, size: tuple[int, int]) -> None:
+def test_the_gateway_answers_as_pytorch_does(
+    gateway: httpx.Client, tiny_checkpoint: Path, size: tuple[int, int]
+) -> None:
     """From a checkpoint with its adapter to the HTTP answer, through merge, split, ONNX and Triton, within a pixel."""
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     image, expressions = Image.fromarray(noise), ["the red cup", "blue plate on the left", "cup", "find", "green"]
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     answer = gateway.post(
-        "/v1/ground", files={"image": ("noise.png", buffer.getvalue())}, data={"expression": expressions, "model": "tiny"}
+        "/v1/ground",
+        files={"image": ("noise.png", buffer.getvalue())},
+        data={"expression": expressions, "model": "tiny"},
     ).json()
     model, spec = load_checkpoint(tiny_checkpoint)
     grounder = TorchGrounder(model, Processor(spec, load_checkpoint_encoder(tiny_checkpoint, spec)))
@@ -157,7 +169,9 @@ def test_the_gateway_answers_as_pytorch_does(gateway: httpx.Client, tiny_checkpo
         assert served["score"] == pytest.approx(local.score, abs=1e-3)
 
 
-def test_packed_expressions_are_answered_as_single_ones(client: triton.InferenceServerClient, processor: Processor) -> None:
+def test_packed_expressions_are_answered_as_single_ones(
+    client: triton.InferenceServerClient, processor: Processor
+) -> None:
     image, expressions = sample(CASES[0]["image"]), list(CASES[0]["objects"])[:4]
     boxes, scores = infer(client, tensors(processor.preprocess(image, expressions)))
     for index, expression in enumerate(expressions):
@@ -166,14 +180,18 @@ def test_packed_expressions_are_answered_as_single_ones(client: triton.Inference
         np.testing.assert_allclose(scores[0, index], alone_score[0, 0], atol=1e-4)
 
 
-def test_a_larger_bucket_changes_nothing(client: triton.InferenceServerClient, processor: Processor, bundle: Bundle) -> None:
+def test_a_larger_bucket_changes_nothing(
+    client: triton.InferenceServerClient, processor: Processor, bundle: Bundle
+) -> None:
     inputs = processor.preprocess(sample(CASES[0]["image"]), [next(iter(CASES[0]["objects"]))])
     answers = []
     encoder = load_encoder(MODEL_REPOSITORY, bundle)
     suffix = encoder.suffix(inputs.expressions[0])
     for bucket in bundle.buckets:
         row = pack(encoder.prefix, [suffix], [Bucket(*bucket)], bundle.prompt.pad_token_id)[0]
-        answers.append(infer(client, tensors(Inputs(inputs.image, inputs.placement, [row], inputs.expressions)))[0][0, 0])
+        answers.append(
+            infer(client, tensors(Inputs(inputs.image, inputs.placement, [row], inputs.expressions)))[0][0, 0]
+        )
     np.testing.assert_allclose(answers, [answers[0]] * len(answers), atol=1e-5)
 
 
@@ -198,7 +216,9 @@ def test_concurrent_requests_of_mixed_lengths_are_batched(
 ) -> None:
     long = "the very small red apple that is on the left of everything else in this picture"
     requests = [
-        tensors(processor.preprocess(sample(CASES[i % len(CASES)]["image"]), [("dog", "the king on the left", long)[i % 3]]))
+        tensors(
+            processor.preprocess(sample(CASES[i % len(CASES)]["image"]), [("dog", "the king on the left", long)[i % 3]])
+        )
         for i in range(48)
     ]
     expected = [infer(client, arrays)[0] for arrays in requests]

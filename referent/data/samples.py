@@ -1,6 +1,6 @@
 """Sample pictures that ship with the project: scenes of the generator, in one freely licensed style, with their boxes.
 
-    python -m referent.data.samples artwork.npz tests/samples
+python -m referent.data.samples artwork.npz tests/samples
 """
 
 import argparse
@@ -23,7 +23,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     materials = Materials(load_artwork(arguments.artwork), [], [])
-    cases, seed = [], 0
+    cases: list[dict[str, object]] = []
+    seed = 0
     while len(cases) < SAMPLES:
         scene = make_scene(random.Random(f"sample/{seed}"), materials, "icons", (STYLE,))
         seed += 1

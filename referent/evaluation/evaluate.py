@@ -6,8 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from referent.boxes import xyxy_to_cxcywh
 from referent.evaluation.sets import Item, plain_names_among_ranks
-from referent.metrics import auroc, box_metrics
+from referent.metrics import auroc, box_metrics, coordinate_errors
 from referent.processor import Found
 
 
@@ -33,7 +34,7 @@ class CentreBox:
 
 def evaluate(grounder: Grounder, items: Iterable[Item]) -> dict[str, Any]:
     """Box figures over the objects that are there, by kind of expression too, and AUROC of present against absent."""
-    boxes, targets, kinds, scores, among_ranks = [], [], [], [], []
+    boxes, targets, kinds, scores, among_ranks, sizes = [], [], [], [], [], []
     for item in items:
         found = grounder.ground(item.image, [expression.text for expression in item.expressions])
         boxes += [result.box_xyxy for result in found]
@@ -41,9 +42,12 @@ def evaluate(grounder: Grounder, items: Iterable[Item]) -> dict[str, Any]:
         targets.append(item.boxes_xyxy)
         kinds += [expression.kind for expression in item.expressions]
         among_ranks += plain_names_among_ranks(item)
+        sizes += [2 * item.image.size] * len(found)
     predicted, true, kind = np.array(boxes), np.concatenate(targets), np.array(kinds)
     present = kind != "absent"
+    unit = np.array(sizes)[present]  # coordinate errors are in shares of the image, as visual-grounding-api's
     figures: dict[str, Any] = box_metrics(predicted[present], true[present])
+    figures |= coordinate_errors(xyxy_to_cxcywh(predicted[present] / unit), xyxy_to_cxcywh(true[present] / unit))
     groups = {name: kind == name for name in sorted(set(kinds) - {"absent"})}
     groups["name among several ranks"] = np.array(among_ranks)
     figures["acc@0.5 by kind"] = {
