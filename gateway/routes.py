@@ -135,7 +135,9 @@ async def _disconnection(request: Request) -> None:
 
 
 def _summary(model: Model) -> schemas.ModelSummary:
-    figures: dict[str, float] = next(iter(model.bundle.evaluation.values()), {})  # of the first set that the bundle lists
+    figures: dict[str, float] = next(
+        iter(model.bundle.evaluation.values()), {}
+    )  # of the first set that the bundle lists
     return schemas.ModelSummary(
         name=model.bundle.name,
         description=f"version {model.bundle.version}",

@@ -31,8 +31,8 @@ fi
 data=(--artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT")
 export HF_HUB_OFFLINE=1
 $PYTHON -m referent.training.pretrain "${data[@]}" --backgrounds "$DATA/backgrounds" --out "$WORK/base" \
-    --steps 4600 --dense-steps 1000
+    --steps 2600 --dense-steps 1000
 $PYTHON -m referent.training.finetune "${data[@]}" --backgrounds "$DATA/backgrounds" --out "$WORK/mini" \
-    --base "$WORK/base/checkpoint" --steps 600
+    --base "$WORK/base/checkpoint" --steps 250 --eval-steps 125
 $PYTHON -m referent.evaluation "$WORK/mini/checkpoint" "${data[@]}"
 $PYTHON -m export "$WORK/mini/checkpoint" --name mini --to model_repository

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
-from referent.data.artwork import TRAIN_STYLES, Icon, load_artwork
-from referent.data.cards import Photo, read_photos, read_split
+from referent.data.artwork import TRAIN_STYLES, Icon, load_artwork, vocabulary
+from referent.data.cards import RANKS, Photo, read_photos, read_split
 
 SIDE = 288
+CLASSES = [*vocabulary(), *RANKS]  # the names of everything that scenes show
 Box = tuple[float, float, float, float]
 Kind = Literal["icons", "crowd", "cut", "photo"]
 

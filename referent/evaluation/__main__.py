@@ -14,13 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from referent.data.scenes import Materials
+from referent.data.scenes import CLASSES, Materials
 from referent.evaluation.evaluate import CentreBox, evaluate
 from referent.evaluation.sets import Item, card_photos, icon_scenes
 from referent.modeling.checkpoint import SPEC_FILE, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import TorchGrounder
 from referent.processor import Processor
-from referent.training.scenes import CLASSES
 
 TEST_SCENES = 400
 

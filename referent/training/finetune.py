@@ -14,6 +14,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from referent.bundle import TOKENIZER_FILE
+from referent.data.scenes import CLASSES
 from referent.evaluation.evaluate import evaluate
 from referent.evaluation.sets import card_photos, icon_scenes
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder, save_checkpoint
@@ -22,7 +23,7 @@ from referent.processor import Processor
 from referent.training.losses import Objective
 from referent.training.pretrain import ROW
 from referent.training.samples import SceneStream, Stage
-from referent.training.scenes import CLASSES, VALIDATION_SCENES, add_arguments, load_materials, validator
+from referent.training.scenes import VALIDATION_SCENES, add_arguments, load_materials, validator
 from referent.training.trainer import GroundingTrainer
 
 MIX = {"photo": 0.35, "cut": 0.15, "icons": 0.4, "crowd": 0.1}

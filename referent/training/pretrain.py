@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from referent.bundle import TOKENIZER_FILE
 from referent.data.expressions import make_expressions
-from referent.data.scenes import SIDE, Materials, make_scene
+from referent.data.scenes import CLASSES, SIDE, Materials, make_scene
 from referent.modeling import mini
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
 from referent.modeling.grounding import BoxHead, GroundingModel
@@ -28,7 +28,7 @@ from referent.prompts import Prompt
 from referent.training.losses import DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW
 from referent.training.samples import SceneStream, Stage
-from referent.training.scenes import CLASSES, add_arguments, load_materials, validator
+from referent.training.scenes import add_arguments, load_materials, validator
 from referent.training.trainer import GroundingTrainer
 
 WEIGHT_DECAY = 0.05

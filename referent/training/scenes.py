@@ -4,16 +4,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from referent.data.artwork import vocabulary
-from referent.data.cards import RANKS
-from referent.data.scenes import Materials
+from referent.data.scenes import CLASSES, Materials
 from referent.evaluation.evaluate import evaluate
 from referent.evaluation.sets import card_photos, icon_scenes
 from referent.modeling.grounder import TorchGrounder
 from referent.modeling.grounding import GroundingModel
 from referent.processor import Processor
 
-CLASSES = [*vocabulary(), *RANKS]
 VALIDATION_SCENES = 150
 
 
