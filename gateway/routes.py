@@ -135,13 +135,11 @@ async def _disconnection(request: Request) -> None:
 
 
 def _summary(model: Model) -> schemas.ModelSummary:
-    figures: dict[str, float] = next(
-        iter(model.bundle.evaluation.values()), {}
-    )  # of the first set that the bundle lists
+    first_set: dict[str, float] = next(iter(model.bundle.evaluation.values()), {})
     return schemas.ModelSummary(
         name=model.bundle.name,
         description=f"version {model.bundle.version}",
-        test_iou=figures.get("mean_iou"),
-        test_rmse=figures.get("rmse"),
-        test_mae=figures.get("mae"),
+        test_iou=first_set.get("mean_iou"),
+        test_rmse=first_set.get("rmse"),
+        test_mae=first_set.get("mae"),
     )
