@@ -133,6 +133,8 @@ def export_onnx(parts: tuple[Part, ...], inputs: Tensors, directory: Path) -> It
             output_names=[tensor.name for tensor in part.outputs], verbose=False,
         )  # fmt: skip
         assert program is not None  # only with dynamo=False, or when a file is given
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces with the paths of the machine that exported
         weights = sum(p.numel() * p.element_size() for p in part.module.parameters())
         program.save(str(file), external_data=weights > EXTERNAL_DATA_BYTES)
         yield file

@@ -253,7 +253,7 @@ def test_wrong_tensors_straight_to_triton_are_refused_and_the_next_is_answered(
 ) -> None:
     good = tensors(processor.preprocess(sample(CASES[0]["image"]), ["dog"]))
     before, _ = infer(client, good)
-    with pytest.raises(InferenceServerException, match=message) as error:
+    with pytest.raises(InferenceServerException, match=message or None) as error:
         infer(client, good | change)
     assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
     after, _ = infer(client, good)
@@ -287,7 +287,7 @@ def jpeg(size: tuple[int, int] = (64, 64)) -> bytes:
     ("content", "data", "status"),
     [
         (b"not an image", {"expression": ["dog"]}, 415),
-        (jpeg()[:300], {"expression": ["dog"]}, 422),
+        ((SAMPLES / CASES[0]["image"]).read_bytes()[:5000], {"expression": ["dog"]}, 422),
         (jpeg(), {}, 422),
         (jpeg(), {"expression": ["dog"] * 100}, 422),
         (jpeg(), {"expression": [" "]}, 422),

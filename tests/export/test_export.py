@@ -13,6 +13,7 @@ from export.parts import example_inputs, run, split
 from referent.bundle import Bundle, load_bundle, verify_files
 from referent.modeling.checkpoint import load_checkpoint
 from referent.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, STEPS, dims_of, dtype_of, part_name
+from tests.tiny import MODEL_REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,15 @@ def assert_configs_are_the_contract(repository: Path, name: str, hidden_size: in
 
 def test_config_is_the_contract_is_the_graph(published: Path) -> None:
     assert_configs_are_the_contract(published, "tiny", hidden_size=64)
+
+
+def test_graphs_tell_nothing_of_the_machine(published: Path) -> None:
+    for file in [*published.rglob("*.onnx"), *MODEL_REPOSITORY.rglob("*.onnx")]:
+        assert b"site-packages" not in file.read_bytes(), file
+
+
+def test_the_shipped_configs_are_the_contract() -> None:
+    assert_configs_are_the_contract(MODEL_REPOSITORY, "mini", hidden_size=256)
 
 
 def test_a_failed_parity_publishes_nothing(
