@@ -103,6 +103,10 @@ def load_bundle(repository: Path, name: str, version: str | None = None) -> tupl
 def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
     """The prompt encoder with the bundle's own tokenizer, checked against its hash. Raises `BundleError`."""
     relative = f"{bundle.name}/{bundle.version}/{TOKENIZER_FILE}"
+    if relative not in bundle.files:
+        raise BundleError(
+            f"the bundle of {bundle.name} version {bundle.version} lists no {TOKENIZER_FILE}: publish it again"
+        )
     _verify_file(repository, relative, bundle.files[relative])
     return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
 

@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
 from referent import tensors
-from referent.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, load_bundle
+from referent.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, file_entry, load_bundle
 from referent.images import ImageTransform
 from referent.packing import Bucket
 from referent.prompts import Prompt
@@ -48,7 +48,7 @@ def publish(repository: Path, version: str = "1", name: str = "tiny", **changes:
         "has_scores": True,
         "dtype": "fp32",
         "minimum_onnxruntime": "1.27",
-        "files": {},
+        "files": {f"{name}/{version}/{TOKENIZER_FILE}": file_entry(directory / TOKENIZER_FILE)},
     }
     bundle = Bundle(name=name, version=version, **{**spec, **fixed, **changes})
     (directory / BUNDLE_FILE).write_text(bundle.model_dump_json())
