@@ -16,8 +16,6 @@ import numpy as np
 import onnxruntime
 import tritonclient.grpc as triton
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from referent.bundle import load_bundle, load_encoder
 from referent.processor import Inputs, Processor
@@ -86,7 +84,7 @@ def main() -> None:
             stages.setdefault(stage, []).append(milliseconds)
 
     chain, remote = in_process(bundle.version), ensemble(client)
-    table = Table("expressions", "path", "median ms", "min", "max", "ratio to in-process")
+    print("| expressions | path | median ms | min | max | ratio to in-process |\n|---|---|---|---|---|---|")
     for count in (1, 8):
         expressions = EXPRESSIONS[:count]
         arrays = feeds(processor.preprocess(picture, expressions))
@@ -108,11 +106,9 @@ def main() -> None:
         base = statistics.median(times["in-process ONNX Runtime"])
         for name, values in times.items():
             median = statistics.median(values)
-            row = (median, min(values), max(values), median / base)
-            table.add_row(str(count), name, *(f"{value:.2f}" for value in row))
+            print(f"| {count} | {name} | {median:.1f} | {min(values):.1f} | {max(values):.1f} | {median / base:.2f} |")
         for stage, values in stages.items():
-            table.add_row(str(count), f"  gateway: {stage}", f"{statistics.median(values):.2f}", "", "", "")
-    Console().print(table)
+            print(f"| {count} | - gateway's own clock: {stage} | {statistics.median(values):.1f} | | | |")
 
 
 if __name__ == "__main__":

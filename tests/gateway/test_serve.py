@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from gateway.__main__ import listen
+from gateway.settings import Settings
 from referent.bundle import verify_files
 from referent.cli import app
 from referent.client import Client, ServiceError
@@ -85,3 +88,12 @@ def test_serve_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("REFERENT_PROT", "1")
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, "unknown variables REFERENT_PROT" in result.stderr) == (1, True)
+
+
+def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
+    with (
+        listen(Settings(port=0, metrics_port=0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
