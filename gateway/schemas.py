@@ -59,7 +59,7 @@ class HealthResponse(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """visual-grounding-api's model entry; figures of the bundle's "test" set, null where it has none."""
+    """visual-grounding-api's model entry; figures of the bundle's first evaluation set, null where it has none."""
 
     name: str
     description: str

@@ -1,6 +1,6 @@
 """Stage two of mini, the published recipe: LoRA on the language model and the box head, everything else frozen.
 
-python -m referent.training.finetune --base BASE_CHECKPOINT --artwork ... --out RUN --steps 800
+python -m referent.training.finetune --base BASE_CHECKPOINT --artwork ... --out RUN --steps 250
 """
 
 import argparse
@@ -16,14 +16,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from referent.bundle import TOKENIZER_FILE
 from referent.data.scenes import CLASSES
 from referent.evaluation.evaluate import evaluate
-from referent.evaluation.sets import card_photos, icon_scenes
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder, save_checkpoint
 from referent.modeling.grounder import TorchGrounder
 from referent.processor import Processor
 from referent.training.losses import Objective
 from referent.training.pretrain import ROW
 from referent.training.samples import SceneStream, Stage
-from referent.training.scenes import VALIDATION_SCENES, add_arguments, load_materials, validator
+from referent.training.scenes import add_arguments, load_materials, validation_items, validator
 from referent.training.trainer import GroundingTrainer
 
 MIX = {"photo": 0.35, "cut": 0.15, "icons": 0.4, "crowd": 0.1}
@@ -50,13 +49,13 @@ def main() -> None:
     for parameter in model.llava.parameters():
         parameter.requires_grad = False
     model.llava = get_peft_model(model.llava, lora_config(spec.prompt.loc_token_id))
-    processor = Processor(spec, encoder)
+    grounder, validation = TorchGrounder(model, Processor(spec, encoder)), validation_items(arguments)
     objective = Objective(model, dense=None)
     stages = [Stage(arguments.steps * arguments.batch, MIX)]
     trainer = GroundingTrainer(
         objective,
         SceneStream(load_materials(arguments, "train"), spec, encoder, CLASSES, stages, ROW, arguments.seed + 1),
-        validator(model, processor, arguments),
+        validator(grounder, validation),
         args=TrainingArguments(
             output_dir=str(arguments.out), max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
             learning_rate=arguments.learning_rate, weight_decay=0.0, max_grad_norm=1.0,
@@ -72,12 +71,7 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(arguments.out)))
     model.eval()
 
-    materials = load_materials(arguments, "val")
-    validation = [
-        *icon_scenes(materials, CLASSES, VALIDATION_SCENES, "val", False),
-        *card_photos(materials, CLASSES, "val"),
-    ]
-    figures = evaluate(TorchGrounder(model, processor), validation)
+    figures = evaluate(grounder, [*validation["scenes"], *validation["cards"]])
     spec = spec.model_copy(
         update={
             "base": str((arguments.base / spec.base).resolve()),

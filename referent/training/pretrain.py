@@ -1,6 +1,6 @@
 """Stage one of mini: its LLaVA from random weights on generated scenes.
 
-    python -m referent.training.pretrain --artwork ... --out RUN --steps 6400
+    python -m referent.training.pretrain --artwork ... --out RUN --steps 2600 --dense-steps 1000
 
 The first part supervises image features alone, on crowded scenes; then everything is trained.
 """
@@ -20,6 +20,7 @@ from referent.data.expressions import make_expressions
 from referent.data.scenes import CLASSES, SIDE, Materials, make_scene
 from referent.modeling import mini
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
+from referent.modeling.grounder import TorchGrounder
 from referent.modeling.grounding import BoxHead, GroundingModel
 from referent.modeling.stem import ConvStemLlava
 from referent.packing import Bucket
@@ -28,7 +29,7 @@ from referent.prompts import Prompt
 from referent.training.losses import DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW
 from referent.training.samples import SceneStream, Stage
-from referent.training.scenes import add_arguments, load_materials, validator
+from referent.training.scenes import add_arguments, load_materials, validation_items, validator
 from referent.training.trainer import GroundingTrainer
 
 WEIGHT_DECAY = 0.05
@@ -93,7 +94,7 @@ def main() -> None:
     trainer = GroundingTrainer(
         objective,
         SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed),
-        validator(model, Processor(spec, encoder), arguments),
+        validator(TorchGrounder(model, Processor(spec, encoder)), validation_items(arguments)),
         expressions_from_step=arguments.dense_steps,
         optimizers=(optimizer, None),
         args=TrainingArguments(

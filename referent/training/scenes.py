@@ -5,11 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from referent.data.scenes import CLASSES, Materials
-from referent.evaluation.evaluate import evaluate
-from referent.evaluation.sets import card_photos, icon_scenes
-from referent.modeling.grounder import TorchGrounder
-from referent.modeling.grounding import GroundingModel
-from referent.processor import Processor
+from referent.evaluation.evaluate import Grounder, evaluate
+from referent.evaluation.sets import Item, card_photos, icon_scenes
 
 VALIDATION_SCENES = 150
 
@@ -34,16 +31,17 @@ def load_materials(arguments: argparse.Namespace, split: str) -> Materials:
     return Materials.load(arguments.artwork, backgrounds, arguments.cards, arguments.split, split)
 
 
-def validator(
-    model: GroundingModel, processor: Processor, arguments: argparse.Namespace
-) -> Callable[[], dict[str, float]]:
-    """Figures on validation scenes and photographs; `mean_iou` is the mean of both."""
+def validation_items(arguments: argparse.Namespace) -> dict[str, list[Item]]:
+    """Validation scenes and photographs."""
     materials = load_materials(arguments, "val")
-    items = {
+    return {
         "scenes": list(icon_scenes(materials, CLASSES, VALIDATION_SCENES, "val", unseen_style=False)),
         "cards": list(card_photos(materials, CLASSES, "val")),
     }
-    grounder = TorchGrounder(model, processor)
+
+
+def validator(grounder: Grounder, items: dict[str, list[Item]]) -> Callable[[], dict[str, float]]:
+    """Figures of each set; `mean_iou` is the mean of both."""
 
     def validate() -> dict[str, float]:
         figures: dict[str, float] = {}
