@@ -33,6 +33,7 @@ from referent.training.scenes import add_arguments, load_materials, validation_i
 from referent.training.trainer import GroundingTrainer
 
 WEIGHT_DECAY = 0.05
+ANSWER_ALPHABET = "0123456789.,[]"  # expressions have none of these; boxes written as text do
 ROW = Bucket(mini.IMAGE_TOKENS + 72, 8)
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
 FULL_MIX = {"photo": 0.2, "cut": 0.16, "icons": 0.52, "crowd": 0.12}
@@ -48,9 +49,11 @@ def train_tokenizer(materials: Materials, file: Path, seed: int = 7) -> None:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=1000, special_tokens=list(mini.SPECIAL_TOKENS), show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=list(mini.SPECIAL_TOKENS), initial_alphabet=list(ANSWER_ALPHABET),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(file))
 
 
