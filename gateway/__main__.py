@@ -3,11 +3,15 @@
 import math
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import start_http_server
 
 from gateway.app import create_app
@@ -16,11 +20,14 @@ from gateway.telemetry import configure_logging
 
 
 def main() -> None:
-    settings = Settings()
-    configure_logging()
-    log = structlog.get_logger("gateway")
-    with listen(settings) as listener, suppress(KeyboardInterrupt):
-        run(settings, listener, lambda: log.info("ready", url=url_of(listener)))
+    try:
+        settings = Settings()
+        configure_logging()
+        log = structlog.get_logger("gateway")
+        with listen(settings) as listener, suppress(KeyboardInterrupt):
+            run(settings, listener, lambda: log.info("ready", url=url_of(listener)))
+    except (RuntimeError, ValueError, OSError) as error:
+        sys.exit(str(error))
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -45,16 +52,40 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves until SIGINT or SIGTERM, and raises KeyboardInterrupt then."""
+    """Serves until SIGINT or SIGTERM, as `Server` says, and raises KeyboardInterrupt then."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config = uvicorn.Config(
-        create_app(settings, on_ready),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.deadline_s),
-    )
-    uvicorn.Server(config).run([listener])
+    Server(create_app(settings, on_ready), settings).run([listener])
+
+
+class Server(uvicorn.Server):
+    """On SIGTERM, /readyz turns 503 and all requests are served for the grace period; then, and on SIGINT at once, no
+    connection is accepted any more, requests in flight are answered, and it ends. Another signal ends the grace period.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=math.ceil(settings.deadline_s),
+            )
+        )
+        self._state, self._grace_s, self._grace_ends = app.state, settings.drain_grace_s, math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.started:
+            self._state.registry.draining = True
+        if sig == signal.SIGTERM and self._grace_ends == math.inf and self._grace_s:
+            self._grace_ends = time.monotonic() + self._grace_s
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if time.monotonic() >= self._grace_ends and not self.should_exit:
+            super().handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
 
 
 if __name__ == "__main__":

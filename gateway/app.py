@@ -8,10 +8,13 @@ from importlib.metadata import version
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
-from gateway.body import BodyLimit
+from gateway import tracing
+from gateway.admission import TIMEOUT_HEADER, Admission
 from gateway.errors import problem_response
+from gateway.keys import Guard, Keys
 from gateway.middleware import Envelope
 from gateway.openapi import add_schemas
 from gateway.pipeline import Pipeline
@@ -29,8 +32,13 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if provider:
+                stack.push_async_callback(asyncio.to_thread, provider.shutdown)
             triton = Triton(settings.triton_url)
             stack.push_async_callback(triton.close)
+            # not sooner than the longest request ends, which would lose its connection
+            interval_s = max(settings.triton_reconnect_s, settings.deadline_s)
+            stack.callback(asyncio.create_task(triton.keep_reconnecting(interval_s)).cancel)
             registry = Registry(settings.model_repository, triton, settings.default_model)
             pipeline = Pipeline(settings, registry, triton)
             stack.callback(pipeline.close)
@@ -47,8 +55,20 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
     )
     app.include_router(router)
     app.add_exception_handler(HTTPException, problem_response)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Envelope)
+    # the last one added sees a request first
+    app.add_middleware(Admission, settings=settings)
+    if settings.keys_file:
+        app.add_middleware(Guard, keys=Keys(settings.keys_file))
+    app.add_middleware(Envelope, is_draining=lambda: app.state.registry.draining)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", TIMEOUT_HEADER],
+            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing"],
+        )
     app.add_middleware(CorrelationIdMiddleware, validator=lambda given: REQUEST_ID.fullmatch(given) is not None)
+    provider = tracing.trace(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     add_schemas(app)
     return app

@@ -1,20 +1,19 @@
-"""Request bodies: a cap on their bytes, and JSON or multipart into what the pipeline takes."""
+"""Request bodies: JSON or multipart into what the pipeline takes."""
 
 import asyncio
-import base64
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
-from starlette.datastructures import Headers, UploadFile
+from pydantic_core import from_json
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.schemas import GroundForm, GroundRequest, PredictRequest
+from gateway.schemas import GroundBatchRequest, GroundForm, GroundRequest, ImageInput, PredictRequest
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
-Schema = TypeVar("Schema", GroundRequest, GroundForm, PredictRequest)
+MAX_COMMAS = 10_000  # of JSON: a body of millions of tiny values takes minutes and gigabytes to refuse
+Schema = TypeVar("Schema", GroundRequest, GroundBatchRequest, GroundForm, PredictRequest)
 
 
 class BodyTooLargeError(ValueError):
@@ -34,82 +33,84 @@ class InvalidRequestError(ValueError):
 
 
 class Query(NamedTuple):
-    """What a caller asks."""
+    """What a caller asks of one image."""
 
-    image: bytes
+    image: bytes | ImageInput
     expressions: list[str]
+
+
+class Queries(NamedTuple):
+    """What a caller asks; `together` where it asks for a list of results."""
+
+    queries: list[Query]
     model: str | None
+    together: bool
 
 
-class BodyLimit:
-    """ASGI middleware: raises `BodyTooLargeError` as soon as a body is known to be over the limit."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        announced = Headers(scope=scope).get("content-length", "0") if scope["type"] == "http" else "0"
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if max(received, int(announced)) > self._max_bytes:
-                raise BodyTooLargeError(f"the body has more than {self._max_bytes} bytes: send a smaller image")
-            return message
-
-        await self._app(scope, counted, send)
-
-
-async def read_query(request: Request) -> Query:
+async def read_queries(request: Request) -> Queries:
     """The body of POST /v1/ground. Raises the errors of this module."""
     if _media_type(request) == MULTIPART:
-        try:
-            return await _read_form(request)
-        except HTTPException as error:
-            raise MalformedRequestError(error.detail) from None
-    asked = await read_json(request, GroundRequest)
-    return Query(await asyncio.to_thread(decode_base64, asked.image.base64), asked.expressions, asked.model)
+        form = await _read_form(request)
+        return Queries([Query(form.image, form.expression)], form.model, together=False)
+    asked = await asyncio.to_thread(_ground_request, await _json_body(request))
+    if isinstance(asked, GroundBatchRequest):
+        return Queries([Query(each.image, each.expressions) for each in asked.images], asked.model, together=True)
+    return Queries([Query(asked.image, asked.expressions)], asked.model, together=False)
 
 
-async def _read_form(request: Request) -> Query:
-    async with request.form(max_files=1) as fields:
-        values: dict[str, Any] = {
-            name: fields.getlist(name) if name == "expression" else fields[name] for name in fields
-        }
-        if isinstance(file := values.get("image"), UploadFile):
-            values["image"] = await file.read()
-        form = _validated(GroundForm.model_validate, values)
-    return Query(form.image, form.expression, form.model)
+async def read_predict(request: Request) -> PredictRequest:
+    """The body of POST /predict. Raises the errors of this module."""
+    body = await _json_body(request)
+    return await asyncio.to_thread(lambda: _validated(PredictRequest, _parsed(body)))
 
 
-async def read_json(request: Request, schema: type[Schema]) -> Schema:
-    """A JSON body. Raises the errors of this module."""
-    if (media_type := _media_type(request)) != JSON:
-        raise MediaTypeError(f"the body is {media_type or 'of no type'}; send {JSON}, or {MULTIPART} to /v1/ground")
-    body = await request.body()
-    return await asyncio.to_thread(_validated, schema.model_validate_json, body)  # base64 of megabytes: off the loop
+def _ground_request(body: bytes) -> GroundRequest | GroundBatchRequest:
+    fields = _parsed(body)
+    if isinstance(fields, dict) and "images" in fields:
+        return _validated(GroundBatchRequest, fields)
+    return _validated(GroundRequest, fields)
 
 
-def decode_base64(text: str) -> bytes:
-    """Base64, in lines too, or a base64 data URL -> bytes. Raises `MalformedRequestError`."""
-    payload = text.partition(";base64,")[2] if text.startswith("data:") else text
+async def _read_form(request: Request) -> GroundForm:
     try:
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except ValueError as error:
-        raise MalformedRequestError(f"the image is not valid base64: {error}") from error
+        async with request.form(max_files=1) as fields:
+            values: dict[str, Any] = {
+                name: fields.getlist(name) if name == "expression" else fields[name] for name in fields
+            }
+            if isinstance(file := values.get("image"), UploadFile):
+                values["image"] = await file.read()
+            return _validated(GroundForm, values)
+    except HTTPException as error:
+        raise MalformedRequestError(error.detail) from None
+
+
+async def _json_body(request: Request) -> bytes:
+    if (media_type := _media_type(request)) != JSON:
+        sent = media_type[:80] or "of no type"
+        raise MediaTypeError(f"the body is {sent}; send {JSON}, or {MULTIPART} to /v1/ground")
+    return await request.body()
+
+
+def _parsed(body: bytes) -> Any:
+    """Takes long where base64 of megabytes is in it."""
+    if body.count(b",") > MAX_COMMAS:
+        raise InvalidRequestError(f"the body has more than {MAX_COMMAS} commas: send fewer values")
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:  # too deep as well: the parser stops at some 200 levels
+        raise MalformedRequestError(f"the body is not JSON: {error}") from None
 
 
 def _media_type(request: Request) -> str:
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise MediaTypeError(f"the body is encoded as {encoding[:80]!r}: send it as it is")
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _validated(validate: Callable[[Any], Schema], value: object) -> Schema:
+def _validated(schema: type[Schema], fields: object) -> Schema:
     try:
-        return validate(value)
+        return schema.model_validate(fields)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        text = "; ".join(": ".join([".".join(map(str, fault["loc"])), fault["msg"]]) for fault in faults[:3])
-        malformed = faults[0]["type"] == "json_invalid"
-        raise (MalformedRequestError if malformed else InvalidRequestError)(text.removeprefix(": ")[:300]) from None
+        texts = [": ".join([".".join(map(str, fault["loc"])), fault["msg"]]).removeprefix(": ") for fault in faults[:3]]
+        raise InvalidRequestError("; ".join(texts)[:300]) from None

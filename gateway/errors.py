@@ -8,12 +8,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
+from gateway.admission import OverloadedError, RateLimitedError
 from gateway.body import BodyTooLargeError, InvalidRequestError, MalformedRequestError, MediaTypeError
-from gateway.pipeline import DeadlineError, ExpressionCountError
-from gateway.registry import NotReadyError, UnknownModelError
-from gateway.schemas import Problem
+from gateway.deadline import DeadlineError, SlowBodyError
+from gateway.keys import ForbiddenError, UnauthenticatedError
+from gateway.pipeline import ExpressionCountError
+from gateway.registry import DrainingError, NotReadyError, UnknownModelError
+from gateway.sources import Base64Error
 from gateway.telemetry import REJECTIONS
-from gateway.triton import TritonError, TritonUnavailableError
+from gateway.triton import TritonBusyError, TritonError, TritonUnavailableError
+from referent.api import Problem
+from referent.fetch import FetchError
 from referent.images import ImageError, ImageFormatError, ImageTooLargeError
 from referent.prompts import ExpressionError
 
@@ -31,19 +36,28 @@ class Kind(NamedTuple):
 
 TABLE: dict[type[Exception], Kind] = {
     MalformedRequestError: Kind(400, "malformed-request", "The request can't be read"),
+    Base64Error: Kind(400, "malformed-request", "The request can't be read"),
+    UnauthenticatedError: Kind(401, "unauthenticated", "A key is needed"),
+    ForbiddenError: Kind(403, "forbidden", "The key does not allow this"),
     UnknownModelError: Kind(404, "unknown-model", "No such model"),
+    SlowBodyError: Kind(408, "slow-body", "The request took too long to arrive", None, True),
     BodyTooLargeError: Kind(413, "body-too-large", "The request is too large"),
     MediaTypeError: Kind(415, "unsupported-media-type", "Unsupported content type"),
     InvalidRequestError: Kind(422, "invalid-request", "The request has missing or wrong fields"),
+    FetchError: Kind(422, "image-url", "The image can't be fetched", "fetch"),
     ImageTooLargeError: Kind(413, "image-too-large", "The image is too large", "decode"),
     ImageFormatError: Kind(415, "unsupported-image", "Not an image of a supported format", "decode"),
     ImageError: Kind(422, "damaged-image", "The image can't be decoded", "decode"),
     ExpressionError: Kind(422, "invalid-expression", "An expression can't be used", "preprocess"),
     ExpressionCountError: Kind(422, "expression-count", "Too few or too many expressions"),
+    OverloadedError: Kind(429, "overloaded", "The service is busy", "request", True),
+    RateLimitedError: Kind(429, "rate-limited", "Too many requests", "request", True),
+    TritonBusyError: Kind(429, "overloaded", "The service is busy", "inference", True, "the model's queue is full"),
     ClientDisconnect: Kind(499, "client-gone", "The client left", None),  # for the log: nobody reads it
     Exception: Kind(500, "internal-error", "The service failed", None, False, "the log has more under the request id"),
     TritonError: Kind(502, "inference-failed", "The inference failed", "inference", False, "the model gave no answer"),
     NotReadyError: Kind(503, "not-ready", "Not ready", "request", True),
+    DrainingError: Kind(503, "draining", "The service is going down", "request", True),
     TritonUnavailableError: Kind(
         503, "inference-unavailable", "Inference is unavailable", "inference", True, "no model server: try again soon"
     ),
@@ -59,8 +73,8 @@ def kind_of(error: Exception) -> Kind:
     return next(TABLE[parent] for parent in type(error).__mro__ if parent in TABLE)
 
 
-async def problem_response(request: Request, error: Exception) -> JSONResponse:
-    """The error as application/problem+json; what the log shall have of it goes into `scope["log"]`."""
+def problem_of(request: Request, error: Exception) -> Problem:
+    """The error as a problem, counted; what the log shall have of it goes into `scope["log"]`."""
     kind = kind_of(error)
     REJECTIONS.labels(kind.slug).inc()
     request.scope["log"] = {"problem": kind.slug}
@@ -68,15 +82,24 @@ async def problem_response(request: Request, error: Exception) -> JSONResponse:
         request.scope["log"] |= {"fault": f"{type(error).__name__}: {error}"}
     if kind.status == 500:
         request.scope["log"] |= {"exc_info": error}
-    problem = Problem(
+    return Problem(
         type=f"urn:referent:problem:{kind.slug}",
         title=kind.title,
         status=kind.status,
         detail=kind.detail or str(getattr(error, "detail", error)),
         instance=request.url.path,
         request_id=correlation_id.get(),
-        retryable=kind.retryable,
+        retryable=getattr(error, "retryable", kind.retryable),
         stage=getattr(error, "stage", kind.stage),
     )
-    headers = dict(getattr(error, "headers", None) or {}) | ({"Retry-After": "1"} if kind.retryable else {})
-    return JSONResponse(problem.model_dump(), kind.status, headers, "application/problem+json")
+
+
+async def problem_response(request: Request, error: Exception) -> JSONResponse:
+    """The error as application/problem+json."""
+    problem = problem_of(request, error)
+    headers = dict(getattr(error, "headers", None) or {})
+    if problem.retryable:
+        headers["Retry-After"] = str(getattr(error, "retry_after_s", 1))
+    if isinstance(error, SlowBodyError):
+        headers["Connection"] = "close"  # rather than wait for the rest
+    return JSONResponse(problem.model_dump(), problem.status, headers, "application/problem+json")

@@ -1,22 +1,24 @@
 """Around every request: its problem where it fails, its metrics and its log line."""
 
 import time
+from collections.abc import Callable
 
 import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import problem_response
-from gateway.telemetry import INFLIGHT, REQUEST_SECONDS, REQUESTS
+from gateway.telemetry import CANCELLED, INFLIGHT, REQUEST_SECONDS, REQUESTS
 
 log = structlog.get_logger("gateway")
 
 
 class Envelope:
-    """ASGI middleware: turns any exception into its problem, counts and logs."""
+    """ASGI middleware: turns any exception into its problem, counts and logs; while `is_draining`, tells clients to
+    connect anew for their next request, so that none meets a connection which the end of the service closes."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
+        self._app, self._is_draining = app, is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -27,6 +29,8 @@ class Envelope:
         async def noted(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
+            if message["type"] == "http.response.start" and self._is_draining():
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
 
         with INFLIGHT.track_inprogress():
@@ -40,7 +44,11 @@ class Envelope:
                 status = status or 499  # cancelled: nobody was there to answer
                 seconds, route = time.perf_counter() - start, getattr(scope.get("route"), "path", "unmatched")
                 REQUESTS.labels(route, status).inc()
+                if status == 499:
+                    CANCELLED.inc()
                 REQUEST_SECONDS.labels(route).observe(seconds)
                 ms = round(seconds * 1000, 1)
                 line = {"route": route, "method": scope["method"], "status": status, "ms": ms, **scope.get("log", {})}
+                if key := scope.get("state", {}).get("key"):
+                    line["key"] = key
                 (log.error if status >= 500 else log.info)("request", **line)

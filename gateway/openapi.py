@@ -1,4 +1,4 @@
-"""What FastAPI can't derive for OpenAPI: bodies that are read by hand, and problems."""
+"""What FastAPI can't derive for OpenAPI: bodies that are read by hand, pictures, problems, and examples of all."""
 
 from typing import Any
 
@@ -7,24 +7,71 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.body import JSON, MULTIPART
-from gateway.errors import TABLE
-from gateway.schemas import GroundForm, GroundRequest, PredictRequest, Problem
+from gateway.errors import TABLE, Kind
+from gateway.schemas import PIXEL, GroundBatchRequest, GroundForm, GroundRequest, PredictRequest
+from referent.api import EXAMPLE, Problem
+from referent.images import ImageError
 
 COMPONENT = "#/components/schemas/{model}"
+PNG, PROBLEM_JSON = "image/png", "application/problem+json"
+
+QUERY = {"image": {"base64": PIXEL}, "expressions": ["the queen", "the king on the left"]}
+BY_URL = {"image": {"url": "https://images.example.org/table.jpg"}, "expressions": ["the ace"]}
+BODY_EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
+    GroundRequest: {
+        "base64": QUERY,
+        "data URL": {"image": {"base64": f"data:image/png;base64,{PIXEL}"}, "expressions": ["the queen"]},
+        "URL, where the service allows them": BY_URL,
+    },
+    GroundBatchRequest: {"several images": {"images": [QUERY, {**QUERY, "expressions": ["the ace"]}]}},
+    PredictRequest: {"base64": {"image": PIXEL, "text": "the queen"}},
+}
 
 
-def body_of(json: type[BaseModel], form: type[BaseModel] | None = None) -> dict[str, Any]:
-    """`openapi_extra` of a route whose body is JSON, or a form too."""
-    schemas = {JSON: json} | ({MULTIPART: form} if form else {})
-    content = {media_type: {"schema": _reference(schema)} for media_type, schema in schemas.items()}
+def body_of(*json: type[BaseModel], form: type[BaseModel] | None = None) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is JSON of one of the schemas, or a form."""
+    references = [_reference(schema) for schema in json]
+    examples = {name: {"value": value} for schema in json for name, value in BODY_EXAMPLES[schema].items()}
+    schema: dict[str, Any] = {"anyOf": references} if len(references) > 1 else references[0]
+    content: dict[str, Any] = {JSON: {"schema": schema, "examples": examples}}
+    if form:
+        content[MULTIPART] = {"schema": _reference(form)}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route: every kind of problem with one of the statuses."""
-    content = {"application/problem+json": {"schema": _reference(Problem)}}
-    titles = {status: [kind.title for kind in TABLE.values() if kind.status == status] for status in statuses}
-    return {status: {"description": "; ".join(titles[status]), "content": content} for status in statuses}
+    """`responses` of a route: every kind of problem with one of the statuses, an example of each."""
+    return {status: _problems([kind for kind in TABLE.values() if kind.status == status]) for status in statuses}
+
+
+def _problems(kinds: list[Kind]) -> dict[str, Any]:
+    content = {"schema": _reference(Problem), "examples": {kind.slug: {"value": _example(kind)} for kind in kinds}}
+    return {"description": "; ".join(dict.fromkeys(kind.title for kind in kinds)), "content": {PROBLEM_JSON: content}}
+
+
+def _example(kind: Kind) -> dict[str, Any]:
+    return Problem(
+        type=f"urn:referent:problem:{kind.slug}",
+        title=kind.title,
+        status=kind.status,
+        detail=kind.detail or "what was wrong with which value, and what to do about it",
+        instance="/v1/ground",
+        request_id="4f1c9a",
+        retryable=kind.retryable,
+        stage=kind.stage,
+    ).model_dump()
+
+
+_RESULTS = [{"status": 200, "answer": EXAMPLE}, {"status": 422, "problem": _example(TABLE[ImageError])}]
+GROUND_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Where the referents are; as a picture for one image with `Accept: image/png`",
+        "content": {
+            JSON: {"examples": {"one image": {"value": EXAMPLE}, "several images": {"value": {"results": _RESULTS}}}},
+            PNG: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
 
 
 def add_schemas(app: FastAPI) -> None:
@@ -33,8 +80,9 @@ def add_schemas(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = generate()
-        modes: Any = [(GroundRequest, "validation"), (GroundForm, "validation"), (PredictRequest, "validation")]
-        _, ours = models_json_schema([*modes, (Problem, "serialization")], ref_template=COMPONENT)
+        bodies: Any = (GroundRequest, GroundBatchRequest, GroundForm, PredictRequest)
+        modes: Any = [*[(body, "validation") for body in bodies], (Problem, "serialization")]
+        _, ours = models_json_schema(modes, ref_template=COMPONENT)
         document["components"]["schemas"] |= ours["$defs"]
         return document
 

@@ -1,23 +1,25 @@
 """From image bytes and expressions to boxes: decode, preprocess, inference, postprocess, under one deadline."""
 
 import asyncio
+import io
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from PIL import Image
-
+from gateway.deadline import Deadline, DeadlineError
 from gateway.registry import Model, Registry
+from gateway.schemas import ImageInput
 from gateway.settings import Settings
-from gateway.telemetry import EXPRESSIONS, STAGE_SECONDS
-from gateway.triton import Prediction, Triton, VersionGoneError
+from gateway.sources import Sources
+from gateway.telemetry import EXPRESSIONS, IMAGE_PIXELS, STAGE_SECONDS
+from gateway.triton import Prediction, Triton, TritonBusyError, TritonError, VersionGoneError
 from referent.api import GroundResponse, ImageSize, Timings
+from referent.drawing import draw
 from referent.images import ImageTooLargeError, decode_image
-from referent.processor import Inputs
+from referent.processor import Found, Inputs
 from referent.prompts import ExpressionError
 
 P = ParamSpec("P")
@@ -28,99 +30,136 @@ class ExpressionCountError(ExpressionError):
     """No expression, or too many of them."""
 
 
-class DeadlineError(TimeoutError):
-    """The request's time ran out in `stage`."""
-
-    def __init__(self, stage: str, deadline_s: float) -> None:
-        super().__init__(f"the request was still in {stage} after {deadline_s:g} s")
-        self.stage = stage
-
-
 class Pipeline:
     """Answers requests. `close` when done."""
 
     def __init__(self, settings: Settings, registry: Registry, triton: Triton) -> None:
-        self._settings, self._registry, self._triton = settings, registry, triton
+        self.settings, self._registry, self._triton = settings, registry, triton
+        self._sources = Sources(settings)
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     async def ground(
-        self, data: bytes, expressions: Sequence[str], model: str | None = None, request_id: str = ""
+        self,
+        image: bytes | ImageInput,
+        expressions: Sequence[str],
+        model: str | None,
+        deadline: Deadline,
+        request_id: str = "",
     ) -> GroundResponse:
-        """JPEG, PNG or WebP bytes and expressions -> where their referents are.
+        """An image (JPEG, PNG or WebP) and expressions -> where their referents are.
 
         Raises `referent.images.ImageError`, `referent.prompts.ExpressionError`, `DeadlineError`, and as
-        `Registry.get` and `Triton.infer` do.
+        `Sources.read`, `Registry.get` and `Triton.infer` do.
         """
-        self._check(data, expressions)
+        self._check_count(expressions)
         EXPRESSIONS.observe(len(expressions))
-        clock = _Clock(self._settings.deadline_s)
+        clock = _Clock()
         try:
-            async with asyncio.timeout(self._settings.deadline_s):
+            async with asyncio.timeout(deadline.left_s()):
                 chosen = self._registry.get(model)
-                with clock.stage("decode"):
-                    image = await self._in_pool(decode_image, data, self._settings.max_pixels)
+                if isinstance(image, ImageInput) and image.url:
+                    clock.enter("fetch")
+                data = await self.read(image, deadline)
                 try:
-                    inputs, prediction = await self._infer(clock, chosen, image, expressions, request_id)
+                    inputs, prediction = await self._infer(clock, chosen, data, expressions, deadline, request_id)
                 except VersionGoneError:  # another was published: its tokenizer and transform are its own
                     await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
                     chosen = self._registry.get(model)
-                    inputs, prediction = await self._infer(clock, chosen, image, expressions, request_id)
-                with clock.stage("postprocess"):
-                    results = chosen.processor.postprocess(inputs, *prediction)
+                    inputs, prediction = await self._infer(clock, chosen, data, expressions, deadline, request_id)
+                clock.enter("postprocess")
+                results = chosen.processor.postprocess(inputs, *prediction)
         except TimeoutError as error:
-            raise DeadlineError(clock.current, self._settings.deadline_s) from error
+            raise DeadlineError(clock.stage, deadline.seconds) from error
+        except TritonBusyError:
+            raise
+        except TritonError:
+            self._registry.suspect()
+            raise
+        width, height = inputs.placement.image_size
+        IMAGE_PIXELS.observe(width * height)
         return GroundResponse(
             model=chosen.bundle.name,
             version=chosen.bundle.version,
             digest=chosen.digest,
-            image=ImageSize(width=image.width, height=image.height),
+            image=ImageSize(width=width, height=height),
             results=results,
             timings_ms=clock.timings(),
         )
 
-    async def _infer(
-        self, clock: "_Clock", model: Model, image: Image.Image, expressions: Sequence[str], request_id: str
-    ) -> tuple[Inputs, Prediction]:
-        with clock.stage("preprocess"):
-            inputs = await self._in_pool(model.processor.preprocess, image, expressions)
-        with clock.stage("inference"):
-            return inputs, await self._triton.infer(model.bundle, inputs, clock.left_s(), request_id)
-
-    def _check(self, data: bytes, expressions: Sequence[str]) -> None:
-        limit = self._settings.max_image_bytes
+    async def read(self, image: bytes | ImageInput, deadline: Deadline) -> bytes:
+        """The bytes of the image file. Raises as `Sources.read` does, and `ImageTooLargeError`."""
+        data, limit = await self._sources.read(image, deadline.left_s()), self.settings.max_image_bytes
         if len(data) > limit:
             raise ImageTooLargeError(f"image is {len(data)} bytes; the limit is {limit}: send a smaller one")
-        if not 1 <= len(expressions) <= self._settings.max_expressions:
-            raise ExpressionCountError(
-                f"the request has {len(expressions)} expressions; send 1 to {self._settings.max_expressions}"
-            )
+        return data
 
-    async def _in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def draw(self, data: bytes, results: Sequence[Found], deadline: Deadline) -> bytes:
+        """PNG of the image in which the results were found, with their boxes. Raises `DeadlineError`."""
+        try:
+            async with asyncio.timeout(deadline.left_s()):
+                return await self.in_pool(self._drawn, data, results)
+        except TimeoutError as error:
+            raise DeadlineError("draw", deadline.seconds) from error
+
+    async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs what takes a processor: in one of the decode threads, or never where the caller is cancelled before."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
+
+    async def _infer(
+        self,
+        clock: "_Clock",
+        model: Model,
+        data: bytes,
+        expressions: Sequence[str],
+        deadline: Deadline,
+        request_id: str,
+    ) -> tuple[Inputs, Prediction]:
+        clock.enter("queue")
+        inputs = await self.in_pool(self._prepare, clock, model, data, expressions)
+        clock.enter("inference")
+        return inputs, await self._triton.infer(model.bundle, inputs, deadline.left_s(), request_id)
+
+    def _prepare(self, clock: "_Clock", model: Model, data: bytes, expressions: Sequence[str]) -> Inputs:
+        """In one go, so that no decoded image waits: there are as many of them as threads, whatever the load."""
+        clock.enter("decode")
+        image, size = model.bundle.image.decode(data, self.settings.max_pixels)
+        clock.enter("preprocess")
+        return model.processor.preprocess(image, expressions, size)
+
+    def _drawn(self, data: bytes, results: Sequence[Found]) -> bytes:
+        buffer = io.BytesIO()
+        draw(decode_image(data, self.settings.max_pixels), results).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def _check_count(self, expressions: Sequence[str]) -> None:
+        limit = self.settings.max_expressions
+        if not 1 <= len(expressions) <= limit:
+            raise ExpressionCountError(f"an image has {len(expressions)} expressions; send 1 to {limit}")
 
 
 class _Clock:
-    """Times the stages of one request."""
+    """Times the stages of one image, one after another; `stage` is the current one."""
 
-    def __init__(self, deadline_s: float) -> None:
-        self.current = "decode"
-        self._start, self._deadline_s = time.perf_counter(), deadline_s
+    def __init__(self) -> None:
+        self.stage = "queue"
+        self._start = self._entered = time.perf_counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)  # a stage can run twice
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.current, start = name, time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self._seconds[name] += seconds
-        STAGE_SECONDS.labels(name).observe(seconds)
-
-    def left_s(self) -> float:
-        return self._start + self._deadline_s - time.perf_counter()
+    def enter(self, stage: str) -> None:
+        """Ends the stage before, from whichever thread."""
+        now = time.perf_counter()
+        seconds, self._entered = now - self._entered, now
+        self._seconds[self.stage] += seconds
+        STAGE_SECONDS.labels(self.stage).observe(seconds)
+        self.stage = stage
 
     def timings(self) -> Timings:
-        self._seconds["total"] = time.perf_counter() - self._start
-        return Timings(**{name: round(seconds * 1000, 3) for name, seconds in self._seconds.items()})
+        """Ends the last stage."""
+        self.enter("")
+        total = self._entered - self._start
+        return Timings(
+            **{name: round(seconds * 1000, 3) for name, seconds in {**self._seconds, "total": total}.items()}
+        )

@@ -2,21 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from PIL import Image
 
+from gateway import golden
 from gateway.telemetry import MODEL_INFO
-from gateway.triton import Triton, TritonError
+from gateway.triton import Triton, TritonBusyError
 from referent.bundle import Bundle, bundle_names, load_bundle, load_encoder
 from referent.processor import Processor
 
-GOLDEN_IMAGE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
-GOLDEN_EXPRESSION = "the object on the left"
-GOLDEN_TIMEOUT_S = 10
-STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready yet
+STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready
 
 log = structlog.get_logger("gateway")
 
@@ -29,6 +27,10 @@ class NotReadyError(RuntimeError):
     """The model has not passed a golden inference yet."""
 
 
+class DrainingError(NotReadyError):
+    """The service is going down; it still answers."""
+
+
 @dataclass(frozen=True)
 class Model:
     """One version of a model; everything that must change together when the version does."""
@@ -39,19 +41,28 @@ class Model:
 
 
 class Registry:
-    """`models` are the versions that requests get; `faults` says why models are not ready, by name."""
+    """`models` are the versions that requests get; `faults` says why models are not ready, by name; `draining` that the
+    service is going down."""
 
     def __init__(self, repository: Path, triton: Triton, default_model: str) -> None:
         self.models: dict[str, Model] = {}
         self.faults: dict[str, str] = {}
+        self.draining = False
         self._repository, self._triton, self._default = repository, triton, default_model
-        self._refreshing = asyncio.Lock()
+        self._refreshing, self._suspected = asyncio.Lock(), asyncio.Event()
         self._warned: dict[str, str] = {}
 
     @property
     def ready(self) -> bool:
-        """Whether there are models and the latest golden inference of each passed."""
-        return bool(self.models) and not self.faults
+        """Whether to send requests here: there are models, the latest golden inference of each passed, no draining."""
+        return bool(self.models) and not self.faults and not self.draining
+
+    def check_ready(self) -> None:
+        """Raises NotReadyError unless `ready`, saying why."""
+        if self.draining:
+            raise DrainingError("going down: ask another instance")
+        if not self.ready:
+            raise NotReadyError(f"not ready: {', '.join(sorted(self.faults)) or 'no model in the repository'}")
 
     @property
     def default_model(self) -> str | None:
@@ -77,6 +88,10 @@ class Registry:
         for name in names:
             await self.refresh_model(name)
 
+    def suspect(self) -> None:
+        """Has the models examined soon: an inference failed in a way that a healthy one does not."""
+        self._suspected.set()
+
     async def refresh_model(self, name: str, stale: Model | None = None) -> None:
         """The same for one model; with `stale`, does nothing where another request has replaced it already."""
         async with self._refreshing:
@@ -85,6 +100,8 @@ class Registry:
                 return
             try:
                 model = await self._newest(name, current)
+            except TritonBusyError:  # full of requests that it answers: not ill
+                pass
             except Exception as error:  # whatever a file or an answer holds, the service goes on
                 self._warn("model is not ready", name, error)
                 self.faults[name] = str(error)
@@ -104,7 +121,14 @@ class Registry:
             if self.ready and not announced:
                 announced = True
                 on_ready()
-            await asyncio.sleep(interval_s if self.ready else min(STARTING_INTERVAL_S, interval_s))
+            quick_s = min(STARTING_INTERVAL_S, interval_s)
+            if self.ready:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._suspected.wait(), interval_s)
+                    await asyncio.sleep(quick_s)  # a storm of failures is one suspicion
+            else:
+                await asyncio.sleep(quick_s)
+            self._suspected.clear()
             await self.refresh()
 
     async def _newest(self, name: str, current: Model | None) -> Model:
@@ -132,10 +156,7 @@ class Registry:
     async def _examine(self, model: Model) -> None:
         """The golden inference: raises unless Triton serves this bundle and answers with boxes."""
         await self._triton.check(model.bundle, model.digest)
-        inputs = model.processor.preprocess(GOLDEN_IMAGE, [GOLDEN_EXPRESSION])
-        boxes, _ = await self._triton.infer(model.bundle, inputs, GOLDEN_TIMEOUT_S)
-        if not ((boxes >= 0) & (boxes <= 1)).all():
-            raise TritonError(f"the golden inference gave {boxes.tolist()}, outside 0..1")
+        golden.check(await self._triton.infer(model.bundle, golden.inputs(model.processor), golden.TIMEOUT_S))
 
     def _warn(self, event: str, name: str, error: Exception) -> None:
         """Logs a fault when it is new, not at every look."""

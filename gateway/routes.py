@@ -1,22 +1,29 @@
 """The HTTP API."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from collections.abc import Awaitable
+from importlib.metadata import version
+from typing import Annotated, TypeVar
 
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
 from gateway import schemas
-from gateway.body import decode_base64, read_json, read_query
-from gateway.openapi import body_of, problems
+from gateway.body import JSON, InvalidRequestError, Query, read_predict, read_queries
+from gateway.errors import problem_of
+from gateway.openapi import GROUND_ANSWERS, PNG, body_of, problems
 from gateway.pipeline import Pipeline
-from gateway.registry import Model, NotReadyError, Registry
-from referent.api import GroundResponse
+from gateway.registry import Model, Registry
+from referent.api import GroundBatchResponse, GroundBatchResult, GroundResponse
+from referent.images import FORMATS
+from referent.prompts import MAX_EXPRESSION_CHARACTERS
+
+T = TypeVar("T")
 
 router = APIRouter()
-GROUNDING_PROBLEMS = problems(400, 404, 413, 415, 422, 500, 502, 503, 504)
+GROUNDING_PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 502, 503, 504)
+RELOAD_PROBLEMS = problems(401, 403, 429)
 READINESS_PROBLEMS = problems(503)
 
 
@@ -36,17 +43,30 @@ TheRegistry = Annotated[Registry, Depends(_registry)]
 
 @router.post(
     "/v1/ground",
-    responses=GROUNDING_PROBLEMS,
-    openapi_extra=body_of(schemas.GroundRequest, schemas.GroundForm),
+    response_model=GroundResponse | GroundBatchResponse,
+    responses=GROUND_ANSWERS | GROUNDING_PROBLEMS,
+    openapi_extra=body_of(schemas.GroundRequest, schemas.GroundBatchRequest, form=schemas.GroundForm),
 )
-async def ground(request: Request, response: Response, pipeline: ThePipeline) -> GroundResponse:
-    """Where in the image is what each expression refers to?"""
-    query = await read_query(request)
-    answer = await _unless_client_leaves(
-        request, pipeline.ground(query.image, query.expressions, query.model, correlation_id.get() or "")
-    )
-    timings = answer.timings_ms.model_dump()
-    response.headers["Server-Timing"] = ", ".join(f"{stage};dur={ms}" for stage, ms in timings.items())
+async def ground(
+    request: Request, response: Response, pipeline: ThePipeline, registry: TheRegistry
+) -> GroundResponse | GroundBatchResponse | Response:
+    """Where in the image is what each expression refers to?
+
+    One image, or several with a result each. `Accept: image/png` gets one image back with the boxes drawn.
+    """
+    queries, model, together = await read_queries(request)
+    if together:
+        limit = pipeline.settings.max_images
+        if len(queries) > limit:
+            raise InvalidRequestError(f"the request has {len(queries)} images; send 1 to {limit}")
+        registry.get(model)  # that there is none is a fault of the request, not of its images
+        work = asyncio.gather(*[_result(request, pipeline, query, model) for query in queries])
+        return GroundBatchResponse(results=await _unless_client_leaves(request, work))
+    [query] = queries
+    if _wants_png(request):
+        return await _unless_client_leaves(request, _drawn(request, pipeline, query, model))
+    answer = await _unless_client_leaves(request, _answer(request, pipeline, query, model))
+    response.headers["Server-Timing"] = _server_timing(answer)
     return answer
 
 
@@ -58,12 +78,10 @@ async def ground(request: Request, response: Response, pipeline: ThePipeline) ->
 )
 async def predict(request: Request, pipeline: ThePipeline) -> schemas.PredictResponse:
     """One expression, as clients of visual-grounding-api ask."""
-    asked = await read_json(request, schemas.PredictRequest)
-    image = await asyncio.to_thread(decode_base64, asked.image)
+    asked = await read_predict(request)
+    query = Query(schemas.ImageInput(base64=asked.image), [asked.text])
     model = None if asked.model == "main" else asked.model
-    answer = await _unless_client_leaves(
-        request, pipeline.ground(image, [asked.text], model, correlation_id.get() or "")
-    )
+    answer = await _unless_client_leaves(request, _answer(request, pipeline, query, model))
     return schemas.PredictResponse(
         bbox=answer.results[0].box_cxcywh_normalized,
         model=asked.model,
@@ -102,6 +120,37 @@ async def served_models(registry: TheRegistry) -> schemas.ServedModels:
     return schemas.ServedModels(models=served)
 
 
+@router.post("/v1/reload", responses=RELOAD_PROBLEMS)
+async def reload(registry: TheRegistry) -> schemas.ServedModels:
+    """Looks for new versions now rather than at the next interval; needs a key with the scope `admin`."""
+    await registry.refresh()
+    return await served_models(registry)
+
+
+@router.get("/v1/metadata")
+async def metadata(registry: TheRegistry, pipeline: ThePipeline) -> schemas.Metadata:
+    """The service's version, models with their figures, formats and limits."""
+    settings = pipeline.settings
+    limits = schemas.Limits(
+        body_bytes=settings.max_body_bytes,
+        image_bytes=settings.max_image_bytes,
+        image_pixels=settings.max_pixels,
+        images=settings.max_images,
+        expressions=settings.max_expressions,
+        expression_characters=MAX_EXPRESSION_CHARACTERS,
+        deadline_s=settings.deadline_s,
+    )
+    return schemas.Metadata(
+        name="referent",
+        version=version("referent"),
+        models=(await served_models(registry)).models,
+        formats=[f"image/{name.lower()}" for name in FORMATS],
+        image_urls=settings.image_urls,
+        limits=limits,
+    )
+
+
+@router.get("/healthz")
 @router.get("/livez")
 async def livez() -> schemas.Status:
     """The process answers."""
@@ -111,14 +160,57 @@ async def livez() -> schemas.Status:
 @router.get("/readyz", responses=READINESS_PROBLEMS)
 async def readyz(registry: TheRegistry) -> schemas.Status:
     """The latest golden inference of every model passed."""
-    if not registry.ready:
-        raise NotReadyError(f"not ready: {', '.join(sorted(registry.faults)) or 'no model in the repository'}")
+    registry.check_ready()
     return schemas.Status(status="ready")
 
 
-async def _unless_client_leaves(request: Request, answer: Coroutine[Any, Any, GroundResponse]) -> GroundResponse:
+@router.get("/v2/health/live", tags=["open-inference"])
+async def live() -> schemas.Live:
+    """As /livez."""
+    return schemas.Live(live=True)
+
+
+@router.get("/v2/health/ready", tags=["open-inference"], responses=READINESS_PROBLEMS)
+async def ready(registry: TheRegistry) -> schemas.Ready:
+    """As /readyz."""
+    registry.check_ready()
+    return schemas.Ready(ready=True)
+
+
+async def _answer(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundResponse:
+    return await pipeline.ground(*query, model, request.state.deadline, correlation_id.get() or "")
+
+
+async def _result(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundBatchResult:
+    """The answer or the problem of one image among several."""
+    try:
+        return GroundBatchResult(status=200, answer=await _answer(request, pipeline, query, model))
+    except Exception as error:
+        problem = problem_of(request, error)
+        return GroundBatchResult(status=problem.status, problem=problem)
+
+
+async def _drawn(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> Response:
+    """The image with its boxes."""
+    data = await pipeline.read(query.image, request.state.deadline)
+    answer = await _answer(request, pipeline, Query(data, query.expressions), model)
+    png = await pipeline.draw(data, answer.results, request.state.deadline)
+    return Response(png, media_type=PNG, headers={"Server-Timing": _server_timing(answer)})
+
+
+def _wants_png(request: Request) -> bool:
+    """Whether the caller names PNG, and before JSON where it names both."""
+    ranges = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")]
+    return next((name for name in ranges if name in (PNG, JSON)), JSON) == PNG
+
+
+def _server_timing(answer: GroundResponse) -> str:
+    return ", ".join(f"{stage};dur={ms}" for stage, ms in answer.timings_ms.model_dump().items())
+
+
+async def _unless_client_leaves(request: Request, answer: Awaitable[T]) -> T:
     """The answer; where the client leaves before it, stops the work and raises ClientDisconnect."""
-    work, leaving = asyncio.create_task(answer), asyncio.create_task(_disconnection(request))
+    work, leaving = asyncio.ensure_future(answer), asyncio.create_task(_disconnection(request))
     try:
         await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():

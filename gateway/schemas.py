@@ -1,11 +1,15 @@
-"""Requests and the smaller answers of the HTTP API; the answer of POST /v1/ground is `referent.api.GroundResponse`."""
+"""Requests and the smaller answers of the HTTP API; the answers of POST /v1/ground are in `referent.api`."""
 
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+
+from referent.boxes import Box
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4IScHAAK2AQUKW6YGAAAAAElFTkSuQmCC"
-Box = tuple[float, float, float, float]
+MAX_URL_CHARACTERS = 2000
+ModelName = Annotated[str, Field(max_length=200)]
+Expressions = Annotated[list[str], FailFast(), Field(examples=[["the queen", "the king on the left"]])]
 
 
 class Request(BaseModel):
@@ -15,31 +19,59 @@ class Request(BaseModel):
 
 
 class ImageInput(Request):
-    base64: str = Field(description="JPEG, PNG or WebP in base64, or as a data URL", examples=[PIXEL])
+    """An image as base64 or as a URL."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    base64: str = Field(default="", description="JPEG, PNG or WebP in base64, or as a data URL", examples=[PIXEL])
+    url: str = Field(
+        default="",
+        max_length=MAX_URL_CHARACTERS,
+        description="http(s) URL of the image; refused unless the service has REFERENT_IMAGE_URLS set",
+        examples=["https://images.example.org/table.jpg"],
+    )
+
+    @model_validator(mode="after")
+    def _have_one(self) -> Self:
+        if bool(self.base64) == bool(self.url):
+            raise ValueError("give base64 or url, one of them")
+        return self
 
 
-class GroundRequest(Request):
+class ImageQuery(Request):
     """An image and what to look for in it."""
 
-    model: str | None = Field(default=None, description="as listed by GET /v1/models; default: the default model")
     image: ImageInput
-    expressions: list[str] = Field(examples=[["the queen", "the king on the left"]])
+    expressions: Expressions
+
+
+class GroundRequest(ImageQuery):
+    """One image; answered with `GroundResponse`."""
+
+    model: ModelName | None = Field(default=None, description="as listed by GET /v1/models; default: the default model")
+
+
+class GroundBatchRequest(Request):
+    """Several images, each with its own expressions; answered with `GroundBatchResponse`."""
+
+    model: ModelName | None = Field(default=None, description="of all images; default: the default model")
+    images: Annotated[list[ImageQuery], FailFast()] = Field(min_length=1)
 
 
 class GroundForm(Request):
-    """The same as multipart/form-data; `expression` may be repeated."""
+    """One image as multipart/form-data; `expression` may be repeated."""
 
-    model: str | None = None
+    model: ModelName | None = None
     image: bytes = Field(description="JPEG, PNG or WebP file", json_schema_extra={"format": "binary"})
-    expression: list[str] = Field(examples=[["the queen", "the king on the left"]])
+    expression: Expressions
 
 
 class PredictRequest(Request):
     """visual-grounding-api's request."""
 
-    image: str = Field(description="JPEG, PNG or WebP in base64, or as a data URL", examples=[PIXEL])
+    image: str = Field(min_length=1, description="JPEG, PNG or WebP in base64, or as a data URL", examples=[PIXEL])
     text: str = Field(examples=["the queen"])
-    model: str = Field(default="main", description="'main' is the default model")
+    model: ModelName = Field(default="main", description="'main' is the default model")
 
 
 class PredictResponse(BaseModel):
@@ -91,14 +123,36 @@ class Status(BaseModel):
     status: str
 
 
-class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+class Live(BaseModel):
+    """The Open Inference protocol's liveness."""
 
-    type: str = Field(examples=["urn:referent:problem:unknown-model"])
-    title: str = Field(examples=["No such model"])
-    status: int = Field(examples=[404])
-    detail: str = Field(examples=["no model 'maxi'; served are: mini"])
-    instance: str = Field(description="the path that was asked for", examples=["/v1/ground"])
-    request_id: str | None
-    retryable: bool = Field(description="whether the same request may succeed later")
-    stage: str | None = Field(description="request, decode, preprocess, inference or postprocess", examples=["request"])
+    live: bool
+
+
+class Ready(BaseModel):
+    """The Open Inference protocol's readiness."""
+
+    ready: bool
+
+
+class Limits(BaseModel):
+    """What a request may hold; more is refused with a problem that names the limit."""
+
+    body_bytes: int
+    image_bytes: int = Field(description="of one encoded image")
+    image_pixels: int = Field(description="of one image")
+    images: int
+    expressions: int = Field(description="of one image")
+    expression_characters: int
+    deadline_s: float
+
+
+class Metadata(BaseModel):
+    """What this service is."""
+
+    name: str
+    version: str
+    models: list[ServedModel]
+    formats: list[str] = Field(description="media types of images")
+    image_urls: str = Field(description="whether images may be given by URL: off, allow-list or global")
+    limits: Limits

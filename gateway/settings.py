@@ -1,14 +1,23 @@
 """The gateway's settings: environment variables with the prefix REFERENT_, read once at start."""
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from limits import RateLimitItem, parse_many
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REFERENT_"
 OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_CARDS"}  # same prefix, read by runtime/ and by tests
+
+
+def _split(text: Any) -> Any:
+    return [part.strip().lower() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -19,13 +28,50 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on, for metrics too")
     port: int = Field(default=8000, ge=0, le=65535, description="HTTP; 0 picks a free one")
     metrics_port: int = Field(default=9090, ge=0, le=65535, description="Prometheus metrics; 0: none")
-    triton_url: str = Field(default="127.0.0.1:8001", description="Triton's gRPC address")
+    triton_url: str = Field(
+        default="127.0.0.1:8001",
+        description="Triton's gRPC address; several as IP:PORT,IP:PORT or, all that a name stands for, dns:///NAME:PORT",
+    )
+    triton_reconnect_s: float = Field(
+        default=30, gt=0, description="between new connections, which find Tritons that were added to the name"
+    )
     model_repository: Path = Field(default=Path("model_repository"), description="the repository that Triton serves")
     default_model: str = Field(default="mini", description="model of requests that name none; a single model always is")
     max_image_bytes: int = Field(default=20 * 2**20, gt=0, description="of an encoded image")
     max_pixels: int = Field(default=50_000_000, gt=0, description="of an image, checked before it is decoded")
-    max_expressions: int = Field(default=32, gt=0, description="of a request")
-    deadline_s: float = Field(default=10, gt=0, description="for all stages of a request together")
+    max_images: int = Field(default=8, gt=0, description="of a request")
+    max_expressions: int = Field(default=32, gt=0, description="of an image")
+    image_urls: Literal["off", "allow-list", "global"] = Field(
+        default="off", description="images by URL: none, from image_url_hosts alone, or from any public host"
+    )
+    image_url_hosts: Names = Field(default=frozenset(), description="host names, with commas between, for allow-list")
+    image_url_private_hosts: Names = Field(
+        default=frozenset(), description="of the hosts, those that may have addresses inside the network"
+    )
+    image_url_ports: Annotated[frozenset[int], NoDecode, BeforeValidator(_split)] = Field(
+        default=frozenset({80, 443}), description="of images by URL, with commas between"
+    )
+    deadline_s: float = Field(
+        default=10, gt=0, description="for a request from its first byte on; X-Request-Timeout may ask for less"
+    )
+    drain_grace_s: float = Field(
+        default=5, ge=0, description="between SIGTERM, when /readyz turns 503, and the end of accepting connections"
+    )
+    max_inflight_requests: int = Field(default=64, gt=0, description="being read or answered; more get 429")
+    max_inflight_bytes: int = Field(default=512 * 2**20, gt=0, description="of their bodies together; more get 429")
+    rate_limit: str | None = Field(
+        default=None, description="of a key or, without keys, a client address, such as '10/second; 1000/hour'"
+    )
+    keys_file: Path | None = Field(
+        default=None, description="API keys, hashed, as python -m gateway.keys makes them; read again when it changes"
+    )
+    open_access: bool = Field(default=False, description="serve without keys to others than this machine")
+    cors_origins: Names = Field(
+        default=frozenset(), description="origins whose pages may ask, with commas between; '*': all"
+    )
+    otlp_endpoint: str | None = Field(
+        default=None, description="OpenTelemetry collector for traces (OTLP over HTTP), such as http://collector:4318"
+    )
     decode_threads: int = Field(default=2, gt=0, description="threads that decode and resize images")
     readiness_interval_s: float = Field(default=5, gt=0, description="between golden inferences of each model")
 
@@ -34,9 +80,55 @@ class Settings(BaseSettings):
         """The largest image in base64, and room for the expressions."""
         return self.max_image_bytes * 4 // 3 + 2**20
 
+    @property
+    def rate_limits(self) -> list[RateLimitItem]:
+        """`rate_limit`, parsed."""
+        return parse_many(self.rate_limit) if self.rate_limit else []
+
+    @field_validator("triton_url")
+    @classmethod
+    def _list_addresses(cls, url: str) -> str:
+        for address in url.split(",") if "," in url else ():
+            try:
+                ip_address(address.rpartition(":")[0])
+            except ValueError:
+                raise ValueError(f"{address} in a list is no IP:PORT; for a name give dns:///NAME:PORT") from None
+        return url
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _parse(cls, rate_limit: str | None) -> str | None:
+        if rate_limit:
+            parse_many(rate_limit)  # its error names the value
+        return rate_limit
+
+    @model_validator(mode="after")
+    def _protect(self) -> Self:
+        if not (self.keys_file or self.open_access or _is_loopback(self.host)):
+            raise ValueError(
+                f"others can reach {self.host} and there are no keys: set {PREFIX}KEYS_FILE (python -m gateway.keys "
+                f"makes one), or {PREFIX}OPEN_ACCESS=true to serve everybody"
+            )
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ValueError(f"{PREFIX}MAX_INFLIGHT_BYTES has no room for one body of {self.max_body_bytes} bytes")
+        return self
+
+    @model_validator(mode="after")
+    def _know_hosts(self) -> Self:
+        if self.image_urls == "allow-list" and not self.image_url_hosts:
+            raise ValueError(f"images by URL from an allow-list, and the list is empty: set {PREFIX}IMAGE_URL_HOSTS")
+        return self
+
     @model_validator(mode="after")
     def _know_all_variables(self) -> Self:
         known = {f"{PREFIX}{field.upper()}" for field in type(self).model_fields} | OTHERS
         if unknown := {name for name in map(str.upper, os.environ) if name.startswith(PREFIX)} - known:
             raise ValueError(f"unknown variables {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -9,11 +9,14 @@ from prometheus_client import Counter, Gauge, Histogram
 from structlog.typing import EventDict, WrappedLogger
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+MEGAPIXELS = (0.1, 0.3, 1, 2, 4, 8, 12, 24, 50)
 REQUESTS = Counter("referent_requests_total", "Requests answered", ["route", "code"])
 REQUEST_SECONDS = Histogram("referent_request_duration_seconds", "Time to answer", ["route"], buckets=SECONDS)
 STAGE_SECONDS = Histogram("referent_stage_duration_seconds", "Time in a stage", ["stage"], buckets=SECONDS)
 INFLIGHT = Gauge("referent_inflight_requests", "Requests being answered")
 REJECTIONS = Counter("referent_rejections_total", "Requests answered with a problem", ["reason"])
+CANCELLED = Counter("referent_cancelled_total", "Requests whose client left before the answer")
+IMAGE_PIXELS = Histogram("referent_image_pixels", "Pixels of an image", buckets=[mp * 1e6 for mp in MEGAPIXELS])
 EXPRESSIONS = Histogram("referent_expressions_per_request", "Expressions of a request", buckets=(1, 2, 4, 8, 16, 32))
 MODEL_INFO = Gauge("referent_model_info", "1 for each version being served", ["model", "version", "digest"])
 

@@ -11,6 +11,7 @@ from tritonclient.grpc import InferenceServerException, InferInput, InferRequest
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.grpc.model_config_pb2 import DataType
 
+from gateway import tracing
 from referent import tensors
 from referent.boxes import Floats
 from referent.bundle import Bundle
@@ -18,9 +19,22 @@ from referent.packing import PackedRow
 from referent.processor import Inputs
 
 LOOKUP_TIMEOUT_S = 5  # for what Triton answers from memory
-RECONNECT_MS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+CHANNEL = [
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel shall mean new connections
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 # UNAVAILABLE is gRPC's word for a lost connection and Triton's for a full queue: only the message tells them apart.
-LOST_CONNECTION = ("failed to connect", "socket closed", "connection reset", "broken pipe", "goaway", "stream removed")
+LOST_CONNECTION = (
+    *("failed to connect", "socket closed", "connection reset", "broken pipe", "goaway", "stream removed"),
+    *("cancelling all calls", "server is stopping"),  # a Triton that ends in good order
+)
+FULL_QUEUE = "Exceeds maximum queue size"
+QUEUE_TIMEOUT = "Request timeout expired"
+# what Triton calls INTERNAL although it goes away: a dead process that the launcher brings back, a full /dev/shm
+PASSING = ("stub process", "shared memory")
 
 
 class TritonError(RuntimeError):
@@ -35,6 +49,10 @@ class LostConnectionError(TritonUnavailableError):
     """The connection to Triton broke, or there was none."""
 
 
+class TritonBusyError(TritonError):
+    """Triton's queue is full."""
+
+
 class VersionGoneError(TritonUnavailableError):
     """Triton doesn't serve this version of the model (any more)."""
 
@@ -47,17 +65,35 @@ class Prediction(NamedTuple):
 
 
 class Triton:
-    """Client of one Triton; make it in the event loop that uses it."""
+    """Client of one Triton, or of several in turn, where the URL is IP:PORT,IP:PORT or dns:///NAME:PORT; make it in the
+    event loop that uses it."""
 
     def __init__(self, url: str) -> None:
-        self._client = InferenceServerClient(url, channel_args=RECONNECT_MS)
+        self._target = f"ipv4:{url}" if "," in url else url
+        self._client = self._connect()
+        self._before: InferenceServerClient | None = None
 
     async def close(self) -> None:
-        await self._client.close()
+        for client in filter(None, (self._before, self._client)):
+            await client.close()
+
+    async def keep_reconnecting(self, interval_s: float) -> None:
+        """Connects anew for ever, since a name is looked up only then: Tritons that were added get their share.
+
+        What is in flight goes on over the connections before, for one more interval.
+        """
+        while True:
+            await asyncio.sleep(interval_s)
+            ending, self._before, self._client = self._before, self._client, self._connect()
+            if ending:
+                await ending.close()
+
+    def _connect(self) -> InferenceServerClient:
+        return InferenceServerClient(self._target, channel_args=CHANNEL)
 
     async def latest_version(self, name: str) -> str:
         """The highest version of a model that Triton has ready. Raises `TritonError`."""
-        with _own_errors():
+        with own_errors():
             metadata = await self._client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)
         if not metadata.versions:
             raise VersionGoneError(f"Triton has no version of {name} ready")
@@ -65,7 +101,7 @@ class Triton:
 
     async def check(self, bundle: Bundle, digest: str) -> None:
         """Raises `TritonError` unless Triton serves this very bundle with the tensors of the contract."""
-        with _own_errors():
+        with own_errors():
             answer = await self._client.get_model_config(bundle.name, bundle.version, client_timeout=LOOKUP_TIMEOUT_S)
         config, subject = answer.config, f"{bundle.name} version {bundle.version}"
         if (served := config.parameters[tensors.DIGEST_PARAMETER].string_value) != digest:
@@ -87,30 +123,39 @@ class Triton:
     async def _infer_row(
         self, bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow, timeout_s: float, request_id: str
     ) -> list[Floats]:
-        arrays = {tensors.IMAGE: image}
-        arrays |= {t: getattr(row, t.name) for t in (tensors.INPUT_IDS, tensors.SEGMENT_IDS, tensors.LOC_POSITIONS)}
-        request: dict[str, Any] = {
-            "model_name": bundle.name,
-            "model_version": bundle.version,
-            "inputs": [_input(tensor, array) for tensor, array in arrays.items()],
-            "outputs": [InferRequestedOutput(tensor.name) for tensor in _outputs(bundle)],
-            "request_id": request_id,
-        }
+        request = row_request(bundle, image, row) | {"request_id": request_id, "headers": tracing.context()}
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             result = await self._send(request, deadline)
-        except LostConnectionError:  # inference is pure, so asking again is safe
+        except LostConnectionError:  # inference is pure, so asking again, the next Triton if there are several, is safe
             result = await self._send(request, deadline)
-        outputs = [result.as_numpy(tensor.name) for tensor in _outputs(bundle)]
-        for tensor, output in zip(_outputs(bundle), outputs, strict=True):
-            shape = tuple(tensors.dims_of(tensor, {"N": len(row.loc_positions)}))
-            if output is None or output.shape[1:] != shape or not np.isfinite(output).all():
-                raise TritonError(f"Triton's {tensor.name} are not {shape} finite numbers")
-        return [output[0, : row.expressions] for output in outputs]
+        return read_answer(bundle, row, result)
 
     async def _send(self, request: dict[str, Any], deadline: float) -> Any:
-        with _own_errors():
+        with own_errors():
             return await self._client.infer(**request, client_timeout=deadline - asyncio.get_running_loop().time())
+
+
+def row_request(bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow) -> dict[str, Any]:
+    """Arguments of tritonclient's `infer` for one row."""
+    arrays = {tensors.IMAGE: image}
+    arrays |= {t: getattr(row, t.name) for t in (tensors.INPUT_IDS, tensors.SEGMENT_IDS, tensors.LOC_POSITIONS)}
+    return {
+        "model_name": bundle.name,
+        "model_version": bundle.version,
+        "inputs": [_input(tensor, array) for tensor, array in arrays.items()],
+        "outputs": [InferRequestedOutput(tensor.name) for tensor in _outputs(bundle)],
+    }
+
+
+def read_answer(bundle: Bundle, row: PackedRow, result: Any) -> list[Floats]:
+    """Boxes, and scores where there are any, of the row's expressions. Raises `TritonError`."""
+    outputs = [result.as_numpy(tensor.name) for tensor in _outputs(bundle)]
+    for tensor, output in zip(_outputs(bundle), outputs, strict=True):
+        shape = tuple(tensors.dims_of(tensor, {"N": len(row.loc_positions)}))
+        if output is None or output.shape[1:] != shape or not np.isfinite(output).all():
+            raise TritonError(f"Triton's {tensor.name} are not {shape} finite numbers")
+    return [output[0, : row.expressions] for output in outputs]
 
 
 def _outputs(bundle: Bundle) -> tuple[tensors.Tensor, ...]:
@@ -124,16 +169,19 @@ def _input(tensor: tensors.Tensor, array: npt.NDArray[Any]) -> InferInput:
 
 
 @contextmanager
-def _own_errors() -> Iterator[None]:
+def own_errors() -> Iterator[None]:
+    """Turns tritonclient's error into `TritonError`, or TimeoutError."""
     try:
         yield
     except InferenceServerException as error:
         status, message = str(error.status()).removeprefix("StatusCode."), str(error.message())
-        if status == "DEADLINE_EXCEEDED":
+        if status == "DEADLINE_EXCEEDED" or QUEUE_TIMEOUT in message:
             raise TimeoutError(message) from error
         if message.startswith("Request for unknown model"):  # NOT_FOUND if it never was, UNAVAILABLE if unloaded
             raise VersionGoneError(message) from error
-        if status != "UNAVAILABLE":
+        if FULL_QUEUE in message:
+            raise TritonBusyError(message) from error
+        if status != "UNAVAILABLE" and not any(mark in message.lower() for mark in PASSING):
             raise TritonError(f"{status}: {message}") from error
         lost = any(mark in message.lower() for mark in LOST_CONNECTION)
         raise (LostConnectionError if lost else TritonUnavailableError)(message) from error

@@ -1,4 +1,4 @@
-"""What the service answers to POST /v1/ground: the gateway writes it, the client reads it."""
+"""What the service answers to POST /v1/ground, problems too: the gateway writes it, the client reads it."""
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -19,7 +19,14 @@ EXAMPLE: JsonDict = {
             "present": True,
         }
     ],
-    "timings_ms": {"decode": 3.1, "preprocess": 1.9, "inference": 41.0, "postprocess": 0.1, "total": 46.1},
+    "timings_ms": {
+        "queue": 0.1,
+        "decode": 3.1,
+        "preprocess": 1.9,
+        "inference": 41.0,
+        "postprocess": 0.1,
+        "total": 46.1,
+    },
 }
 
 
@@ -33,9 +40,13 @@ class ImageSize(BaseModel):
 class Timings(BaseModel):
     """Where the time went, milliseconds."""
 
+    fetch: float | None = Field(
+        default=None, description="of an image by URL; absent without one", exclude_if=lambda ms: ms is None
+    )
+    queue: float = Field(description="until a thread of the gateway was free")
     decode: float
     preprocess: float
-    inference: float = Field(description="queue, transport and model")
+    inference: float = Field(description="transport, Triton's queues and the model")
     postprocess: float
     total: float
 
@@ -55,3 +66,33 @@ class GroundResponse(BaseModel):
         "trained without scores."
     )
     timings_ms: Timings
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(examples=["urn:referent:problem:unknown-model"])
+    title: str = Field(examples=["No such model"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["no model 'maxi'; served are: mini"])
+    instance: str = Field(description="the path that was asked for", examples=["/v1/ground"])
+    request_id: str | None
+    retryable: bool = Field(description="whether the same request may succeed later")
+    stage: str | None = Field(
+        description="where it arose: request, body, fetch, queue, decode, preprocess, inference, postprocess or draw",
+        examples=["request"],
+    )
+
+
+class GroundBatchResult(BaseModel):
+    """What became of one image: its answer, or its problem."""
+
+    status: int = Field(description="HTTP status that the image would have got alone", examples=[200])
+    answer: GroundResponse | None = Field(default=None, exclude_if=lambda answer: answer is None)
+    problem: Problem | None = Field(default=None, exclude_if=lambda problem: problem is None)
+
+
+class GroundBatchResponse(BaseModel):
+    """A result for each image, in order. The whole has status 200 where the request itself was in order."""
+
+    results: list[GroundBatchResult]

@@ -4,10 +4,18 @@
 input has; names elsewhere say which: pixels of the image, or 0..1 of a square.
 """
 
+from typing import Annotated
+
 import numpy as np
 import numpy.typing as npt
+from pydantic import WithJsonSchema
 
 Floats = npt.NDArray[np.floating]
+# one box; its JSON schema says "four numbers" in the words that generators and validators of every draft understand
+Box = Annotated[
+    tuple[float, float, float, float],
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}),
+]
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Floats) -> Floats:

@@ -1,5 +1,6 @@
 """The command line: referent --help"""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,7 @@ def serve(
     given: dict[str, Any] = {"host": host, "port": port, "model_repository": model_repository}
     try:
         from gateway.__main__ import listen, run, url_of
+        from gateway.golden import probe
         from gateway.settings import Settings
         from gateway.telemetry import configure_logging
         from referent.bundle import verify_files
@@ -46,7 +48,12 @@ def serve(
         configure_logging()
         with (
             listen(settings) as listener,  # before Triton starts, so that a port in use shows at once
-            TritonServer(settings.model_repository, grpc_port=grpc_port, verify=verify_files) as triton,
+            TritonServer(
+                settings.model_repository,
+                grpc_port=grpc_port,
+                verify=verify_files,
+                probe=partial(probe, settings.model_repository),
+            ) as triton,
         ):
             ready = f"Referent is ready at {url_of(listener)} ({', '.join(triton.models)}; gRPC at {triton.grpc_url})"
             run(settings.model_copy(update={"triton_url": triton.grpc_url}), listener, lambda: typer.echo(ready))

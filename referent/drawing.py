@@ -1,6 +1,7 @@
 """Draws results on the image they belong to."""
 
 import colorsys
+import textwrap
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +11,7 @@ from referent.processor import Found
 GOLDEN_RATIO = 0.618  # of the colour circle: neighbours differ, however many there are
 
 PADDING = 2
+MAX_LABEL_CHARACTERS = 60
 
 
 def draw(image: Image.Image, results: Sequence[Found]) -> Image.Image:
@@ -22,7 +24,8 @@ def draw(image: Image.Image, results: Sequence[Found]) -> Image.Image:
             continue
         colour = _colour(index)
         pen.rectangle(found.box_xyxy, outline=colour, width=max(2, min(canvas.size) // 150))
-        label = found.expression if found.score is None else f"{found.expression} {found.score:.2f}"
+        words = textwrap.shorten(found.expression, MAX_LABEL_CHARACTERS, placeholder="...")
+        label = words if found.score is None else f"{words} {found.score:.2f}"
         width, height = (side + 2 * PADDING for side in pen.textbbox((0, 0), label, font, anchor="lt")[2:])
         left, top, *_ = found.box_xyxy
         x, y = max(0, min(left, canvas.width - width)), max(0, top - height)  # on top of the box, inside the image

@@ -9,12 +9,17 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from referent.boxes import Floats
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 50_000_000
+MAX_SCANS = 30  # of a JPEG; some ten are usual, and each is a pass over all pixels however few its bytes
+DRAFT_MARGIN = 2  # a JPEG decoded at 1/2, 1/4 or 1/8 keeps at least this many times the sides that the model sees
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 CLIP_MEAN_RGB = (122, 116, 104)  # int(255 * CLIP's channel means), the padding of LLaVA's `pad` mode
 
 
@@ -30,12 +35,18 @@ class ImageTooLargeError(ImageError):
     """The header announces more pixels than the limit."""
 
 
-def decode_image(data: bytes, max_pixels: int = 50_000_000) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode JPEG, PNG or WebP bytes (first frame) into RGB as a viewer shows it: EXIF orientation applied,
-    transparency on white, 16 bits reduced to 8.
+    transparency on white, 16 bits reduced to 8, CMYK converted; colour profiles are not applied.
 
-    The size is read from the header and checked before any pixel is decoded.
+    The size is read from the header and checked before any pixel is decoded. Raises `ImageError`.
     """
+    image = _opened(data, max_pixels)
+    return _decoded(image, image.size)[0]
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """The image, of which only the header has been read."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -49,9 +60,18 @@ def decode_image(data: bytes, max_pixels: int = 50_000_000) -> Image.Image:
             f"image is {image.width * image.height / 1e6:.1f} MP ({image.width}x{image.height}); "
             f"the limit is {max_pixels / 1e6:.1f} MP: send a smaller one"
         )
+    if isinstance(image, JpegImageFile) and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise ImageError(f"the JPEG image has {scans} scans; the limit is {MAX_SCANS}: save it anew")
+    return image
+
+
+def _decoded(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """The pixels of an opened image of `size`, and that size as shown."""
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image), size[::-1] if sideways else size
     except Exception as error:  # as above: broken pixel data or EXIF
         raise ImageError(f"the {image.format} image is truncated or damaged: {error}") from error
 
@@ -60,10 +80,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -104,14 +125,37 @@ class ImageTransform(BaseModel):
         offset = ((self.size - width) // 2, (self.size - height) // 2)  # negative where the crop cuts
         return Placement(image_size, self.size, (width / image_size[0], height / image_size[1]), offset)
 
-    def apply(self, image: Image.Image) -> tuple[npt.NDArray[np.uint8], Placement]:
-        """RGB image -> ((S, S, 3) uint8, placement); bicubic, antialiased."""
-        placement = self.place(image.size)
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
+        """As `decode_image`, and the image's size as shown.
+
+        A JPEG much larger than what the square shows is decoded at 1/2, 1/4 or 1/8, which saves most of the time. Only
+        where that divides its sides: another scale in x than in y would move what is in it. `apply` takes the size.
+        """
+        image = _opened(data, max_pixels)
+        size = image.size
+        for scale in (8, 4, 2):
+            if all(
+                side % scale == 0 and side >= scale * DRAFT_MARGIN * wanted
+                for side, wanted in zip(size, self._resized(size), strict=True)
+            ):
+                image.draft("RGB", (size[0] // scale, size[1] // scale))  # does nothing to other formats
+                break
+        return _decoded(image, size)
+
+    def apply(
+        self, image: Image.Image, image_size: tuple[int, int] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], Placement]:
+        """RGB image -> ((S, S, 3) uint8, placement); bicubic, antialiased.
+
+        `image_size` is the size that boxes count in, where `image` is that image in fewer pixels.
+        """
+        placement = self.place(image_size or image.size)
         # the part of the image that the square shows: resizing only that keeps memory bounded for 10,000x3 images
         shown = placement.to_image(np.array([0.0, 0.0, self.size, self.size]))
+        shown *= np.tile(np.divide(image.size, placement.image_size), 2)
         left, top = (max(0.0, float(v)) for v in shown[:2])
         right, bottom = (min(float(limit), float(v)) for limit, v in zip(image.size, shown[2:], strict=True))
-        width, height = (min(self.size, side) for side in self._resized(image.size))
+        width, height = (min(self.size, side) for side in self._resized(placement.image_size))
         resized = image.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
         if resized.size == (self.size, self.size):
             return np.array(resized), placement

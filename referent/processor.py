@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from referent.boxes import Floats, clip_xyxy, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.boxes import Box, Floats, clip_xyxy, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.bundle import ModelSpec
 from referent.images import Placement
 from referent.packing import PackedRow, pack
@@ -32,8 +32,8 @@ class Found:
     """Where one expression's referent is. Boxes are floats; `score` and `present` are None without a score head."""
 
     expression: str
-    box_xyxy: tuple[float, float, float, float]  # pixels of the image, clipped to it
-    box_cxcywh_normalized: tuple[float, float, float, float]  # 0..1 of the whole image
+    box_xyxy: Box  # pixels of the image, clipped to it
+    box_cxcywh_normalized: Box  # 0..1 of the whole image
     score: float | None
     present: bool | None
 
@@ -50,10 +50,15 @@ class Processor:
         suffixes = [self._encoder.suffix(expression) for expression in expressions]
         return pack(self._encoder.prefix, suffixes, self.spec.buckets, self.spec.prompt.pad_token_id)
 
-    def preprocess(self, image: Image.Image, expressions: Sequence[str]) -> Inputs:
-        """RGB image and expressions -> tensors. Raises `referent.prompts.ExpressionError`."""
+    def preprocess(
+        self, image: Image.Image, expressions: Sequence[str], image_size: tuple[int, int] | None = None
+    ) -> Inputs:
+        """RGB image and expressions -> tensors; `image_size` as `ImageTransform.decode` gives it.
+
+        Raises `referent.prompts.ExpressionError`.
+        """
         rows = self.encode(expressions)
-        return Inputs(*self.spec.image.apply(image), rows, list(expressions))
+        return Inputs(*self.spec.image.apply(image, image_size), rows, list(expressions))
 
     def postprocess(self, inputs: Inputs, boxes: Floats, scores: Floats | None) -> list[Found]:
         """boxes (M, 4) cx,cy,w,h in 0..1 of the box frame and scores (M,), in the order of the M expressions."""

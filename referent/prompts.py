@@ -69,11 +69,13 @@ class PromptEncoder:
 
 def clean_expression(expression: str) -> str:
     """One line of NFC text without surplus white space. Raises `ExpressionError`."""
+    if len(expression) > MAX_EXPRESSION_CHARACTERS:  # first: normalising combining marks takes their number squared
+        raise ExpressionError(
+            f"the expression has {len(expression)} characters; the limit is {MAX_EXPRESSION_CHARACTERS}"
+        )
     text = " ".join(unicodedata.normalize("NFC", expression).split())
     if not text:
         raise ExpressionError("the expression is empty: say what to look for, such as 'the red cup'")
-    if len(text) > MAX_EXPRESSION_CHARACTERS:
-        raise ExpressionError(f"the expression has {len(text)} characters; the limit is {MAX_EXPRESSION_CHARACTERS}")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise ExpressionError(f"the expression {text[:40]!r} has control characters: send plain text")
     return text

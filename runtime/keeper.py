@@ -14,12 +14,14 @@ from runtime.repository import parts, read_config
 
 STUB = "triton_python_backend_stub"
 LOAD_TIMEOUT_S = 600
+CANDIDATE = ".candidate"  # ends the name under which a new version is tried
 
 logger = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Tends the ensembles `models` of one server process; `verify` and `probe` are those of `TritonServer`."""
+    """Tends the ensembles `models` of one server process; `verify` and `probe` are as in `TritonServer`, the latter
+    without its first argument."""
 
     def __init__(
         self,
@@ -28,7 +30,7 @@ class Keeper:
         repository: Path,
         models: Sequence[str],
         verify: Callable[[Path, str], object],
-        probe: Callable[[], object],
+        probe: Callable[[str, str], object],
     ) -> None:
         self._server, self._client, self._repository = psutil.Process(server_pid), client, repository
         self._verify, self._probe = verify, probe
@@ -81,14 +83,29 @@ class Keeper:
             self._verify(self._repository, name)
             for part in parts(config):
                 self._client.load_model(part, client_timeout=LOAD_TIMEOUT_S)
+            self._try(name, config)
             self._load(name, config)
-            self._probe()
         except Exception as error:
             logger.error("the new version of %s cannot be served, the one before stays: %s", name, error)
             self._load(name, self._served[name])
         else:
             self._served[name] = config
             logger.info("%s is served as published", name)
+
+    def _try(self, name: str, config: ModelConfig) -> None:
+        """Raises as the probe does. The ensemble is asked under a name of its own: all requests still get the version
+        before."""
+        candidate = ModelConfig()
+        candidate.CopyFrom(config)
+        candidate.name = f"{name}{CANDIDATE}"
+        [version] = config.version_policy.specific.versions
+        files = {f"file:{version}/candidate": b"-"}  # Triton takes a model from outside the repository with a file only
+        config_json = MessageToJson(candidate, preserving_proto_field_name=True)
+        try:
+            self._client.load_model(candidate.name, config=config_json, files=files, client_timeout=LOAD_TIMEOUT_S)
+            self._probe(name, candidate.name)
+        finally:
+            self._client.unload_model(candidate.name)
 
     def _load(self, name: str, config: ModelConfig) -> None:
         config_json = MessageToJson(config, preserving_proto_field_name=True)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
@@ -53,7 +54,8 @@ class TritonServer:
     grpc_port, metrics_port: 0 picks a free one.
     log_path: file to append the server's log to; by default a temporary one.
     verify(model_repository, name): raises if files of an ensemble are not as published; called before every load.
-    probe(grpc_url): raises if a golden inference fails; called before a start or a new version counts as good.
+    probe(grpc_url, name, served_as): raises if the golden inference of an ensemble fails, which is asked under the name
+    `served_as`; called before a start or a new version counts as good.
     arguments: further command-line arguments of tritonserver.
     """
 
@@ -66,7 +68,7 @@ class TritonServer:
         metrics_port: int = 0,
         log_path: Path | None = None,
         verify: Callable[[Path, str], object] = lambda repository, name: None,
-        probe: Callable[[str], object] = lambda grpc_url: None,
+        probe: Callable[[str, str, str], object] = lambda grpc_url, name, served_as: None,
         arguments: Sequence[str] = (),
     ) -> None:
         self.model_repository = model_repository
@@ -114,11 +116,11 @@ class TritonServer:
         """Raises TritonServerError unless the server and all ensembles are ready, and what the probe raises."""
         if not self._is_ready():
             raise self._error("tritonserver is not ready")
-        self._probe(self.grpc_url)
+        self._probe_all()
 
     def _run(self, timeout_s: float, started: Future[None]) -> None:
         try:
-            _remove(_files_of_the_dead())
+            _clean_up_after_the_dead()
             self._directory.mkdir()
             self._distribution = find_distribution()
             self._backends = self._distribution.assemble_backends(self._directory)
@@ -145,14 +147,19 @@ class TritonServer:
                 start_new_session=True,  # Ctrl-C is for the launcher
             )
         server = self._process.pid, self._client
-        self._keeper = Keeper(*server, self.model_repository, self.models, self._verify, self.check)
+        probe = partial(self._probe, self.grpc_url)
+        self._keeper = Keeper(*server, self.model_repository, self.models, self._verify, probe)
         try:
             self._wait_until_ready(timeout_s)
-            self._probe(self.grpc_url)
+            self._probe_all()
         except BaseException:
             self._process.kill()  # a server whose stub died would not end by itself
             self._end()
             raise
+
+    def _probe_all(self) -> None:
+        for name in self.models:
+            self._probe(self.grpc_url, name, name)
 
     def _wait_until_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -202,6 +209,7 @@ class TritonServer:
                     self._keeper.tend()
                 else:
                     logger.error("tritonserver died (status %s); starting it again", self._process.returncode)
+                    self._end()  # its stubs may wait for it for ever
                     self._launch(timeout_s)
             except Exception:
                 logger.exception("tending tritonserver failed; trying again")
@@ -227,10 +235,16 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _files_of_the_dead() -> list[Path]:
-    """What launchers that were killed left behind."""
+def _clean_up_after_the_dead() -> None:
+    """Ends the stubs and removes the files that launchers which were killed left behind."""
     files = [*SHARED_MEMORY.glob(f"{PREFIX}*"), *TEMPORARY.glob(f"{PREFIX}*")]
-    return [file for file in files if not psutil.pid_exists(int(file.name.removeprefix(PREFIX).partition("-")[0]))]
+    dead = [file for file in files if not psutil.pid_exists(int(file.name.removeprefix(PREFIX).partition("-")[0]))]
+    for process in psutil.process_iter(["cmdline"]):
+        executable = Path(next(iter(process.info["cmdline"] or []), ""))
+        if any(executable.is_relative_to(directory) for directory in dead):
+            with suppress(psutil.Error):
+                process.kill()
+    _remove(dead)
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -12,9 +12,17 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import schemathesis
 import tritonclient.grpc as triton
 import uvicorn
+from hypothesis import HealthCheck, given, settings
 from PIL import Image
+from schemathesis.checks import response_schema_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    status_code_conformance,
+)
 from tritonclient.utils import InferenceServerException
 
 from export.__main__ import export
@@ -28,6 +36,7 @@ from referent.packing import Bucket, pack
 from referent.processor import Inputs, Processor
 from referent.tensors import STEPS, part_name
 from runtime.launcher import TritonServer
+from tests.gateway.test_hostile import CORPUS, MAX_PIXELS, fault_of
 from tests.tiny import MODEL_REPOSITORY
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -63,6 +72,7 @@ def gateway(server: TritonServer, repository: Path) -> Iterator[httpx.Client]:
         model_repository=repository,
         default_model="mini",
         metrics_port=0,
+        max_pixels=MAX_PIXELS,
         readiness_interval_s=0.5,
     )
     runner = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
@@ -305,6 +315,47 @@ def test_bad_requests_get_a_clear_4xx_and_the_next_is_answered(
     assert {"type", "title", "status", "detail", "request_id", "retryable", "stage"} <= set(response.json())
     assert "Traceback" not in response.text
     assert len(ground(gateway, CASES[0]["image"], ["dog"])["results"]) == 1
+
+
+@pytest.fixture(scope="module")
+def api(gateway: httpx.Client) -> schemathesis.BaseSchema:
+    return schemathesis.openapi.from_url(str(gateway.base_url.join("/openapi.json")))
+
+
+def test_answers_to_whatever_the_document_allows_are_as_it_says(api: schemathesis.BaseSchema) -> None:
+    checks = [
+        status_code_conformance,
+        content_type_conformance,
+        response_headers_conformance,
+        response_schema_conformance,
+    ]
+
+    def conforms(case: schemathesis.Case) -> None:
+        response = case.call()
+        assert response.status_code < 500 or response.status_code in (503, 504), response.text
+        case.validate_response(response, checks=checks)
+
+    operations = [result.ok() for result in api.get_all_operations()]
+    assert {operation.path for operation in operations} >= {"/v1/ground", "/predict", "/v1/metadata"}
+    for operation in operations:
+        few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        few(given(operation.as_strategy())(conforms))()
+
+
+HOSTILE = [entry for index, entry in enumerate(CORPUS) if index % 6 == 0]
+
+
+def test_hostile_inputs_get_their_answers_and_leave_the_models_whole(gateway: httpx.Client) -> None:
+    before = ground(gateway, CASES[0]["image"], ["dog"])["results"]
+    faults = []
+    for entry in HOSTILE:
+        response = gateway.post("/v1/ground", content=entry.body, headers={"Content-Type": entry.media_type})
+        if response.status_code == 404:  # of models that only the corpus's own service has
+            assert response.json()["type"] == "urn:referent:problem:unknown-model"
+        elif fault := fault_of(entry, response):
+            faults.append(f"{entry.name}: {fault}")
+    assert not faults, "\n".join(faults)
+    assert ground(gateway, CASES[0]["image"], ["dog"])["results"] == before
 
 
 def test_special_tokens_in_an_expression_are_only_text(gateway: httpx.Client) -> None:

@@ -81,7 +81,7 @@ def test_padding_has_the_given_colour_and_is_centred() -> None:
     assert (square[:, 75:] == (1, 2, 3)).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(["RGB", "L", "CMYK", "P", "1"]), st.sampled_from(["JPEG", "PNG", "WEBP"]))
 def test_every_mode_decodes_to_rgb(mode: str, format: str) -> None:
     supported = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L", "P", "1"), "WEBP": ("RGB", "L")}
@@ -129,6 +129,52 @@ def test_truncated_images_are_refused(format: str) -> None:
     data = encoded(noise, format)
     with pytest.raises(ImageError):
         decode_image(data[: len(data) // 2])
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """What photographs are like: little detail at the scale of a pixel."""
+    small = np.random.default_rng(0).integers(0, 256, (height // 50 + 1, width // 50 + 1, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("size", "orientation", "decoded"),
+    [
+        ((1600, 1200), 1, (400, 300)),
+        ((1600, 1200), 6, (300, 400)),
+        ((1600, 1202), 3, (800, 601)),
+        ((1601, 1200), 8, None),
+    ],
+    ids=["quarter", "turned", "half", "odd"],
+)
+def test_large_jpeg_is_decoded_in_fewer_pixels_and_changes_little(
+    mode: str, size: tuple[int, int], orientation: int, decoded: tuple[int, int] | None
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data, transform = encoded(smooth(*size), "JPEG", exif=exif), ImageTransform(mode=mode, size=150)
+    whole, placement = transform.apply(decode_image(data))
+    image, image_size = transform.decode(data)
+    square, drafted_placement = transform.apply(image, image_size)
+    assert image.size == (decoded or image_size)
+    assert drafted_placement == placement
+    assert np.abs(square.astype(int) - whole).max() <= 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_small_images_and_other_formats_are_decoded_whole(format: str) -> None:
+    size = (290, 290) if format == "JPEG" else (1600, 1200)
+    image, image_size = ImageTransform(size=150).decode(encoded(smooth(*size), format))
+    assert image.size == image_size == size
+
+
+def test_jpeg_of_many_scans_is_refused() -> None:
+    data = encoded(smooth(64, 64), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert decode_image(data).size == (64, 64)
+    with pytest.raises(ImageError, match="scans; the limit is 30"):
+        decode_image(data[:last] + data[last:-2] * 30 + data[-2:])
 
 
 def test_pixels_are_limited_before_decoding() -> None:

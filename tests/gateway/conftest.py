@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,21 @@ def triton(repository: Path) -> FakeTriton:
     return fake
 
 
+@contextmanager
+def listening(fake: FakeTriton, address: str = "127.0.0.1:0") -> Iterator[str]:
+    """Has the fake answer at an address, port 0 meaning a free one; the value is the address."""
+    server = grpc.server(ThreadPoolExecutor(8))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+    port = server.add_insecure_port(address)
+    server.start()
+    yield f"{address.rpartition(':')[0]}:{port}"
+    server.stop(0).wait()
+
+
 @pytest.fixture
 def triton_url(triton: FakeTriton) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(8))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(0).wait()
+    with listening(triton) as url:
+        yield url
 
 
 @pytest.fixture

@@ -62,9 +62,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.box = (0.5, 0.5, 0.25, 0.5)
         self.failures: list[tuple[grpc.StatusCode, str]] = []  # of the next inferences
         self.misreported_size: int | None = None  # of the image, in the model's config
-        self.holds = False  # whether inferences are never answered
-        self.requests: list[dict[str, Any]] = []  # arrays by name, and "id"
+        self.holds = False  # whether inferences are not answered until `release`
+        self.requests: list[dict[str, Any]] = []  # arrays by name, "id" and gRPC "metadata"
         self.arrived, self.abandoned = threading.Event(), threading.Event()
+        self._held: list[threading.Event] = []
+
+    def release(self) -> None:
+        """Answers what is held, and all that follows."""
+        self.holds = False
+        for held in self._held:
+            held.set()
 
     def serve(self, repository: Path, name: str = "tiny", version: str = "1", digest: str | None = None) -> None:
         bundle, actual = load_bundle(repository, name, version)
@@ -91,13 +98,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             tensor.name: np.frombuffer(content, triton_to_np_dtype(tensor.datatype)).reshape(tensor.shape)
             for tensor, content in zip(request.inputs, request.raw_input_contents, strict=True)
         }
-        self.requests.append(arrays | {"id": request.id})
+        self.requests.append(arrays | {"id": request.id, "metadata": dict(context.invocation_metadata())})
         if self.holds:
             ended = threading.Event()
             context.add_callback(ended.set)
+            self._held.append(ended)
             self.arrived.set()
             ended.wait(60)
-            self.abandoned.set()
+            if not context.is_active():
+                self.abandoned.set()
         if self.failures:
             context.abort(*self.failures.pop(0))
         self._find(request.model_name, request.model_version, context)

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from gateway.errors import TABLE
 from tests.gateway.conftest import Start
 from tests.gateway.fake_triton import FakeTriton
 from tests.gateway.samples import in_json, jpeg
@@ -25,7 +26,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 @pytest.fixture
 async def client(start: Start) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway with small limits."""
-    async with start(max_image_bytes=20_000, max_pixels=30_000, max_expressions=5) as client:
+    async with start(max_image_bytes=20_000, max_pixels=30_000, max_expressions=5, max_images=2) as client:
         yield client
 
 
@@ -37,7 +38,7 @@ def assert_problem(response: httpx.Response, status: int, slug: str, stage: str 
     assert (problem["type"], problem["status"]) == (f"urn:referent:problem:{slug}", status)
     assert problem["request_id"] == response.headers["X-Request-ID"]
     assert problem["instance"] == response.request.url.path
-    assert problem["retryable"] == (status in (503, 504)) == ("retry-after" in response.headers)
+    assert problem["retryable"] == (status in (429, 503, 504)) == ("retry-after" in response.headers)
     assert problem["stage"] == stage
     assert detail in problem["detail"]
 
@@ -48,6 +49,16 @@ JSON = {
     "image bytes": (in_json(bytes(20_001), "a"), 413, "image-too-large", "decode", "the limit is 20000"),
     "image pixels": (in_json(jpeg(200, 200), "a"), 413, "image-too-large", "decode", "200x200"),
     "no base64": (GOOD | {"image": {"base64": "?"}}, 400, "malformed-request", "request", "not valid base64"),
+    "no image source": (GOOD | {"image": {}}, 422, "invalid-request", "request", "give base64 or url"),
+    "two sources": (GOOD | {"image": {"base64": "a", "url": "b"}}, 422, "invalid-request", "request", "one of them"),
+    "URL": (GOOD | {"image": {"url": "http://a.example/"}}, 422, "image-url", "fetch", "REFERENT_IMAGE_URLS"),
+    "many images": ({"images": [GOOD] * 3}, 422, "invalid-request", "request", "3 images; send 1 to 2"),
+    "no images": ({"images": []}, 422, "invalid-request", "request", "images"),
+    "image and images": (GOOD | {"images": [GOOD]}, 422, "invalid-request", "request", "image"),
+    "unknown model of many": ({"images": [GOOD], "model": "maxi"}, 404, "unknown-model", "request", "'maxi'"),
+    "long model": (GOOD | {"model": "m" * 201}, 422, "invalid-request", "request", "200 characters"),
+    "many values": (GOOD | {"expressions": [1] * 20_000}, 422, "invalid-request", "request", "10000 commas"),
+    "combining marks": (in_json(IMAGE, "a" + "\u0316\u0301" * 9000), 422, "invalid-expression", "preprocess", "18001"),
     "no expression": (GOOD | {"expressions": []}, 422, "expression-count", "request", "0 expressions; send 1 to 5"),
     "too many": (in_json(IMAGE, *"abcdef"), 422, "expression-count", "request", "6 expressions; send 1 to 5"),
     "empty expression": (in_json(IMAGE, " "), 422, "invalid-expression", "preprocess", "is empty"),
@@ -72,9 +83,13 @@ async def test_bad_values(
 BODIES = {
     "broken JSON": (b'{"image"', "application/json", 400, "malformed-request"),
     "deep JSON": (b"[" * 10_000, "application/json", 400, "malformed-request"),
+    "deep but readable": (b'{"image":' + b"[" * 150 + b"]" * 150 + b"}", "application/json", 422, "invalid-request"),
     "no UTF-8": (b'{"model": "\xff"}', "application/json", 400, "malformed-request"),
     "no boundary": (b"x", "multipart/form-data", 400, "malformed-request"),
     "broken form": (b"x", "multipart/form-data; boundary=b", 400, "malformed-request"),
+    "lone surrogate": (b'{"model": "\\ud800"}', "application/json", 400, "malformed-request"),
+    "not a number": (b'{"model": NaN}', "application/json", 400, "malformed-request"),
+    "long number": (b'{"model": ' + b"9" * 100_000 + b"}", "application/json", 400, "malformed-request"),
     "text": (b"hello", "text/plain", 415, "unsupported-media-type"),
     "form of a page": (b"a=b", "application/x-www-form-urlencoded", 415, "unsupported-media-type"),
 }
@@ -87,6 +102,11 @@ async def test_unreadable_bodies(
     response = await client.post("/v1/ground", content=body, headers={"Content-Type": media_type})
     assert_problem(response, status, slug, "request")
     assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+
+
+async def test_encoded_body_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/ground", json=GOOD, headers={"Content-Encoding": "gzip"})
+    assert_problem(response, 415, "unsupported-media-type", "request", "encoded as 'gzip'")
 
 
 async def test_bad_forms(client: httpx.AsyncClient) -> None:
@@ -123,7 +143,7 @@ async def test_body_over_the_limit_is_refused_announced_or_chunked(start: Start)
     [
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input 'image'", 502, "inference-failed"),
         (grpc.StatusCode.INTERNAL, "onnx runtime error", 502, "inference-failed"),
-        (UNAVAILABLE, "Exceeds maximum queue size", 503, "inference-unavailable"),
+        (UNAVAILABLE, "Exceeds maximum queue size", 429, "overloaded"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", 504, "deadline-exceeded"),
     ],
     ids=["invalid", "internal", "queue", "deadline"],
@@ -166,8 +186,8 @@ async def test_deadline_names_the_stage_and_ends_the_inference(start: Start, tri
 
 async def test_deadline_counts_decoding(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    async with start(deadline_s=0.1) as client:
-        monkeypatch.setattr("gateway.pipeline.decode_image", lambda *_: release.wait(30))
+    async with start(deadline_s=1) as client:
+        monkeypatch.setattr("referent.images.ImageTransform.decode", lambda *_: release.wait(30))
         response = await client.post("/v1/ground", json=GOOD)
         release.set()
     assert_problem(response, 504, "deadline-exceeded", "decode")
@@ -189,7 +209,7 @@ async def test_client_that_leaves_ends_the_inference(url: str, triton: FakeTrito
 
 async def test_fault_of_ours_is_told_without_its_text(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     async with start() as client:
-        monkeypatch.setattr("gateway.pipeline.decode_image", lambda *_: 1 // 0)
+        monkeypatch.setattr("referent.images.ImageTransform.decode", lambda *_: 1 // 0)
         with capture_logs() as lines:
             response = await client.post("/v1/ground", json=GOOD)
     assert_problem(response, 500, "internal-error", None, "log")
@@ -206,6 +226,8 @@ async def test_router_answers_with_problems_too(client: httpx.AsyncClient) -> No
 
 async def test_predict_refuses_with_problems(client: httpx.AsyncClient) -> None:
     assert_problem(await client.post("/predict", json={"text": "a"}), 422, "invalid-request", "request", "image")
+    empty = {"image": "", "text": "a"}
+    assert_problem(await client.post("/predict", json=empty), 422, "invalid-request", "request", "image")
     body = {"image": "?", "text": "a"}
     assert_problem(await client.post("/predict", json=body), 400, "malformed-request", "request")
     assert_problem(await client.post("/predict", data=body), 415, "unsupported-media-type", "request")
@@ -215,5 +237,9 @@ def test_every_problem_is_documented(make_app: Any) -> None:
     app: FastAPI = make_app()
     document = app.openapi()
     answers = document["paths"]["/v1/ground"]["post"]["responses"]
-    assert set(answers) == {"200", "400", "404", "413", "415", "422", "500", "502", "503", "504"}
+    assert set(answers) == {"200", *(str(kind.status) for kind in TABLE.values())} - {"499"}
     assert answers["413"]["description"] == "The request is too large; The image is too large"
+    for kind in TABLE.values():
+        if kind.status != 499:
+            example = answers[str(kind.status)]["content"]["application/problem+json"]["examples"][kind.slug]["value"]
+            assert example["title"] == kind.title

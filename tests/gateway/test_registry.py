@@ -1,12 +1,16 @@
 """Which version is served: checked against Triton, replaced when another is published, refused when it fails."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
+import grpc
 import pytest
 
+from gateway.golden import probe
 from gateway.registry import NotReadyError, Registry, UnknownModelError
-from gateway.triton import Triton
+from gateway.triton import Triton, TritonError
 from tests.gateway.conftest import Start
 from tests.gateway.fake_triton import FakeTriton, publish
 from tests.gateway.samples import in_json, jpeg
@@ -144,3 +148,60 @@ async def test_gateway_waits_for_triton(start: Start, triton: FakeTriton) -> Non
             {"status": "unavailable", "models_loaded": [], "device": "triton"},
         )
         triton.served = served
+
+
+async def test_failing_inference_has_the_models_examined_at_once(start: Start, triton: FakeTriton) -> None:
+    async with start(readiness_interval_s=3600) as client:
+        good, triton.box = triton.box, (float("nan"), 0, 0, 0)
+        assert (await client.post("/v1/ground", json=GOOD)).status_code == 502
+        async with asyncio.timeout(30):
+            while (await client.get("/readyz")).status_code == 200:
+                await asyncio.sleep(0.01)
+            triton.box = good
+            while (await client.get("/readyz")).status_code == 503:
+                await asyncio.sleep(0.01)
+
+
+async def test_full_queue_is_no_reason_not_to_be_ready(registry: Registry, triton: FakeTriton) -> None:
+    await registry.refresh()
+    triton.failures = [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")] * 2
+    await registry.refresh()
+    assert registry.ready
+    assert not triton.failures
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (grpc.StatusCode.INTERNAL, "Stub process 'mini_language_model_0_0' is not healthy."),
+        (grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key '/dev/shm/x'"),
+        (grpc.StatusCode.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting requests"),
+    ],
+    ids=["dead stub", "full shared memory", "stopping"],
+)
+async def test_passing_faults_of_triton_may_be_tried_again(
+    start: Start, triton: FakeTriton, code: grpc.StatusCode, message: str
+) -> None:
+    async with start() as client:
+        triton.failures = [(code, message)] * 2
+        response = await client.post("/v1/ground", json=GOOD)
+    assert (response.status_code, response.json()["retryable"]) == (503, True)
+
+
+async def test_reload_looks_for_new_versions(start: Start, triton: FakeTriton, repository: Path) -> None:
+    async with start() as client:
+        publish(repository, "2")
+        triton.serve(repository, version="2")
+        [served] = (await client.post("/v1/reload")).json()["models"]
+        assert served["version"] == "2"
+
+
+@pytest.mark.parametrize(("box", "fit"), [((0.5, 0.5, 0.2, 0.2), True), ((float("nan"), 0, 0, 0), False)])
+def test_launchers_probe_asks_a_candidate_for_the_golden_boxes(
+    repository: Path, triton: FakeTriton, triton_url: str, box: tuple[float, ...], fit: bool
+) -> None:
+    triton.served["tiny.candidate"] = triton.served["tiny"]
+    triton.box = box
+    with nullcontext() if fit else pytest.raises(TritonError, match="finite"):
+        probe(repository, triton_url, "tiny", "tiny.candidate")
+    assert len(triton.requests) == 1

@@ -1,23 +1,30 @@
 """The gateway on a port: asked by the SDK, and started by `referent serve`."""
 
 import asyncio
+import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
+import httpx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from gateway.__main__ import listen
+from gateway.__main__ import listen, main
 from gateway.settings import Settings
 from referent.bundle import verify_files
 from referent.cli import app
 from referent.client import Client, ServiceError
-from tests.gateway.samples import jpeg
+from tests.gateway.fake_triton import FakeTriton
+from tests.gateway.samples import in_json, jpeg
 
 
 @pytest.mark.anyio
@@ -66,6 +73,7 @@ def test_serve_says_when_it_is_ready_and_stops_all_on_a_signal(
     monkeypatch.setattr("typer.echo", echo)
     monkeypatch.setattr("gateway.telemetry.configure_logging", lambda: None)
     monkeypatch.setenv("REFERENT_METRICS_PORT", "0")
+    monkeypatch.setenv("REFERENT_DRAIN_GRACE_S", "0.2")
 
     result = CliRunner().invoke(
         app, ["serve", "--port", "0", "--grpc-port", "0", "--model-repository", str(repository)]
@@ -73,10 +81,70 @@ def test_serve_says_when_it_is_ready_and_stops_all_on_a_signal(
 
     assert result.exit_code == 0
     started, ready, *ended = events
-    assert started == (repository, {"grpc_port": 0, "verify": verify_files})
+    assert started == (repository, {"grpc_port": 0, "verify": verify_files, "probe": ANY})
     assert str(ready).startswith("Referent is ready at http://127.0.0.1:")
     assert str(ready).endswith(f"(tiny; gRPC at {triton_url})")
     assert ended == ["triton stopped", "stopped"]
+
+
+@pytest.fixture
+def process(repository: Path, triton_url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`python -m gateway` with a grace period, and its URL."""
+    settings = {"PORT": "0", "METRICS_PORT": "0", "TRITON_URL": triton_url, "MODEL_REPOSITORY": str(repository)}
+    environment = os.environ | {f"REFERENT_{name}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", "gateway"]
+    environment["REFERENT_DRAIN_GRACE_S"] = "600"  # what ends it below is a second signal, not the clock
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        lines = map(json.loads, process.stderr)
+        yield process, next(line["url"] for line in lines if line["event"] == "ready")
+        process.kill()
+
+
+async def accepts(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/livez")).status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+@pytest.mark.anyio
+async def test_draining_serves_through_the_grace_period_and_ends_what_is_in_flight(
+    process: tuple[subprocess.Popen[str], str], triton: FakeTriton
+) -> None:
+    gateway, url = process
+    good = in_json(jpeg(), "the queen")
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        gateway.terminate()
+        while (ready := await client.get("/readyz")).status_code == 200:
+            pass
+        assert ready.json()["type"] == "urn:referent:problem:draining"
+        served = await client.post("/v1/ground", json=good)
+        assert (served.status_code, served.headers["connection"]) == (200, "close")
+
+        triton.holds = True
+        in_flight = asyncio.create_task(client.post("/v1/ground", json=good))
+        assert await asyncio.to_thread(triton.arrived.wait, 30)
+        gateway.terminate()  # the grace period is over
+        while await accepts(client):
+            pass
+        triton.release()
+        assert (await in_flight).status_code == 200
+    assert await asyncio.to_thread(gateway.wait, 30) == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [("KEYS_FILE", "/nowhere/keys", "/nowhere/keys"), ("HOST", "0.0.0.0", "REFERENT_OPEN_ACCESS=true")],
+)
+def test_gateway_that_cannot_start_says_why_without_a_trace(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    for name, setting in {"PORT": "0", "METRICS_PORT": "0", variable: value}.items():
+        monkeypatch.setenv(f"REFERENT_{name}", setting)
+    monkeypatch.setattr("gateway.__main__.configure_logging", lambda: None)
+    with pytest.raises(SystemExit, match=message):
+        main()
 
 
 def test_serve_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

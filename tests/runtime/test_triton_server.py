@@ -161,6 +161,27 @@ def test_broken_version_leaves_the_one_before(server: TritonServer, caplog: pyte
     assert ground(server, 0, 3) == before
 
 
+def test_version_that_the_probe_refuses_is_never_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    def probe(grpc_url: str, name: str, served_as: str) -> None:
+        asked.append(served_as)
+        if served_as != name:
+            with InferenceServerClient(grpc_url) as client:
+                assert client.is_model_ready(served_as)
+                assert client.get_model_metadata(name).versions == ["1"]
+            raise ValueError("nonsense")
+
+    publish(tmp_path, 1, constant=1)
+    with TritonServer(tmp_path, probe=probe) as server:
+        publish(tmp_path, 2, constant=100)
+        wait_until(lambda: "cannot be served, the one before stays: nonsense" in caplog.text)
+        assert ground(server, 0, 3) == [1, 4]
+        assert asked == ["tiny", "tiny.candidate"]
+        with InferenceServerClient(server.grpc_url) as client:
+            wait_until(lambda: not client.is_model_ready("tiny.candidate"))
+
+
 def left_by(pid: int) -> list[Path]:
     """Files of a launcher process."""
     return [path for folder in (SHARED_MEMORY, TEMPORARY) for path in folder.glob(f"{PREFIX}{pid}-*")]

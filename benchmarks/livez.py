@@ -1,0 +1,98 @@
+"""Whether the event loop stays free: /livez is polled while clients send large photographs.
+
+    .venv/bin/python -m benchmarks.livez [--clients 64] [--seconds 20]
+
+Against a running `referent serve`. The clients are processes of their own, a few with many connections each; what they
+take of the processor is taken from the service, so the figures are the worse for few cores.
+"""
+
+import argparse
+import asyncio
+import io
+import statistics
+import time
+from collections import Counter
+from multiprocessing import Event, Process, Queue
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+PROCESSES = 2
+POLL_S = 0.02
+
+
+def photograph() -> bytes:
+    """A JPEG of 12 megapixels that is as hard to decode as a photograph: smooth with some noise."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8)).resize(
+        (4000, 3000), Image.Resampling.BICUBIC
+    )
+    noise = random.integers(-12, 13, (3000, 4000, 1), np.int16)
+    buffer = io.BytesIO()
+    Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def send(url: str, connections: int, data: bytes, stop: Any, answered: Any) -> None:
+    """Sends the photograph over so many connections without pause, until told to stop; reports statuses."""
+    statuses: Counter[int] = Counter()
+
+    async def run() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+
+            async def one() -> None:
+                while not stop.is_set():
+                    body = {"files": {"image": data}, "data": {"expression": "the truck"}}
+                    statuses[(await client.post("/v1/ground", **body)).status_code] += 1
+
+            await asyncio.gather(*[one() for _ in range(connections)])
+
+    asyncio.run(run())
+    answered.put(statuses)
+
+
+def poll(url: str, seconds: float) -> list[float]:
+    """Milliseconds of each /livez."""
+    times, end = [], time.monotonic() + seconds
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.get("/livez")
+        while time.monotonic() < end:
+            start = time.perf_counter()
+            client.get("/livez").raise_for_status()
+            times.append(1000 * (time.perf_counter() - start))
+            time.sleep(POLL_S)
+    return times
+
+
+def report(name: str, times: list[float]) -> None:
+    cuts = statistics.quantiles(times, n=100)
+    print(f"| {name} | {len(times)} | {cuts[49]:.1f} | {cuts[94]:.1f} | {cuts[98]:.1f} | {max(times):.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=20)
+    arguments = parser.parse_args()
+    data = photograph()
+    print(f"a photograph has {len(data) / 1e6:.1f} MB\n")
+    print("| /livez | polls | p50 ms | p95 | p99 | max |\n|---|---|---|---|---|---|")
+    report("alone", poll(arguments.url, arguments.seconds / 4))
+    stop, answered = Event(), Queue()
+    share = arguments.clients // PROCESSES
+    senders = [Process(target=send, args=(arguments.url, share, data, stop, answered)) for _ in range(PROCESSES)]
+    for sender in senders:
+        sender.start()
+    report(f"with {arguments.clients} clients", poll(arguments.url, arguments.seconds))
+    stop.set()
+    statuses = sum((answered.get() for _ in senders), Counter())
+    for sender in senders:
+        sender.join()
+    print(f"\nphotographs answered meanwhile, by status: {dict(statuses)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A long run: memory stays flat and every answer is right.
+
+    .venv/bin/python -m benchmarks.soak [--requests 20000] [--out soak.csv]
+
+Starts `referent serve` of its own and asks about pictures of many sizes with one to eight expressions. The first answer
+to each of them is the expected one; any later answer that differs by over half a pixel is wrong. Every few seconds a
+line of the CSV holds the requests so far and the resident memory of the gateway, of tritonserver and of its stubs.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks.latency import EXPRESSIONS, PICTURE
+
+SIZES = [(64, 64), (200, 320), (640, 480), (1280, 720), (1500, 2000), (4000, 3000)]
+SAMPLE_S = 5
+TOLERANCE_PIXELS = 0.5  # batches of other sizes add in another order
+
+
+class Case(NamedTuple):
+    """One request."""
+
+    image: bytes
+    expressions: list[str]
+
+
+def cases() -> list[Case]:
+    """All sizes with one, three and eight expressions."""
+    picture, made = Image.open(PICTURE).convert("RGB"), []
+    for (size, count), kind in zip(itertools.product(SIZES, (1, 3, 8)), itertools.cycle(("JPEG", "PNG", "WEBP"))):
+        buffer = io.BytesIO()
+        picture.resize(size).save(buffer, kind if max(size) < 1000 else "JPEG")
+        made.append(Case(buffer.getvalue(), EXPRESSIONS[:count]))
+    return made
+
+
+def serve() -> tuple[subprocess.Popen[str], str]:
+    """The service on free ports, and its URL."""
+    command = [sys.executable, "-c", "from referent.cli import app; app()", "serve", "--port", "0", "--grpc-port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    ready = next(match for line in process.stdout if (match := re.search(r"http://\S+", line)))
+    return process, ready[0]
+
+
+def memory_mb(gateway: psutil.Process) -> dict[str, float]:
+    """Resident memory by program; the stubs together."""
+    found: Counter[str] = Counter(gateway=gateway.memory_info().rss)
+    for child in gateway.children(recursive=True):
+        found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
+    return {name: round(size / 2**20, 1) for name, size in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("soak.csv"))
+    arguments = parser.parse_args()
+    process, url = serve()
+    gateway, made = psutil.Process(process.pid), cases()
+    outcomes: Counter[str] = Counter()
+    lock, done = threading.Lock(), threading.Event()
+    choices = random.Random(0).choices(range(len(made)), k=arguments.requests)
+    with httpx.Client(base_url=url, timeout=60) as client:
+
+        def ask(index: int) -> np.ndarray:
+            case = made[index]
+            response = client.post("/v1/ground", files={"image": case.image}, data={"expression": case.expressions})
+            return np.array([found["box_xyxy"] for found in response.raise_for_status().json()["results"]])
+
+        expected = [ask(index) for index in range(len(made))]
+
+        def check(index: int) -> None:
+            try:
+                right = bool((np.abs(ask(index) - expected[index]) <= TOLERANCE_PIXELS).all())
+                outcome = "right" if right else "wrong"
+            except httpx.HTTPError as error:
+                outcome = type(error).__name__
+            with lock:
+                outcomes[outcome] += 1
+
+        def sample() -> None:
+            with arguments.out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["seconds", "requests", "gateway", "triton", "stubs"])
+                writer.writeheader()
+                start = time.monotonic()
+                while True:
+                    row = {"seconds": round(time.monotonic() - start), "requests": outcomes.total()} | memory_mb(
+                        gateway
+                    )
+                    writer.writerow(row)
+                    file.flush()
+                    print(row, dict(outcomes), flush=True)
+                    if done.wait(SAMPLE_S):
+                        return
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        with ThreadPoolExecutor(arguments.clients) as pool:
+            for _ in pool.map(check, choices):
+                pass
+        done.set()
+        sampler.join()
+    process.terminate()
+    print(f"exit status {process.wait()}; {dict(outcomes)}; memory over time in {arguments.out}")
+    sys.exit(0 if outcomes["right"] == arguments.requests else 1)
+
+
+if __name__ == "__main__":
+    main()

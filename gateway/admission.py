@@ -1,0 +1,107 @@
+"""Which requests are let in: decided before their bodies are read, and again as the bytes arrive."""
+
+import asyncio
+import math
+import time
+from ipaddress import ip_network
+
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.body import BodyTooLargeError, InvalidRequestError
+from gateway.deadline import Deadline, SlowBodyError
+from gateway.settings import Settings
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+SENDER_PREFIX_BITS = {4: 32, 6: 64}  # one customer commonly has a whole /64 of IPv6
+
+
+class OverloadedError(RuntimeError):
+    """As many requests, or bytes of them, are being answered as the service takes."""
+
+
+class RateLimitedError(RuntimeError):
+    """The sender has used up its rate."""
+
+    def __init__(self, rate: object, retry_after_s: int) -> None:
+        super().__init__(f"more than {rate}: wait {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class Admission:
+    """ASGI middleware around all that has a body: holds its sender to the rate, its bytes to the limit and to the
+    budget that all requests share, its arrival to the deadline, which it leaves in `request.state.deadline`."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+        self._rates, self._limits = MovingWindowRateLimiter(MemoryStorage()), settings.rate_limits
+        self._requests = self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        headers, state = Headers(scope=scope), scope.setdefault("state", {})
+        self._check_rate(_sender(scope))
+        deadline = state["deadline"] = Deadline(_timeout_s(headers, self._settings.deadline_s))
+        received, held, complete = 0, 0, False
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if size > (limit := self._settings.max_body_bytes):
+                raise BodyTooLargeError(f"the body has more than {limit} bytes: send a smaller image")
+            if self._bytes - held + size > self._settings.max_inflight_bytes:
+                raise OverloadedError("the service holds as many bytes of requests as it takes: try again soon")
+            self._bytes += size - held
+            held = size
+
+        async def metered() -> Message:
+            nonlocal received, complete
+            try:
+                async with asyncio.timeout(None if complete else deadline.left_s()):
+                    message = await receive()
+            except TimeoutError:
+                raise SlowBodyError("body", deadline.seconds) from None
+            complete = not message.get("more_body", False)
+            received += len(message.get("body", b""))
+            if received > held:  # chunked, so that nothing was announced
+                hold(received)
+            return message
+
+        if self._requests >= self._settings.max_inflight_requests:
+            raise OverloadedError(f"{self._requests} requests are being answered, all that it takes: try again soon")
+        self._requests += 1
+        try:
+            hold(int(headers.get("content-length", 0)))
+            await self._app(scope, metered, send)
+        finally:
+            self._requests -= 1
+            self._bytes -= held
+
+    def _check_rate(self, sender: str) -> None:
+        for limit in self._limits:
+            if not self._rates.hit(limit, sender):
+                reset = self._rates.get_window_stats(limit, sender).reset_time
+                raise RateLimitedError(limit, max(1, math.ceil(reset - time.time())))
+
+
+def _sender(scope: Scope) -> str:
+    """The key's name; without keys, the client's address."""
+    if key := scope["state"].get("key"):
+        return f"key {key}"
+    address = ip_network((scope.get("client") or ("0.0.0.0", 0))[0])
+    return str(address.supernet(new_prefix=SENDER_PREFIX_BITS[address.version]))
+
+
+def _timeout_s(headers: Headers, cap_s: float) -> float:
+    """What the caller gives the request, at most the cap."""
+    given = headers.get(TIMEOUT_HEADER)
+    try:
+        seconds = cap_s if given is None else float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise InvalidRequestError(f"{TIMEOUT_HEADER} is {given!r}: give seconds, such as 2.5")
+    return min(seconds, cap_s)

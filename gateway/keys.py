@@ -1,0 +1,159 @@
+"""API keys: who may ask for what.
+
+    python -m gateway.keys NAME [--scope infer] [--scope admin] [--file FILE]
+
+makes a key, prints it once, and appends its line NAME:SCOPES:SHA256 to the file, which REFERENT_KEYS_FILE names. Keys
+are long and random, so a plain hash of one tells nothing about it. The service sees changes of the file: a key is
+rotated by adding another under the same name, and removed with its line.
+"""
+
+import argparse
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+SCOPES = ("infer", "admin")
+ADMIN_PATHS = {"/v1/reload"}
+# Probes carry no keys, the API's description is no secret; whatever stands nowhere here needs the scope `infer`.
+FREE_PATHS = {
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/health",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/docs",
+    "/openapi.json",
+}
+LINE = re.compile(r"(?P<name>[\w.-]{1,64}):(?P<scopes>\w+(,\w+)*):(?P<digest>[0-9a-f]{64})")
+
+log = structlog.get_logger("gateway")
+
+
+class UnauthenticatedError(PermissionError):
+    """No key, or one that is not ours."""
+
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012  the protocol asks for it beside a 401
+
+
+class ForbiddenError(PermissionError):
+    """The key lacks the scope."""
+
+
+class Key(NamedTuple):
+    """A line of the file."""
+
+    name: str
+    scopes: frozenset[str]
+    digest: str  # sha256, hexadecimal
+
+
+class Keys:
+    """The keys of a file, read again when it changes. Raises OSError or ValueError for a file that can't be used."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen = self._signature()
+        self._keys = read_keys(file)
+
+    def find(self, secret: str) -> Key | None:
+        """The key, in a time that does not depend on how much of it is right."""
+        self._follow()
+        digest = _digest(secret)
+        found = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
+        return found[0] if found else None
+
+    def _follow(self) -> None:
+        if (now := self._signature()) == self._seen:
+            return
+        self._seen = now
+        try:
+            self._keys = read_keys(self._file)
+            log.info("keys read again", keys=len(self._keys))
+        except (OSError, ValueError) as error:
+            log.error("keys can't be read, those before stay", fault=str(error))
+
+    def _signature(self) -> tuple[int, ...]:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return ()
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class Guard:
+    """ASGI middleware: raises unless the request has a key with the scope of its path; leaves the key's name in
+    `request.state.key`."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in FREE_PATHS:
+            key = self._keys.find(_secret(Headers(scope=scope)))
+            needed = "admin" if scope["path"] in ADMIN_PATHS else "infer"
+            if key is None:
+                raise UnauthenticatedError("send a valid key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+            if needed not in key.scopes:
+                raise ForbiddenError(f"the key {key.name!r} lacks the scope {needed!r}")
+            scope.setdefault("state", {})["key"] = key.name
+        await self._app(scope, receive, send)
+
+
+def read_keys(file: Path) -> list[Key]:
+    """The keys of a file. Raises OSError, and ValueError naming the line that is no key."""
+    keys = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        if not (line := line.strip()) or line.startswith("#"):
+            continue
+        match = LINE.fullmatch(line)
+        scopes = frozenset(match["scopes"].split(",")) if match else frozenset()
+        if not match or not scopes <= set(SCOPES):
+            raise ValueError(f"{file}, line {number} is no NAME:SCOPES:SHA256 with scopes of {', '.join(SCOPES)}")
+        keys.append(Key(match["name"], scopes, match["digest"]))
+    return keys
+
+
+def new_key(name: str, scopes: list[str]) -> tuple[str, str]:
+    """A key and its line in the file."""
+    secret = f"rf_{secrets.token_urlsafe(32)}"
+    return secret, f"{name}:{','.join(scopes)}:{_digest(secret)}"
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _secret(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m gateway.keys", description="Makes an API key.")
+    parser.add_argument("name", help="whose key it is; rates are counted and requests are logged by it")
+    parser.add_argument("--scope", choices=SCOPES, action="append", help="repeatable; default: infer")
+    parser.add_argument("--file", type=Path, help="to append the hashed key to; default: print it")
+    args = parser.parse_args()
+    secret, line = new_key(args.name, args.scope or ["infer"])
+    if not LINE.fullmatch(line):
+        sys.exit(f"{args.name!r} is no name of letters, digits, '.', '_' and '-', up to 64 of them")
+    if args.file:
+        with open(os.open(args.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+            file.write(f"{line}\n")
+    else:
+        print(line, file=sys.stderr)
+    print(secret)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Who is let in: budgets of requests and bytes, rates, deadlines; the next request is answered."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from gateway.settings import Settings
+from tests.gateway.conftest import Start
+from tests.gateway.fake_triton import FakeTriton
+from tests.gateway.samples import in_json, jpeg
+
+pytestmark = pytest.mark.anyio
+GOOD = in_json(jpeg(), "the queen")
+JSON = {"Content-Type": "application/json"}
+
+
+def problem(response: httpx.Response) -> tuple[int, str, str | None]:
+    """Status, kind and stage of a problem that may be tried again."""
+    body = response.json()
+    assert body["retryable"]
+    assert int(response.headers["retry-after"]) >= 1
+    return response.status_code, body["type"].rpartition(":")[2], body["stage"]
+
+
+async def hold(client: httpx.AsyncClient, triton: FakeTriton, **request: Any) -> "asyncio.Task[httpx.Response]":
+    """Sends a request that Triton does not answer; returns when it is there."""
+    triton.holds = True
+    task = asyncio.create_task(client.post("/v1/ground", **request))
+    assert await asyncio.to_thread(triton.arrived.wait, 30)
+    return task
+
+
+async def end(task: "asyncio.Task[httpx.Response]", triton: FakeTriton) -> None:
+    """Has the held request's client leave."""
+    task.cancel()
+    assert await asyncio.to_thread(triton.abandoned.wait, 30)
+    triton.holds = False
+
+
+async def test_request_beyond_the_budget_is_shed_at_once(start: Start, triton: FakeTriton) -> None:
+    async with start(max_inflight_requests=1) as client:
+        held = await hold(client, triton, json=GOOD)
+        assert problem(await client.post("/v1/ground", json=GOOD)) == (429, "overloaded", "request")
+        assert (await client.get("/livez")).status_code == 200
+        await end(held, triton)
+        assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+async def test_bytes_beyond_the_budget_are_not_read(start: Start, triton: FakeTriton, announced: bool) -> None:
+    sent = 0
+
+    async def chunks(body: bytes) -> AsyncIterator[bytes]:
+        nonlocal sent
+        for i in range(0, len(body), 100_000):
+            sent += 1
+            yield body[i : i + 100_000]
+
+    padded = json.dumps(GOOD).encode() + bytes(700_000).replace(b"\0", b" ")
+    length = {"Content-Length": str(len(padded))} if announced else {}
+    async with start(max_image_bytes=10_000, max_inflight_bytes=1_100_000) as client:
+        held = await hold(client, triton, content=padded, headers=JSON)
+        response = await client.post("/v1/ground", content=chunks(padded), headers=JSON | length)
+        assert problem(response) == (429, "overloaded", "request")
+        assert sent == (0 if announced else 4)
+        await end(held, triton)
+        assert (await client.post("/v1/ground", content=padded, headers=JSON)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [("1.2.3.4", "1.2.3.4", 429), ("1.2.3.4", "1.2.3.5", 200), ("2001:db8::1", "2001:db8::2", 429)],
+    ids=["same address", "another address", "same IPv6 network"],
+)
+async def test_rate_is_counted_by_client(
+    make_app: Callable[..., FastAPI], first: str, second: str, status: int
+) -> None:
+    app = make_app(rate_limit="2/minute")
+    async with app.router.lifespan_context(app):
+        for address, expected in ((first, 200), (first, 200), (second, status)):
+            transport = httpx.ASGITransport(app, client=(address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                response = await client.post("/v1/ground", json=GOOD)
+                assert response.status_code == expected
+                assert (await client.get("/livez")).status_code == 200
+        if status == 429:
+            assert problem(response) == (429, "rate-limited", "request")
+            assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+async def test_body_that_drips_is_cut(start: Start) -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with start(deadline_s=0.2) as client:
+        response = await client.post("/v1/ground", content=drip(), headers=JSON)
+        assert problem(response) == (408, "slow-body", "body")
+        assert response.headers["connection"] == "close"
+
+
+async def test_caller_shortens_the_deadline_and_cannot_lengthen_it(start: Start, triton: FakeTriton) -> None:
+    async with start(deadline_s=0.5) as client:
+        triton.holds = True
+        for given, seconds in (("0.2", "0.2 s"), ("60", "0.5 s")):
+            response = await client.post("/v1/ground", json=GOOD, headers={"X-Request-Timeout": given})
+            assert problem(response)[:2] == (504, "deadline-exceeded")
+            assert seconds in response.json()["detail"]
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "nan"])
+async def test_unfit_timeout_is_refused(client: httpx.AsyncClient, given: str) -> None:
+    response = await client.post("/v1/ground", json=GOOD, headers={"X-Request-Timeout": given})
+    assert (response.status_code, given in response.json()["detail"]) == (422, True)
+
+
+async def test_work_that_waits_for_a_thread_is_dropped_when_its_time_is_up(make_app: Callable[..., FastAPI]) -> None:
+    app, release, ran = make_app(decode_threads=1), threading.Event(), threading.Event()
+    async with app.router.lifespan_context(app):
+        running = asyncio.create_task(app.state.pipeline.in_pool(release.wait))
+        await asyncio.sleep(0)  # lets it be the first
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await app.state.pipeline.in_pool(ran.set)
+        release.set()
+        await running
+        assert await app.state.pipeline.in_pool(lambda: "after") == "after"
+    assert not ran.is_set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rate_limit": "fast"}, "fast"),
+        ({"triton_url": "10.0.0.1:8001,triton:8001"}, "triton:8001 in a list .* dns:///NAME:PORT"),
+        ({"max_inflight_bytes": 1000}, "no room for one body"),
+        ({"host": "0.0.0.0"}, "REFERENT_KEYS_FILE .* or REFERENT_OPEN_ACCESS=true"),
+    ],
+    ids=["rate", "names in a list", "bytes", "open to others"],
+)
+def test_unfit_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings(**settings)

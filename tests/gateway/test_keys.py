@@ -1,0 +1,139 @@
+"""API keys: made by the command, hashed in the file, asked for by scope, rotated while the service runs."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway import keys
+from gateway.settings import Settings
+from tests.gateway.conftest import Start
+from tests.gateway.samples import in_json, jpeg
+
+GOOD = in_json(jpeg(), "the queen")
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def make(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Make:
+    """Makes a key with the command; returns it."""
+
+    def make(name: str, *scopes: str) -> str:
+        arguments = [argument for scope in scopes for argument in ("--scope", scope)]
+        monkeypatch.setattr("sys.argv", ["keys", name, *arguments, "--file", str(file)])
+        keys.main()
+        return capsys.readouterr().out.split()[-1]  # after what the service logs here
+
+    return make
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.anyio
+async def test_each_path_asks_for_its_scope(start: Start, file: Path, make: Make) -> None:
+    infer, both = make("alice"), make("ops", "infer", "admin")
+    async with start(keys_file=file) as client:
+        for headers, ground, reload in (
+            ({}, 401, 401),
+            (bearer("wrong"), 401, 401),
+            (bearer(infer), 200, 403),
+            ({"X-API-Key": infer}, 200, 403),
+            (bearer(both), 200, 200),
+        ):
+            assert (await client.post("/v1/ground", json=GOOD, headers=headers)).status_code == ground
+            assert (await client.get("/v1/models", headers=headers)).status_code == ground
+            assert (await client.post("/v1/reload", headers=headers)).status_code == reload
+        assert (await client.get("/nowhere")).status_code == 401
+
+
+@pytest.mark.anyio
+async def test_refusals_are_problems_that_tell_how_and_health_is_free(start: Start, file: Path, make: Make) -> None:
+    make("alice")
+    async with start(keys_file=file) as client:
+        refused = await client.post("/v1/ground", content=b"", headers={"Content-Type": "application/json"})
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert "Authorization: Bearer KEY" in refused.json()["detail"]
+        for path in ("/livez", "/readyz", "/health", "/openapi.json"):
+            assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_keys_rotate_while_the_service_runs(start: Start, file: Path, make: Make) -> None:
+    old = make("alice")
+    async with start(keys_file=file) as client:
+
+        async def status(key: str) -> int:
+            return (await client.get("/v1/models", headers=bearer(key))).status_code
+
+        new = make("alice")
+        assert (await status(old), await status(new)) == (200, 200)
+        file.write_text(file.read_text().splitlines()[1])
+        assert (await status(old), await status(new)) == (401, 200)
+        file.write_text("alice")  # a mistake: the keys before stay
+        with capture_logs() as lines:
+            assert await status(new) == 200
+        assert "line 1 is no NAME:SCOPES:SHA256" in lines[0]["fault"]
+        file.unlink()
+        assert await status(new) == 200
+
+
+@pytest.mark.anyio
+async def test_rate_and_log_go_by_the_keys_name(start: Start, file: Path, make: Make) -> None:
+    alice, bob = make("alice"), make("bob")
+    async with start(keys_file=file, rate_limit="1/minute") as client:
+        with capture_logs() as lines:
+            statuses = [
+                (await client.post("/v1/ground", json=GOOD, headers=bearer(key))).status_code
+                for key in (alice, alice, bob)
+            ]
+    assert statuses == [200, 429, 200]
+    assert [line["key"] for line in lines if line["event"] == "request"] == ["alice", "alice", "bob"]
+    assert alice not in str(lines)
+
+
+def test_file_holds_hashes_alone_and_is_the_owners(file: Path, make: Make) -> None:
+    key = make("alice", "infer", "admin")
+    assert key not in file.read_text()
+    assert file.read_text().startswith("alice:infer,admin:")
+    assert os.stat(file).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("line", ["alice", "alice:infer:abc", f"alice:root:{'0' * 64}"])
+def test_line_that_is_no_key_is_named(file: Path, line: str) -> None:
+    file.write_text(f"# who\n\n{line}\n")
+    with pytest.raises(ValueError, match="keys, line 3 is no NAME:SCOPES:SHA256"):
+        keys.Keys(file)
+
+
+def test_name_must_fit_the_file(make: Make) -> None:
+    with pytest.raises(SystemExit, match="'a:b' is no name"):
+        make("a:b")
+
+
+def test_keys_or_loopback_or_said_so(file: Path) -> None:
+    for changes in ({"host": "localhost"}, {"host": "::1"}, {"keys_file": file}, {"open_access": True}):
+        Settings(**{"host": "0.0.0.0", **changes})
+
+
+@pytest.mark.anyio
+async def test_cors_is_off_unless_an_origin_is_named(start: Start) -> None:
+    origin = {"Origin": "https://app.example"}
+    async with start() as client:
+        assert "access-control-allow-origin" not in (await client.get("/livez", headers=origin)).headers
+    async with start(cors_origins=["https://app.example"]) as client:
+        answer = await client.post("/v1/ground", headers=origin)  # a problem: the page may read it too
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+        asked = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+        assert (await client.options("/v1/ground", headers=asked)).status_code == 200
+        other = await client.get("/livez", headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers

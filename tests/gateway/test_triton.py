@@ -1,0 +1,99 @@
+"""Several Tritons behind one gateway: one goes and nobody notices, one comes and gets its share."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway.registry import Registry
+from gateway.triton import Triton
+from tests.gateway.conftest import Start, listening
+from tests.gateway.fake_triton import FakeTriton
+from tests.gateway.samples import in_json, jpeg
+
+pytestmark = pytest.mark.anyio
+GOOD = in_json(jpeg(), "the queen")
+
+
+@pytest.fixture
+def two(repository: Path) -> tuple[FakeTriton, FakeTriton]:
+    fakes = FakeTriton(), FakeTriton()
+    for fake in fakes:
+        fake.serve(repository)
+    return fakes
+
+
+async def test_load_is_shared_and_one_that_goes_is_not_noticed(
+    start: Start, two: tuple[FakeTriton, FakeTriton]
+) -> None:
+    with listening(two[0]) as first, ExitStack() as stack:
+        second = stack.enter_context(listening(two[1]))
+        async with start(triton_url=f"{first},{second}") as client:
+
+            async def ask(times: int) -> list[int]:
+                requests = [client.post("/v1/ground", json=GOOD) for _ in range(times)]
+                return [response.status_code for response in await asyncio.gather(*requests)]
+
+            assert await ask(8) == [200] * 8
+            assert all(len(fake.requests) >= 3 for fake in two)
+            two[1].holds = True  # so that some are in flight there when it goes
+            asking = asyncio.create_task(ask(4))
+            assert await asyncio.to_thread(two[1].arrived.wait, 30)
+            await asyncio.to_thread(stack.close)
+            assert await asking == [200] * 4
+            assert await ask(8) == [200] * 8
+
+
+class Nameserver(threading.Thread):
+    """Answers every question for an IPv4 address over UDP with `addresses`."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.addresses = ["127.0.0.1"]
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            query, client = self.socket.recvfrom(512)
+            if not query:
+                return
+            end = query.index(b"\0", 12) + 5  # of the name, type and class
+            known = self.addresses if query[end - 4 : end - 2] == b"\0\1" else []
+            head = query[:2] + b"\x84\0" + b"\0\1" + len(known).to_bytes(2, "big") + bytes(4)
+            records = [b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(address) for address in known]
+            self.socket.sendto(head + query[12:end] + b"".join(records), client)
+
+
+@pytest.fixture
+def nameserver() -> Iterator[Nameserver]:
+    server = Nameserver()
+    server.start()
+    yield server
+    server.socket.sendto(b"", server.socket.getsockname())
+    server.join()
+    server.socket.close()
+
+
+async def test_one_that_is_added_to_the_name_gets_its_share(
+    repository: Path, two: tuple[FakeTriton, FakeTriton], nameserver: Nameserver
+) -> None:
+    with listening(two[0]) as first:
+        port = first.rpartition(":")[2]
+        client = Triton(f"dns://{nameserver.address}/triton.test:{port}")
+        registry = Registry(repository, client, "tiny")
+        await registry.refresh()
+        assert registry.ready
+        reconnecting = asyncio.create_task(client.keep_reconnecting(0.2))
+        with listening(two[1], f"127.0.0.2:{port}"):
+            nameserver.addresses.append("127.0.0.2")
+            async with asyncio.timeout(60):
+                while not two[1].requests:
+                    await registry.refresh()  # a golden inference
+        reconnecting.cancel()
+        await client.close()

@@ -1,0 +1,345 @@
+"""Faults under load on the real processes: every request is answered, rightly or with a problem to try again; none is
+lost, and the service comes back by itself."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx
+import psutil
+import pytest
+import tritonclient.grpc as triton
+import uvicorn
+from prometheus_client import REGISTRY
+
+from export.publish import publish
+from gateway.__main__ import listen, url_of
+from gateway.app import create_app
+from gateway.golden import probe
+from gateway.settings import Settings
+from referent.bundle import Bundle, load_bundle, verify_files
+from referent.tensors import STEPS, part_name
+from runtime.launcher import TritonServer
+from tests.tiny import MODEL_REPOSITORY
+
+SAMPLES = Path(__file__).parent / "samples"
+CASE = json.loads((SAMPLES / "samples.json").read_text())[0]
+IMAGE, EXPRESSION = (SAMPLES / CASE["image"]).read_bytes(), next(iter(CASE["objects"]))
+DEADLINE_S = 10
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, since tests publish into it."""
+    copy = tmp_path_factory.mktemp("served") / "model_repository"
+    shutil.copytree(MODEL_REPOSITORY, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository, verify=verify_files, probe=partial(probe, repository)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(server: TritonServer, repository: Path) -> Iterator[str]:
+    with gateway(repository, server.grpc_url) as url:
+        yield url
+
+
+@contextmanager
+def gateway(repository: Path, triton_url: str, **changes: object) -> Iterator[str]:
+    """The gateway on a port of its own, once it is ready."""
+    ready = threading.Event()
+    defaults = {
+        "triton_url": triton_url,
+        "model_repository": repository,
+        "default_model": "mini",
+        "port": 0,
+        "metrics_port": 0,
+    }
+    limits = {"deadline_s": DEADLINE_S, "readiness_interval_s": 0.5}
+    settings = Settings(**{**defaults, **limits, **changes})
+    runner = uvicorn.Server(uvicorn.Config(create_app(settings, ready.set), log_level="warning"))
+    with listen(settings) as listener:
+        thread = threading.Thread(target=runner.run, args=([listener],))
+        thread.start()
+        try:
+            assert ready.wait(60)
+            yield url_of(listener)
+        finally:
+            runner.should_exit = True
+            thread.join()
+
+
+def until(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def ask(client: httpx.Client) -> httpx.Response:
+    return client.post("/v1/ground", files={"image": IMAGE}, data={"expression": EXPRESSION})
+
+
+@dataclasses.dataclass
+class Load:
+    """What became of requests: `counts` of ok, retryable and lost; `details` of the latter two, and versions served."""
+
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    details: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def note(self, response: httpx.Response, box_xyxy: list[float]) -> bool:
+        """Returns whether all is well."""
+        answer = response.json()
+        if response.status_code == 200 and np.allclose(answer["results"][0]["box_xyxy"], box_xyxy, atol=0.1):
+            self.counts["ok"] += 1
+            self.details[f"version {answer['version']}"] += 1
+        else:
+            again = (
+                response.status_code in (429, 503, 504) and answer["retryable"] and "retry-after" in response.headers
+            )
+            self.counts["retryable" if again else "lost"] += 1
+            self.details[f"{response.status_code} {answer.get('type')} {answer.get('detail')}"] += 1
+        return response.status_code == 200
+
+    def more_ok(self, count: int = 3) -> None:
+        """Returns when so many more requests were answered."""
+        until(partial(lambda goal: self.counts["ok"] >= goal, self.counts["ok"] + count))
+
+
+@contextmanager
+def load(url: str, clients: int = 3) -> Iterator[Load]:
+    """Clients that ask without pause; leaving waits for their last answers and prints what became of all."""
+    until(lambda: is_ready(url))
+    noted, stop = Load(), threading.Event()
+    with httpx.Client(base_url=url, timeout=30) as client:
+        box_xyxy = ask(client).raise_for_status().json()["results"][0]["box_xyxy"]
+
+    def run() -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    if not noted.note(ask(client), box_xyxy):
+                        stop.wait(0.1)  # a client that tries again at once would be the load itself
+                except httpx.HTTPError as error:
+                    noted.counts["lost"] += 1
+                    noted.details[repr(error)] += 1
+
+    threads = [threading.Thread(target=run) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        noted.more_ok()
+        yield noted
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(dict(noted.counts), dict(noted.details))
+
+
+def process_of(server: TritonServer) -> psutil.Process:
+    return psutil.Process(server._process.pid)
+
+
+def stub_of(server: TritonServer, step: str) -> psutil.Process | None:
+    """The Python process that runs a part of mini, if one does."""
+    children = [child for child in process_of(server).children() if child.status() != psutil.STATUS_ZOMBIE]
+    return next((child for child in children if f"mini_{step}" in " ".join(child.cmdline())), None)
+
+
+def is_ready(url: str) -> bool:
+    return httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_killed_stub_costs_a_retry_at_most(server: TritonServer, url: str) -> None:
+    with load(url) as noted:
+        killed = stub_of(server, "language_model")
+        assert killed
+        killed.kill()
+        until(lambda: stub_of(server, "language_model") not in (None, killed))
+        until(lambda: is_ready(url))
+        noted.more_ok()
+    assert noted.counts["lost"] == 0
+
+
+def test_killed_server_costs_a_retry_at_most(server: TritonServer, url: str) -> None:
+    with load(url) as noted:
+        process_of(server).kill()
+        until(lambda: not is_ready(url))
+        until(lambda: is_ready(url))
+        noted.more_ok()
+    assert noted.counts["lost"] == 0
+    assert noted.counts["retryable"]
+
+
+def test_killed_server_of_two_costs_nothing(server: TritonServer, repository: Path) -> None:
+    with TritonServer(repository) as other, gateway(repository, f"{server.grpc_url},{other.grpc_url}") as url:
+        with load(url) as noted:
+            process_of(other).kill()
+            noted.more_ok(20)
+        assert (noted.counts["lost"], noted.counts["retryable"]) == (0, 0)
+
+
+def test_frozen_server_and_full_budget_answer_in_time(server: TritonServer, repository: Path) -> None:
+    limits = {"max_inflight_requests": 3, "deadline_s": 5}
+    with gateway(repository, server.grpc_url, **limits) as url, load(url, clients=6) as noted:
+        process_of(server).suspend()
+        try:
+            until(lambda: any("504" in detail for detail in list(noted.details)))
+            assert httpx.get(f"{url}/livez", timeout=1).status_code == 200
+        finally:
+            process_of(server).resume()
+        until(lambda: is_ready(url))
+        noted.more_ok()
+    assert noted.counts["lost"] == 0
+    assert any("overloaded" in detail for detail in noted.details)
+
+
+def test_work_of_clients_that_left_is_not_done(server: TritonServer, url: str) -> None:
+    """By Triton's own count: of 24 images that wait for a frozen vision encoder none reaches the language model."""
+    vision, language, _ = STEPS
+
+    def inferences() -> int:
+        with triton.InferenceServerClient(server.grpc_url) as client:
+            return client.get_inference_statistics(part_name("mini", language)).model_stats[-1].inference_count
+
+    def pending() -> float:
+        name = f'nv_inference_pending_request_count{{model="{part_name("mini", vision)}"'
+        lines = httpx.get(server.metrics_url).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    async def leave() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=30, limits=httpx.Limits(max_connections=None)) as client:
+            body = {"files": {"image": IMAGE}, "data": {"expression": EXPRESSION}}
+            async with asyncio.timeout(DEADLINE_S - 1):  # else it would be the deadline that ends them
+                asking = [asyncio.create_task(client.post("/v1/ground", **body)) for _ in range(24)]
+                while await asyncio.to_thread(pending) < 16:
+                    await asyncio.sleep(0.02)
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    until(lambda: is_ready(url))
+    stub = stub_of(server, vision.suffix)
+    assert stub
+    stub.suspend()  # not for long: Triton kills a stub that stays silent
+    try:
+        before = inferences()
+        asyncio.run(leave())
+        until(lambda: REGISTRY.get_sample_value("referent_inflight_requests") == 0)
+    finally:
+        stub.resume()
+    with httpx.Client(base_url=url, timeout=30) as client:
+        until(lambda: ask(client).status_code == 200)
+    assert inferences() - before <= 8  # this last one, and golden inferences
+
+
+def test_new_version_and_refused_ones_cost_nothing(
+    server: TritonServer, url: str, repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle, _ = load_bundle(repository, "mini")
+
+    def release(damage: Callable[[Path], None] = lambda parts: None) -> Bundle:
+        """Publishes mini once more; `damage` gets the box head before."""
+        parts = {step: tmp_path / step.suffix for step in STEPS}
+        for step, directory in parts.items():
+            shutil.copytree(repository / part_name("mini", step) / bundle.version, directory, dirs_exist_ok=True)
+        damage(parts[STEPS[-1]] / "model.onnx")
+        tokenizer = repository / "mini" / bundle.version / "tokenizer.json"
+        sizes = {"dtype": bundle.dtype, "has_scores": True, "hidden_size": 256, "max_batch_size": 8}
+        return publish(repository, "mini", bundle, parts, tokenizer, **sizes)[0]
+
+    def forget_numbers(file: Path) -> None:
+        model = onnx.load(file)
+        for weights in model.graph.initializer:
+            if weights.data_type == onnx.TensorProto.FLOAT:
+                nothing = np.full_like(onnx.numpy_helper.to_array(weights), np.nan)
+                weights.CopyFrom(onnx.numpy_helper.from_array(nothing, weights.name))
+        onnx.save(model, file)
+
+    with load(url) as noted:
+        for damage in (forget_numbers, lambda file: file.write_bytes(b"no model")):
+            refused = release(damage)
+            until(lambda: caplog.text.count("cannot be served") == 1)
+            caplog.clear()
+            noted.more_ok()
+            assert noted.details[f"version {refused.version}"] == 0
+            for model in ("mini", *(part_name("mini", step) for step in STEPS)):  # Triton keeps two versions
+                shutil.rmtree(repository / model / refused.version)
+        accepted = release()
+        until(lambda: noted.details[f"version {accepted.version}"] >= 5)
+    assert (noted.counts["lost"], noted.counts["retryable"]) == (0, 0)
+
+
+@contextmanager
+def process(command: list[str], **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that says where it serves, and that URL."""
+    env = os.environ | {"REFERENT_METRICS_PORT": "0", "REFERENT_PORT": "0", **environment}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
+        assert started.stdout
+        lines = (line for line in started.stdout if "ready" in line)
+        url = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        drain = threading.Thread(target=started.stdout.read)  # or a full pipe would stop it
+        drain.start()
+        try:
+            yield started, url
+        finally:
+            started.kill()
+            drain.join()
+
+
+def test_sigterm_under_load_loses_nothing(server: TritonServer, repository: Path) -> None:
+    settings = {"REFERENT_TRITON_URL": server.grpc_url, "REFERENT_MODEL_REPOSITORY": str(repository)}
+    with process([sys.executable, "-m", "gateway"], **settings, REFERENT_DRAIN_GRACE_S="600") as (draining, url):
+        with load(url) as noted:
+            draining.terminate()
+            until(lambda: not is_ready(url))
+            noted.more_ok()
+        draining.terminate()  # the grace period is over
+        assert draining.wait(60) == 0
+    assert (noted.counts["lost"], noted.counts["retryable"]) == (0, 0)
+
+
+def may_mount() -> bool:
+    return (
+        subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode
+        == 0
+    )
+
+
+@pytest.mark.skipif(not may_mount(), reason="may not mount a /dev/shm of its own")
+def test_full_shared_memory_costs_retries_until_there_is_room(repository: Path) -> None:
+    program = "from referent.cli import app; app()"
+    serve = [sys.executable, "-c", program, "serve", "--grpc-port", "0", "--model-repository", str(repository)]
+    mount = 'mount -t tmpfs -o size=48m tmpfs /dev/shm && exec "$@"'
+    with process(["unshare", "-m", "sh", "-c", mount, "sh", *serve]) as (serving, url), load(url) as noted:
+        filler = Path(f"/proc/{serving.pid}/root/dev/shm/filler")
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(2**16))
+        for stub in psutil.Process(serving.pid).children(recursive=True):
+            if stub.name() == "triton_python_backend_stub":
+                stub.kill()  # healing it takes a new region
+        until(lambda: noted.counts["retryable"] > 5)
+        filler.unlink()
+        until(lambda: is_ready(url))
+        noted.more_ok()
+    assert noted.counts["lost"] == 0
