@@ -1,5 +1,6 @@
 """The command line: referent --help"""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,6 +81,32 @@ def ground(
         typer.echo(answer.model_dump_json(indent=2))
     else:
         Console().print(_table(answer))
+
+
+@app.command()
+def doctor(
+    model_repository: Annotated[Path, typer.Option(help="Folder of the models to serve.")] = Path("model_repository"),
+    port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port of the metrics.")] = 9090,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check what this machine has against what serving, training and exporting need; exit 1 if something won't work."""
+    from referent.doctor import examine
+
+    ports = {"--port": port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
+    checks = list(examine(model_repository, ports))
+    if as_json:
+        typer.echo(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        table = Table("", "", "found", "what to do")
+        for check in checks:
+            colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
+            cells = (check.subject, check.found, check.remedy)
+            table.add_row(f"[{colour}]{check.status}", *map(escape, cells))
+        Console().print(table)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
 
 
 def _table(answer: GroundResponse) -> Table:
