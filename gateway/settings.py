@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "REFERENT_"
-OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_CARDS"}  # same prefix, read by runtime/ and by tests
+OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_DATA"}  # same prefix, read by runtime/ and by tests
 
 
 class Settings(BaseSettings):

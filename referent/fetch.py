@@ -1,0 +1,170 @@
+"""Fetches a URL that a stranger named, without becoming the stranger's way into our network (SSRF).
+
+At each hop the host is resolved once, all its addresses must be public, and the connection goes to the address that was
+checked; TLS is verified against the host's name. Proxies, cookies and credentials of the environment play no part.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from socket import SOCK_STREAM, getaddrinfo
+from ssl import SSLContext
+
+import httpx
+
+IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "application/octet-stream", "binary/octet-stream"})
+MAX_REDIRECTS = 3
+DEFAULT_PORTS = {"http": 80, "https": 443}
+GLOBAL_UNICAST = ip_network("2000::/3")  # all that is handed out of IPv6; the rest is local, multicast or reserved
+NAT64 = ip_network("64:ff9b::/96")  # an IPv4 address in the last 32 bits
+# what `is_global` lets through: Azure's metadata service, and IETF's own block with Oracle's in it
+NOT_PUBLIC = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"))
+
+# not the event loop's own threads: lookups at a stranger's slow name server would hold up everything else there
+LOOKUPS = ThreadPoolExecutor(8, thread_name_prefix="lookup")
+
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+MakeTransport = Callable[[], httpx.AsyncBaseTransport]
+
+
+class FetchError(ValueError):
+    """The URL may not be fetched or can't be; the message is fit for the caller and names no address."""
+
+    def __init__(self, message: str, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+@dataclass(frozen=True)
+class FetchPolicy:
+    """What may be fetched. Hosts are names as in a URL: lower case, no port; of an IPv6 address no brackets."""
+
+    allowed_hosts: frozenset[str] | None = None  # these alone; None: any
+    private_hosts: frozenset[str] = frozenset()  # these may have addresses that are not public
+    ports: frozenset[int] = frozenset(DEFAULT_PORTS.values())
+    media_types: frozenset[str] | None = None  # of the answer; None: any
+
+
+async def system_resolver(host: str, port: int) -> list[str]:
+    """The addresses of a host as the operating system knows them. Raises OSError, UnicodeError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.run_in_executor(LOOKUPS, lambda: getaddrinfo(host, port, type=SOCK_STREAM))
+    return [str(address[0]) for *_, address in found]
+
+
+def direct_transport() -> httpx.AsyncBaseTransport:
+    """A transport that no proxy and no certificate of the environment takes part in."""
+    return httpx.AsyncHTTPTransport(verify=_tls(), trust_env=False)
+
+
+async def fetch(
+    url: str,
+    *,
+    max_bytes: int,
+    deadline_s: float,
+    policy: FetchPolicy,
+    resolver: Resolver = system_resolver,
+    make_transport: MakeTransport = direct_transport,
+) -> bytes:
+    """The body behind an http(s) URL, through up to `MAX_REDIRECTS` redirects, each checked like the URL itself.
+
+    `deadline_s` is for everything together. Raises `FetchError`.
+    """
+    target: str | httpx.URL = url
+    try:
+        async with asyncio.timeout(deadline_s):
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = await _hop(_parsed(target), max_bytes, policy, resolver, make_transport)
+                if isinstance(answer, bytes):
+                    return answer
+                target = answer
+    except TimeoutError:
+        raise FetchError(f"the URL gave no whole answer within {deadline_s:.3g} s", retryable=True) from None
+    raise FetchError(f"the URL leads through more than {MAX_REDIRECTS} redirects")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, of either version, is one of the public internet. Raises ValueError for no address."""
+    ip = ip_address(address)
+    if isinstance(ip, IPv6Address):
+        embedded = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour
+        return is_public(str(embedded)) if embedded else ip in GLOBAL_UNICAST and ip.is_global
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in NOT_PUBLIC)
+
+
+def _parsed(target: str | httpx.URL) -> httpx.URL:
+    try:
+        url = httpx.URL(target)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise FetchError(f"not a URL: {error}") from None
+    if url.scheme not in DEFAULT_PORTS or not url.host:
+        raise FetchError("the URL can't be fetched: give one that starts with http:// or https:// and a host")
+    if url.userinfo:
+        raise FetchError("the URL holds a user name or password: give one without")
+    return url
+
+
+async def _hop(
+    url: httpx.URL, max_bytes: int, policy: FetchPolicy, resolver: Resolver, make_transport: MakeTransport
+) -> bytes | httpx.URL:
+    """The body, or the URL that the answer redirects to."""
+    host = url.raw_host.decode().rstrip(".").lower()
+    pinned = url.copy_with(host=await _checked_address(url, host, policy, resolver), fragment=None)
+    headers = {"Host": url.netloc.decode(), "Accept-Encoding": "identity", "User-Agent": "referent"}
+    try:
+        async with (
+            # a client for each hop: neither a cookie nor a connection of another host at this address is used again
+            httpx.AsyncClient(transport=make_transport(), trust_env=False, timeout=None) as client,
+            client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response,
+        ):
+            if response.has_redirect_location:
+                return _parsed(url.join(response.headers["location"]))
+            return await _body(response, host, max_bytes, policy)
+    except httpx.HTTPError as error:  # its own text may name the address
+        raise FetchError(f"{host} can't be reached or broke off ({type(error).__name__})", retryable=True) from None
+    except httpx.InvalidURL as error:
+        raise FetchError(f"{host} redirects to what is not a URL: {error}") from None
+
+
+async def _checked_address(url: httpx.URL, host: str, policy: FetchPolicy, resolver: Resolver) -> str:
+    if policy.allowed_hosts is not None and host not in policy.allowed_hosts:
+        raise FetchError(f"{host} is not among the hosts that may be fetched from")
+    port = DEFAULT_PORTS[url.scheme] if url.port is None else url.port
+    if port not in policy.ports:
+        raise FetchError(f"port {port} is not among those that may be fetched from: {sorted(policy.ports)}")
+    try:
+        addresses = await resolver(host, port)
+    except (OSError, UnicodeError):
+        addresses = []
+    if not addresses or not (host in policy.private_hosts or all(map(is_public, addresses))):
+        # one message for both, since which names exist in our network is nobody's business
+        raise FetchError(f"{host} has no address, or one that is not public")
+    return addresses[0]
+
+
+async def _body(response: httpx.Response, host: str, max_bytes: int, policy: FetchPolicy) -> bytes:
+    if (status := response.status_code) != 200:
+        raise FetchError(f"{host} answers with status {status}", retryable=status in (408, 429) or status >= 500)
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if policy.media_types is not None and media_type not in policy.media_types:
+        wanted = ", ".join(sorted(policy.media_types))
+        raise FetchError(f"{host} answers with content type {media_type[:80]!r}; wanted is one of {wanted}")
+    if (encoding := response.headers.get("content-encoding", "identity")).lower() != "identity":
+        raise FetchError(f"{host} answers in content encoding {encoding[:80]!r}, which was not asked for")
+    announced, body = int(response.headers.get("content-length", 0)), bytearray()
+    if announced <= max_bytes:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > max_bytes:
+                break
+    if max(announced, len(body)) > max_bytes:
+        raise FetchError(f"{host} answers with more than {max_bytes} bytes: give the URL of a smaller image")
+    return bytes(body)
+
+
+@cache
+def _tls() -> SSLContext:
+    return httpx.create_ssl_context(trust_env=False)  # reading the certificates takes some 20 ms
