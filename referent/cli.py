@@ -11,8 +11,11 @@ from rich.table import Table
 
 from referent.api import GroundResponse
 from referent.client import DEFAULT_URL, Client, ServiceError
+from referent.data.command import app as data
 from referent.drawing import draw
+from referent.evaluation.command import compare, evaluate
 from referent.images import decode_image
+from referent.training.command import sweep, train
 
 app = typer.Typer(
     help="Visual grounding: where in an image is what these words refer to?",
@@ -124,3 +127,9 @@ def _table(answer: GroundResponse) -> Table:
 def _failure(message: str) -> typer.Exit:
     typer.secho(f"error: {message}", fg="red", err=True)
     return typer.Exit(1)
+
+
+for command in (train, evaluate, compare):
+    app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sweep)
+app.add_typer(data, name="data")
