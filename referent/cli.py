@@ -15,6 +15,7 @@ from referent.data.command import app as data
 from referent.drawing import draw
 from referent.evaluation.command import compare, evaluate
 from referent.images import decode_image
+from referent.terminal import failure
 from referent.training.command import sweep, train
 
 app = typer.Typer(
@@ -57,9 +58,9 @@ def serve(
     except KeyboardInterrupt:
         typer.echo("stopped")
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; serving needs: pip install 'referent[gateway,local]'") from error
+        raise failure(f"{error}; serving needs: pip install 'referent[gateway,local]'") from error
     except (RuntimeError, ValueError, OSError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
 
 
 @app.command()
@@ -79,7 +80,7 @@ def ground(
         if save:
             draw(decode_image(data), answer.results).save(save)
     except (OSError, ValueError, ServiceError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))
     else:
@@ -122,11 +123,6 @@ def _table(answer: GroundResponse) -> Table:
         present = {True: "yes", False: "no", None: ""}[found.present]
         table.add_row(escape(found.expression), box, score, present)
     return table
-
-
-def _failure(message: str) -> typer.Exit:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    return typer.Exit(1)
 
 
 for command in (train, evaluate, compare):

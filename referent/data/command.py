@@ -10,6 +10,8 @@ from zipfile import BadZipFile
 
 import typer
 
+from referent.terminal import failure
+
 app = typer.Typer(help="Datasets: prepare published ones, generate scenes.", no_args_is_help=True)
 
 TRAINING_MIX = "photo=.35,cut=.15,icons=.4,crowd=.1"
@@ -70,9 +72,9 @@ def prepare(
         shares = parse_shares(split_shares) if split_shares else None
         stats = prepare_dataset(format, annotations, images, out, Options(shares, seed, strict, limit))
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; preparing data needs: pip install 'referent[train]'") from error
+        raise failure(f"{error}; preparing data needs: pip install 'referent[train]'") from error
     except (OSError, ValueError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
     _print_stats(stats, out)
 
 
@@ -124,11 +126,11 @@ def scenes(
         sources["background_photographs"] = str(len(materials.backgrounds))
         report = render(materials, chosen, split.value, out, sources, workers or os.cpu_count() or 1)
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; generating scenes needs: pip install 'referent[train]'") from error
+        raise failure(f"{error}; generating scenes needs: pip install 'referent[train]'") from error
     except KeyError as error:
-        raise _failure(f"--artwork, --cards or --split-file lacks {error}") from error
+        raise failure(f"--artwork, --cards or --split-file lacks {error}") from error
     except (OSError, ValueError, BadZipFile, BrokenExecutor) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
     records, absent = report["statistics"]["records"], report["statistics"]["absent_share"]
     typer.echo(f"{records} records ({absent:.0%} absent) -> {out / split.value}.jsonl")
 
@@ -182,8 +184,3 @@ def parse_shares(text: str, known: tuple[str, ...] | None = None) -> dict[str, f
     if min(shares.values()) < 0 or not math.isclose(total, 1):
         raise ValueError(f"the shares {text!r} add up to {total:g}; they must be positive and add up to 1")
     return shares
-
-
-def _failure(message: str) -> typer.Exit:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    return typer.Exit(1)

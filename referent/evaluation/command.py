@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from referent.terminal import failure
+
 if TYPE_CHECKING:
     from referent.data.records import Record
     from referent.evaluation.predictions import Prediction
@@ -40,11 +42,11 @@ def evaluate(
     given = [option for option, value in sources.items() if value is not None]
     if len(given) != 1:
         which = f"{' and '.join(given)} exclude each other" if given else "nothing to evaluate"
-        raise _failure(f"{which}: give one of {', '.join(sources)}", 2)
+        raise failure(f"{which}: give one of {', '.join(sources)}", 2)
     if images is None and predictions is None:
-        raise _failure(f"{given[0]} needs the images: give --images DIR", 2)
+        raise failure(f"{given[0]} needs the images: give --images DIR", 2)
     if record and checkpoint is None:
-        raise _failure("--record writes into a checkpoint: give --checkpoint DIR", 2)
+        raise failure("--record writes into a checkpoint: give --checkpoint DIR", 2)
     try:
         from referent.evaluation.analysis import analyse
         from referent.evaluation.evaluate import join
@@ -76,9 +78,9 @@ def evaluate(
             _record(checkpoint, record, figures["summary"])
         folder = write_report(out, run, figures, results, images) if out else None
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; evaluating needs: pip install 'referent[train]'") from error
+        raise failure(f"{error}; evaluating needs: pip install 'referent[train]'") from error
     except (RuntimeError, ValueError, OSError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
     if as_json:
         typer.echo(json.dumps({"run": run} | figures, indent=2))
     else:
@@ -99,7 +101,7 @@ def compare(
 ) -> None:
     """Several evaluations of the same records side by side."""
     if len(runs) < 2:
-        raise _failure("one run has nothing to be compared with: give two or more", 2)
+        raise failure("one run has nothing to be compared with: give two or more", 2)
     try:
         from referent.evaluation.comparison import compare as compare_runs
         from referent.evaluation.comparison import comparison_table, load_runs, write_comparison
@@ -109,9 +111,9 @@ def compare(
         figures = compare_runs(loaded)
         folder = write_comparison(out, loaded, figures) if out else None
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; comparing needs: pip install 'referent[train]'") from error
+        raise failure(f"{error}; comparing needs: pip install 'referent[train]'") from error
     except (ValueError, OSError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
@@ -183,8 +185,3 @@ def _record(checkpoint: Path, name: str, summary: dict[str, Any]) -> None:
     figures = {key: value for key, value in summary.items() if key != "present_threshold"}
     updated = spec.model_copy(update={"evaluation": spec.evaluation | {name: figures}})
     file.write_text(updated.model_dump_json(indent=2) + "\n")
-
-
-def _failure(message: str, code: int = 1) -> typer.Exit:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    return typer.Exit(code)

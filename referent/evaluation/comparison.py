@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from referent import metrics
 from referent.data.records import Record, read_records
-from referent.evaluation import plots
+from referent.evaluation import metrics, plots
 from referent.evaluation.evaluate import Results, join
 from referent.evaluation.predictions import read_predictions
 from referent.evaluation.report import FIGURES, PREDICTIONS, RECORDS, Gallery, new_folder, picture, write_pages

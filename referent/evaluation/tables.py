@@ -7,7 +7,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from referent.metrics import THRESHOLDS
+from referent.evaluation.metrics import THRESHOLDS
 
 ACCURACIES = [f"acc@{threshold}" for threshold in THRESHOLDS]
 OVERLAPS = ["mean_iou", *ACCURACIES]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from referent.terminal import failure
 from referent.training.recipe import Recipe, RecipeError
 
 BASE = Annotated[Path, typer.Option(help="One of our checkpoints, or a LLaVA directory (config.json, weights).")]
@@ -72,11 +73,11 @@ def train(
         from referent.training.records import DataError
         from referent.training.train import train as run
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; training needs: pip install 'referent[train]'") from error
+        raise failure(f"{error}; training needs: pip install 'referent[train]'") from error
     try:
         figures = run(recipe)
     except (CheckpointError, DataError, RecipeError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
     typer.echo(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + f": {out / 'best'}")
 
 
@@ -99,14 +100,14 @@ def sweep(
     try:
         from referent.training.sweep import grid, run_sweep, write_results
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; training needs: pip install 'referent[train]'") from error
+        raise failure(f"{error}; training needs: pip install 'referent[train]'") from error
     try:
         cells = grid(
             [int(v) for v in ranks.split(",")], [float(v) for v in learning_rates.split(",")],
             [int(v) for v in batches.split(",")],
         )  # fmt: skip
     except ValueError as error:
-        raise _failure(f"{error}: --ranks, --learning-rates and --batches are numbers with commas between") from error
+        raise failure(f"{error}: --ranks, --learning-rates and --batches are numbers with commas between") from error
     options = [mode, "--base", str(base), "--data", str(data), "--images", str(images), *context.args]
     results = []
     try:
@@ -114,12 +115,5 @@ def sweep(
             results.append(result)
             table = write_results(results, out)
     except subprocess.CalledProcessError as error:
-        raise _failure(
-            f"a cell failed (exit status {error.returncode}), see above; the same command goes on"
-        ) from error
+        raise failure(f"a cell failed (exit status {error.returncode}), see above; the same command goes on") from error
     Console().print(table)
-
-
-def _failure(message: str) -> typer.Exit:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    return typer.Exit(1)

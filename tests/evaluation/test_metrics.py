@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from referent import metrics
+from referent.evaluation import metrics
 
 UNIT = [0.0, 0, 10, 10]
 INVALID = {
