@@ -41,10 +41,10 @@ for set in cards scenes unseen_style; do
 done
 
 # the base's head goes on, so its box loss keeps the weights that it was trained with: 2 sum(L1) = 8 mean(L1)
-$REFERENT train lora --base "$WORK/base/checkpoint" --data "$WORK/data" --images "$WORK/data" --out "$WORK/mini" \
+$REFERENT train lora --base "$WORK/base/checkpoint" --data "$WORK/data" --images "$WORK/data/images" --out "$WORK/mini" \
     --steps 250 --eval-steps 125 --batch 32 --learning-rate 1e-3 --warmup 30 --l1-weight 8 --bf16 --compile
 for set in cards scenes unseen_style; do
-    $REFERENT evaluate jsonl --annotations "$WORK/$set/test.jsonl" --images "$WORK/$set" \
+    $REFERENT evaluate jsonl --annotations "$WORK/$set/test.jsonl" --images "$WORK/$set/images" \
         --checkpoint "$WORK/mini/best" --out "$WORK/reports" --name "$set" --record "$set"
 done
 $PYTHON -m export "$WORK/mini/best" --name mini --to model_repository
