@@ -65,8 +65,10 @@ def download(downloads: Iterable[Download], folder: Path, limits: Limits, fetch:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return asyncio.run(_Run(folder, limits, fetch or safe_fetch()).all(downloads))
-    except* OSError as group:
-        raise OSError(f"downloads stopped: {group.exceptions[0]}") from None
+    except ExceptionGroup as group:  # of the workers; raising within `except*` would make a group of this too
+        if (fault := group.subgroup(OSError)) is None:
+            raise
+        raise OSError(f"downloads stopped: {fault.exceptions[0]}") from None
 
 
 @dataclass
