@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.schemas import GroundForm, GroundRequest, PredictRequest
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
+MAX_COMMAS = 10_000  # of JSON: a body of millions of tiny values takes minutes and gigabytes to refuse
 Schema = TypeVar("Schema", GroundRequest, GroundForm, PredictRequest)
 
 
@@ -89,6 +90,8 @@ async def read_json(request: Request, schema: type[Schema]) -> Schema:
     if (media_type := _media_type(request)) != JSON:
         raise MediaTypeError(f"the body is {media_type or 'of no type'}; send {JSON}, or {MULTIPART} to /v1/ground")
     body = await request.body()
+    if body.count(b",") > MAX_COMMAS:
+        raise InvalidRequestError(f"the body has more than {MAX_COMMAS} commas: send fewer values")
     return await asyncio.to_thread(_validated, schema.model_validate_json, body)  # base64 of megabytes: off the loop
 
 
