@@ -16,7 +16,7 @@ from referent.drawing import draw
 from referent.evaluation.command import compare, evaluate
 from referent.images import decode_image
 from referent.terminal import failure
-from referent.training.command import sweep, train
+from referent.training.command import SWEEP_CONTEXT, sweep, train
 
 app = typer.Typer(
     help="Visual grounding: where in an image is what these words refer to?",
@@ -127,5 +127,5 @@ def _table(answer: GroundResponse) -> Table:
 
 for command in (train, evaluate, compare):
     app.command()(command)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sweep)
+app.command(context_settings=SWEEP_CONTEXT)(sweep)
 app.add_typer(data, name="data")

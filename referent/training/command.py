@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from referent.terminal import failure
-from referent.training.recipe import Recipe, RecipeError
+from referent.training.recipe import Mode, Recipe, RecipeError
 
 BASE = Annotated[Path, typer.Option(help="One of our checkpoints, or a LLaVA directory (config.json, weights).")]
 SWEEP_CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}  # for app.command(context_settings=...)
@@ -16,7 +16,7 @@ IMAGES = Annotated[Path, typer.Option(help="Folder that the records' image paths
 
 def train(
     mode: Annotated[
-        Literal["frozen", "lora", "qlora", "full", "text"],
+        Mode,
         typer.Argument(help="What is trained: head; adapter and head; the same on 4 bits; everything; text answers."),
     ],
     base: BASE,

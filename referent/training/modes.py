@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -19,7 +19,6 @@ from referent.modeling.grounding import GroundingModel
 from referent.prompts import PromptEncoder
 from referent.training.recipe import Recipe, RecipeError
 
-Mode = Literal["frozen", "lora", "qlora", "full", "text"]
 TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v)_proj"  # CLIP has modules of these names too
 EVERY_DIGIT = (0.123, 0.456, 0.789, 1.0)
 

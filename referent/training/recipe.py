@@ -2,7 +2,9 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+Mode = Literal["frozen", "lora", "qlora", "full", "text"]  # `referent.training.modes` says what each trains
 
 
 class RecipeError(ValueError):
@@ -13,7 +15,7 @@ class RecipeError(ValueError):
 class Recipe:
     """What `referent train` takes; see its help. Learning rates of the groups beside the head serve `full` alone."""
 
-    mode: str
+    mode: Mode
     base: Path
     data: Path
     images: Path

@@ -1,4 +1,4 @@
-"""What both stages of mini's training share: the data arguments, and validation on held-out data."""
+"""The data of mini's pre-training: its arguments, and validation on held-out scenes and photographs."""
 
 import argparse
 from collections.abc import Callable
