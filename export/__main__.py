@@ -29,6 +29,8 @@ def export(
     """
     console = Console(stderr=True)
     model, spec = load_checkpoint(checkpoint)
+    if spec.answer == "text":
+        raise CheckpointError(f"{checkpoint} answers in text; only a box head is exported: train lora or frozen")
     console.print(f"loaded {checkpoint}; merging")
     model = merge(model, spec)
     reference = split(model)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REFERENT_"
-OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_CARDS"}  # same prefix, read by runtime/ and by tests
+OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_DATA"}  # same prefix, read by runtime/ and by tests
 
 
 def _split(text: Any) -> Any:

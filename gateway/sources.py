@@ -5,7 +5,9 @@ import base64
 
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
-from referent.fetch import IMAGE_TYPES, FetchError, FetchPolicy, fetch
+from referent.fetch import FetchError, FetchPolicy, fetch
+
+MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "application/octet-stream", "binary/octet-stream"})
 
 
 class Base64Error(ValueError):
@@ -21,7 +23,7 @@ class Sources:
             allowed_hosts=settings.image_url_hosts if settings.image_urls == "allow-list" else None,
             private_hosts=settings.image_url_private_hosts,
             ports=settings.image_url_ports,
-            media_types=IMAGE_TYPES,
+            media_types=MEDIA_TYPES,
         )
 
     async def read(self, image: bytes | ImageInput, deadline_s: float) -> bytes:

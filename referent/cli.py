@@ -1,5 +1,6 @@
 """The command line: referent --help"""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,12 @@ from rich.table import Table
 
 from referent.api import GroundResponse
 from referent.client import DEFAULT_URL, Client, ServiceError
+from referent.data.command import app as data
 from referent.drawing import draw
+from referent.evaluation.command import compare, evaluate
 from referent.images import decode_image
+from referent.terminal import failure
+from referent.training.command import SWEEP_CONTEXT, sweep, train
 
 app = typer.Typer(
     help="Visual grounding: where in an image is what these words refer to?",
@@ -60,9 +65,9 @@ def serve(
     except KeyboardInterrupt:
         typer.echo("stopped")
     except ModuleNotFoundError as error:
-        raise _failure(f"{error}; serving needs: pip install 'referent[gateway,local]'") from error
+        raise failure(f"{error}; serving needs: pip install 'referent[gateway,local]'") from error
     except (RuntimeError, ValueError, OSError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
 
 
 @app.command()
@@ -82,11 +87,37 @@ def ground(
         if save:
             draw(decode_image(data), answer.results).save(save)
     except (OSError, ValueError, ServiceError) as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))
     else:
         Console().print(_table(answer))
+
+
+@app.command()
+def doctor(
+    model_repository: Annotated[Path, typer.Option(help="Folder of the models to serve.")] = Path("model_repository"),
+    port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port of the metrics.")] = 9090,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check what this machine has against what serving, training and exporting need; exit 1 if something won't work."""
+    from referent.doctor import examine
+
+    ports = {"--port": port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
+    checks = list(examine(model_repository, ports))
+    if as_json:
+        typer.echo(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        table = Table("", "", "found", "what to do")
+        for check in checks:
+            colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
+            cells = (check.subject, check.found, check.remedy)
+            table.add_row(f"[{colour}]{check.status}", *map(escape, cells))
+        Console().print(table)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
 
 
 def _table(answer: GroundResponse) -> Table:
@@ -101,6 +132,7 @@ def _table(answer: GroundResponse) -> Table:
     return table
 
 
-def _failure(message: str) -> typer.Exit:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    return typer.Exit(1)
+for command in (train, evaluate, compare):
+    app.command()(command)
+app.command(context_settings=SWEEP_CONTEXT)(sweep)
+app.add_typer(data, name="data")

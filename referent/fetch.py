@@ -15,7 +15,6 @@ from ssl import SSLContext
 
 import httpx
 
-IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "application/octet-stream", "binary/octet-stream"})
 MAX_REDIRECTS = 3
 DEFAULT_PORTS = {"http": 80, "https": 443}
 GLOBAL_UNICAST = ip_network("2000::/3")  # all that is handed out of IPv6; the rest is local, multicast or reserved

@@ -2,14 +2,15 @@
 
 The template has `<image>`, then `{expression}`, then `[LOC]`: what stands before and including the image is the
 prefix, shared by all expressions of an image; the rest is an expression's suffix, whose last token's hidden state
-becomes its box.
+becomes its box. The template of a model that answers in text may end without [LOC]; its answer follows the suffix.
 """
 
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, field_validator
-from tokenizers import Tokenizer
+from pydantic import BaseModel, ConfigDict, model_validator
+from tokenizers import Tokenizer, decoders
 
 IMAGE_MARK, EXPRESSION_MARK, LOC_MARK = "<image>", "{expression}", "[LOC]"
 MAX_EXPRESSION_CHARACTERS = 1000
@@ -33,17 +34,24 @@ class Prompt(BaseModel):
     image_token_id: int
     loc_token_id: int | None
 
-    @field_validator("template")
-    @classmethod
-    def _has_marks(cls, template: str) -> str:
+    @model_validator(mode="after")
+    def _has_marks(self) -> "Prompt":
+        template = self.template
         counts = [template.count(mark) for mark in (IMAGE_MARK, EXPRESSION_MARK, LOC_MARK)]
-        if counts != [1, 1, 1] or not template.endswith(LOC_MARK):
+        if counts[:2] != [1, 1] or counts[2] != self.reads_loc:
             raise ValueError(
-                f"template {template!r} must hold {IMAGE_MARK}, {EXPRESSION_MARK} once and end with {LOC_MARK}"
+                f"template {template!r} must hold {IMAGE_MARK}, {EXPRESSION_MARK} once, {LOC_MARK} at its end or not"
             )
         if template.index(IMAGE_MARK) > template.index(EXPRESSION_MARK):
             raise ValueError(f"template {template!r} must have {IMAGE_MARK} before {EXPRESSION_MARK}")
-        return template
+        if self.loc_token_id is not None and not self.reads_loc:
+            raise ValueError(f"template {template!r} must end with {LOC_MARK}, token {self.loc_token_id}")
+        return self
+
+    @property
+    def reads_loc(self) -> bool:
+        """Whether the suffix ends in [LOC], as a box head needs it."""
+        return self.template.endswith(LOC_MARK)
 
 
 class PromptEncoder:
@@ -53,6 +61,8 @@ class PromptEncoder:
         self.prompt = prompt
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         self._tokenizer.encode_special_tokens = True
+        if self._tokenizer.decoder is None:  # mini's file has none
+            self._tokenizer.decoder = decoders.Metaspace()
         before, after = prompt.template.split(IMAGE_MARK)
         self._suffix_template = after if prompt.loc_token_id is None else after.removesuffix(LOC_MARK)
         bos = [] if prompt.bos_token_id is None else [prompt.bos_token_id]
@@ -62,6 +72,20 @@ class PromptEncoder:
         """Ids of one expression's suffix, ending in its [LOC]. Raises `ExpressionError`."""
         ids = self._encode(self._suffix_template.replace(EXPRESSION_MARK, clean_expression(expression)))
         return ids if self.prompt.loc_token_id is None else [*ids, self.prompt.loc_token_id]
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of an answer in text, without an end token. Raises ValueError where the tokenizer cannot spell it."""
+        ids = self._encode(text)
+        if (spelled := self.decode(ids)) != text:
+            raise ValueError(
+                f"the tokenizer cannot spell {text!r}: it makes {spelled!r} of it; boxes as text need a base whose "
+                "vocabulary has digits, brackets, comma and full stop"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids; special tokens are left out."""
+        return self._tokenizer.decode(list(ids)).strip()
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []

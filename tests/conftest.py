@@ -1,5 +1,6 @@
 """A tiny LLaVA with its tokenizer and adapter: real components, random weights."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,18 @@ from tests.tiny import SPECIAL_TOKENS, TINY_BUCKETS, TINY_IMAGE, TINY_IMAGE_TOKE
 
 
 @pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Published data that isn't the project's to ship."""
+    if "REFERENT_TEST_DATA" not in os.environ:
+        pytest.skip("REFERENT_TEST_DATA names no folder of published data")
+    return Path(os.environ["REFERENT_TEST_DATA"])
+
+
+@pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    alphabet = sorted({c for word in WORDS for c in word} | set("<>[]"))
+    alphabet = sorted({c for word in WORDS for c in word} | set("<>[]0123456789.,"))
     trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet)
     tokenizer.train_from_iterator(WORDS * 5, trainer)
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
@@ -29,7 +38,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Pa
 
     from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
     from referent.modeling.grounding import BoxHead, GroundingModel
-    from referent.training.finetune import lora_config
+    from referent.training.modes import lora_config
 
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
@@ -50,7 +59,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Pa
         buckets=TINY_BUCKETS, present_threshold=0.5, base="base",
     )  # fmt: skip
     save_checkpoint(directory, model, spec, tokenizer_file)
-    model.llava = get_peft_model(model.llava, lora_config(TINY_PROMPT.loc_token_id))
+    model.llava = get_peft_model(model.llava, lora_config([TINY_PROMPT.loc_token_id]))
     for parameter in model.llava.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)

@@ -29,9 +29,14 @@ from export.__main__ import export
 from export.publish import publish
 from gateway.app import create_app
 from gateway.settings import Settings
+from referent.boxes import iou
 from referent.bundle import BUNDLE_FILE, Bundle, load_bundle, load_encoder, verify_files
+from referent.client import Client
+from referent.data.records import Record
+from referent.evaluation.evaluate import join, summary
+from referent.evaluation.sources import ask_checkpoint, ask_service
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder
-from referent.modeling.grounder import TorchGrounder
+from referent.modeling.grounder import TorchGrounder, load_grounder
 from referent.packing import Bucket, pack
 from referent.processor import Inputs, Processor
 from referent.tensors import STEPS, part_name
@@ -177,6 +182,25 @@ def test_the_gateway_answers_as_pytorch_does(
     for served, local in zip(answer["results"], grounder.ground(image, expressions), strict=True):
         np.testing.assert_allclose(served["box_xyxy"], local.box_xyxy, atol=1.0, err_msg=local.expression)
         assert served["score"] == pytest.approx(local.score, abs=1e-3)
+
+
+def test_evaluation_of_service_and_checkpoint_agree(gateway: httpx.Client, tiny_checkpoint: Path) -> None:
+    records = [
+        Record(
+            id=f"{case['image']}/{text}", image=case["image"], width=width, height=height, expression=text,
+            box_xyxy=(0.2 * width, 0.2 * height, 0.8 * width, 0.8 * height),
+        )
+        for case in CASES
+        for width, height in [sample(case["image"]).size]
+        for text in ("the red cup", "the plate on the left", "blue", "the green plate on the right of the cup")
+    ]  # fmt: skip
+    local = join(records, ask_checkpoint(load_grounder(tiny_checkpoint), records, SAMPLES, images_per_batch=4))
+    with Client(str(gateway.base_url)) as service:
+        served = join(records, ask_service(service, records, SAMPLES, model="tiny"))
+    np.testing.assert_allclose(served.ious, local.ious, atol=1e-3)
+    np.testing.assert_allclose(iou(served.boxes_xyxy, local.boxes_xyxy), 1, atol=1e-3)
+    assert summary(served)["mean_iou"] == pytest.approx(summary(local)["mean_iou"], abs=1e-3)
+    assert local.ious.std() > 0.01  # the control: answers differ from each other by more
 
 
 def test_packed_expressions_are_answered_as_single_ones(

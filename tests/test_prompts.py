@@ -47,7 +47,7 @@ def test_bad_expressions_are_refused_with_the_reason(expression: str, reason: st
     [
         "{expression}[LOC]",
         "<image>[LOC]",
-        "<image>{expression}",
+        "<image>{expression}",  # with a token for [LOC]
         "{expression}<image>[LOC]",
         "<image>{expression}[LOC] please",
     ],
@@ -55,3 +55,9 @@ def test_bad_expressions_are_refused_with_the_reason(expression: str, reason: st
 def test_templates_without_the_marks_in_order_are_refused(template: str) -> None:
     with pytest.raises(ValidationError, match="template"):
         Prompt(**TINY_PROMPT.model_dump() | {"template": template})
+
+
+def test_answers_in_text_are_spelt_and_read_back(encoder: PromptEncoder) -> None:
+    assert encoder.decode(encoder.answer("[0.512, 0.300, 0.200, 1.000]")) == "[0.512, 0.300, 0.200, 1.000]"
+    with pytest.raises(ValueError, match="cannot spell"):
+        encoder.answer("0;5")

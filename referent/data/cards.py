@@ -11,7 +11,6 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import imagehash
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -74,6 +73,8 @@ def read_split(file: Path) -> dict[str, list[str]]:
 
 def make_split(photos: dict[str, Photo], seed: int = 0) -> dict[str, str]:
     """File name -> split. Photos within `LOOK_ALIKE_BITS` of each other, also through a third, stay together."""
+    import imagehash  # for this alone: reading labels needs no such thing
+
     hashes = {name: imagehash.phash(photo.open()) for name, photo in tqdm(photos.items(), desc="hash")}
     cluster = {name: name for name in photos}
 

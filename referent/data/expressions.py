@@ -1,8 +1,11 @@
-"""Referring expressions generated from labelled boxes: only unambiguous ones, and names of absent objects."""
+"""Referring expressions generated from labelled boxes: only unambiguous ones, and names of absent objects.
+
+`make_expressions` is for mini's scenes, `describe_objects` for photographs with detection labels.
+"""
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,6 +31,10 @@ POSITIONS = {  # direction -> (axis, sign), templates
 RELATIONS = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
 ARTICLES = ("", "the ", "find the ")
 RELATIONS_PER_SCENE = 2
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+SCENE_ORDINALS = ("second",)  # mini's
+
+Say = Callable[[random.Random, str], str]  # a class name -> what to call it
 
 
 def make_expressions(
@@ -41,9 +48,10 @@ def make_expressions(
 ) -> list[Expression]:
     """Up to `limit` expressions of a scene whose longer side is `side` pixels, in random order; each is followed by
     an absent name with probability `absent`."""
-    found = _names_and_extremes(rng, names, boxes_xyxy, side) + _relations(rng, names, boxes_xyxy, side)
+    found = _names_and_extremes(rng, names, boxes_xyxy, side, _rank_or_card, SCENE_ORDINALS)
+    found += _relations(rng, names, boxes_xyxy, side, _rank_or_card)
     if len(names) >= 2 and rng.random() < 0.3:
-        anything = _extremes(rng, "object", range(len(names)), boxes_xyxy, side)
+        anything = _extremes(rng, "object", range(len(names)), boxes_xyxy, side, SCENE_ORDINALS)
         found += rng.sample(anything, min(1, len(anything)))
     if len(names) == 1 and names[0] in RANKS:
         found.append(Expression("name", "card", 0))
@@ -57,24 +65,49 @@ def make_expressions(
             among_ranks = any(name in RANKS for name in names) and rng.random() < 0.7
             name = rng.choice(RANKS if among_ranks else vocabulary)
             if name not in names:
-                chosen.append(Expression("absent", _say(rng, name), None))
+                chosen.append(Expression("absent", _rank_or_card(rng, name), None))
     return [Expression(kind, rng.choice(ARTICLES) + text, target) for kind, text, target in chosen[:limit]]
 
 
-def _say(rng: random.Random, name: str) -> str:
+def describe_objects(
+    rng: random.Random,
+    names: Sequence[str],
+    boxes_xyxy: Sequence[Box],
+    side: float,
+    classes: Sequence[str],
+    limit: int,
+    absent: float = 0.15,
+) -> list[Expression]:
+    """As `make_expressions`, for the labelled objects of a photograph: nothing is said of objects in general, since a
+    photograph shows more than its labels."""
+    found = _names_and_extremes(rng, names, boxes_xyxy, side, _as_it_is, ORDINALS)
+    found += _relations(rng, names, boxes_xyxy, side, _as_it_is)
+    found = rng.sample(found, min(limit, len(found)))
+    others = [name for name in classes if name not in names]
+    for _ in range(sum(rng.random() < absent for _ in range(max(1, len(found))))):
+        if others:
+            found.append(Expression("absent", others.pop(rng.randrange(len(others))), None))
+    return [Expression(kind, rng.choice(ARTICLES) + text, target) for kind, text, target in found[-limit:]]
+
+
+def _rank_or_card(rng: random.Random, name: str) -> str:
     return f"{name} card" if name in RANKS and rng.random() < 0.25 else name
 
 
+def _as_it_is(rng: random.Random, name: str) -> str:
+    return name
+
+
 def _names_and_extremes(
-    rng: random.Random, names: Sequence[str], boxes: Sequence[Box], side: float
+    rng: random.Random, names: Sequence[str], boxes: Sequence[Box], side: float, say: Say, ordinals: Sequence[str]
 ) -> list[Expression]:
     found = []
     for name, count in Counter(names).items():
         alike = [i for i, other in enumerate(names) if other == name]
         if count == 1:
-            found.append(Expression("name", _say(rng, name), alike[0]))
+            found.append(Expression("name", say(rng, name), alike[0]))
         else:
-            found += _extremes(rng, _say(rng, name), alike, boxes, side)
+            found += _extremes(rng, say(rng, name), alike, boxes, side, ordinals)
     return found
 
 
@@ -87,7 +120,12 @@ def _area(box: Box) -> float:
 
 
 def _extremes(
-    rng: random.Random, name: str, alike: Sequence[int], boxes: Sequence[Box], side: float
+    rng: random.Random,
+    name: str,
+    alike: Sequence[int],
+    boxes: Sequence[Box],
+    side: float,
+    ordinals: Sequence[str],
 ) -> list[Expression]:
     """Position, size and order among two or more objects of one name, where the difference is plain to see."""
     found = []
@@ -104,12 +142,16 @@ def _extremes(
         row = sorted(alike, key=lambda i: _centre(boxes[i])[0])
         gaps = [_centre(boxes[b])[0] - _centre(boxes[a])[0] for a, b in pairwise(row)]
         if min(gaps) > 0.05 * side:
-            found.append(Expression("ordinal", f"second {name} from the left", row[1]))
-            found.append(Expression("ordinal", f"second {name} from the right", row[-2]))
+            for ordinal in ordinals[: len(row)]:
+                place = ORDINALS.index(ordinal)
+                found.append(Expression("ordinal", f"{ordinal} {name} from the left", row[place]))
+                found.append(Expression("ordinal", f"{ordinal} {name} from the right", row[-1 - place]))
     return found
 
 
-def _relations(rng: random.Random, names: Sequence[str], boxes: Sequence[Box], side: float) -> list[Expression]:
+def _relations(
+    rng: random.Random, names: Sequence[str], boxes: Sequence[Box], side: float, say: Say
+) -> list[Expression]:
     """ "the cup left of the plate": the anchor's name occurs once, and one object of the target's name fits."""
     count = Counter(names)
     found = []
@@ -126,6 +168,6 @@ def _relations(rng: random.Random, names: Sequence[str], boxes: Sequence[Box], s
                 alike = [i for i, name in enumerate(names) if name == names[target]]
                 far_enough = target != anchor and along(target) > max(0.08 * side, across)
                 if far_enough and sum(along(i) > 0.02 * side for i in alike) == 1:
-                    text = f"{_say(rng, names[target])} {RELATIONS[direction]} the {_say(rng, names[anchor])}"
+                    text = f"{say(rng, names[target])} {RELATIONS[direction]} the {say(rng, names[anchor])}"
                     found.append(Expression("relation", text, target))
     return rng.sample(found, min(RELATIONS_PER_SCENE, len(found)))

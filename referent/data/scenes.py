@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ SIDE = 288
 CLASSES = [*vocabulary(), *RANKS]  # the names of everything that scenes show
 Box = tuple[float, float, float, float]
 Kind = Literal["icons", "crowd", "cut", "photo"]
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass

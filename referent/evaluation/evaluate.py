@@ -1,67 +1,237 @@
-"""Evaluate anything that grounds (a PyTorch model, a running service) on a set."""
+"""Evaluate: records joined with what was predicted for them, and the figures that follow."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from referent.boxes import xyxy_to_cxcywh
-from referent.evaluation.sets import Item, plain_names_among_ranks
-from referent.metrics import auroc, box_metrics, coordinate_errors
-from referent.processor import Found
+from referent.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.data.records import Mask, Record
+from referent.data.sets import Item
+from referent.evaluation import metrics
+from referent.evaluation.metrics import Bools
+from referent.evaluation.predictions import Prediction, PredictionsError
+from referent.evaluation.sources import Grounder
+
+BASELINES = {"centre box": 0.4, "whole image": 1.0}  # share of each side
+MAX_GROUPS = 300  # a tag with more values than this names single records, not groups
+MAX_HEADLINE_GROUPS = 20  # the summary travels with the bundle
+NO_BOX = np.full(4, np.nan)
 
 
-class Grounder(Protocol):
-    """Image and expressions in, one result an expression out, in order."""
+@dataclass(frozen=True)
+class Results:
+    """M records that have a box or points, or show nothing, and their predictions; the arrays have a row a record."""
 
-    def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Found]: ...
+    records: list[Record]
+    predictions: list[Prediction | None]  # None where there is none for the record
+
+    @cached_property
+    def sizes(self) -> Floats:
+        """(M, 2) width and height of the images."""
+        return np.array([(record.width, record.height) for record in self.records], np.float64)
+
+    @cached_property
+    def targets_xyxy(self) -> Floats:
+        """(M, 4) true boxes in pixels, a mask's box where only a mask is given; NaN where there is none."""
+        return np.array([_box(record.box_xyxy, record.mask) for record in self.records], np.float64)
+
+    @cached_property
+    def boxes_xyxy(self) -> Floats:
+        """(M, 4) predicted boxes in pixels, a mask's box where only a mask is given; NaN for an invalid one."""
+        boxes = [NO_BOX if p is None else _box(p.box_xyxy, p.mask) for p in self.predictions]
+        return metrics.without_invalid(np.array(boxes, np.float64))
+
+    @cached_property
+    def scores(self) -> Floats:
+        """(M,) scores; NaN where there is none."""
+        scores = [None if p is None else p.score for p in self.predictions]
+        return np.array(scores, np.float64)
+
+    @cached_property
+    def present(self) -> Bools:
+        """(M,) whether the image shows the object."""
+        return np.array([record.present or record.mask is not None for record in self.records])
+
+    @cached_property
+    def boxed(self) -> Bools:
+        """(M,) whether there is a true box: the rows that box figures are over."""
+        return np.isfinite(self.targets_xyxy).all(axis=1)
+
+    @cached_property
+    def ious(self) -> Floats:
+        """(M,) IoU of predicted and true box, 0 where there is no valid prediction or no object."""
+        return np.asarray(np.where(self.boxed, metrics.overlaps(self.boxes_xyxy, self.targets_xyxy), 0.0))
+
+    @cached_property
+    def unit_boxes(self) -> tuple[Floats, Floats]:
+        """Predicted and true boxes, (M, 4) cx, cy, w, h in shares of the image."""
+        unit = np.tile(self.sizes, 2)
+        return xyxy_to_cxcywh(self.boxes_xyxy / unit), xyxy_to_cxcywh(self.targets_xyxy / unit)
+
+    @cached_property
+    def images(self) -> list[str]:
+        """The image of each record."""
+        return [record.image for record in self.records]
 
 
-class CentreBox:
-    """Baseline: the middle of the image, `share` of each side (1: the whole image)."""
+def join(records: Iterable[Record], predictions: Iterable[Prediction]) -> Results:
+    """Predictions to their records, by id; records of a selection may be fewer than the predictions.
 
-    def __init__(self, share: float) -> None:
-        self._share = share
-
-    def ground(self, image: Image.Image, expressions: Sequence[str]) -> list[Found]:
-        """The same box for every expression."""
-        box = (0.5, 0.5, self._share, self._share)
-        low, high = 0.5 - self._share / 2, 0.5 + self._share / 2
-        pixels = (image.width * low, image.height * low, image.width * high, image.height * high)
-        return [Found(expression, pixels, box, None, None) for expression in expressions]
+    Raises `PredictionsError` where ids occur twice or none is a record's, ValueError where there are no records.
+    """
+    records, by_id = list(records), {}
+    for prediction in predictions:
+        if prediction.id in by_id:
+            raise PredictionsError(f"two predictions have the id {prediction.id!r}: keep one")
+        by_id[prediction.id] = prediction
+    if not records:
+        raise ValueError("there are no records to evaluate")
+    twice, times = Counter(record.id for record in records).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{times} records have the id {twice!r}: ids must be unique")
+    if by_id and not any(record.id in by_id for record in records):
+        raise PredictionsError(
+            f"no prediction is for any of the records: its ids are such as {next(iter(by_id))!r}, "
+            f"theirs such as {records[0].id!r}"
+        )
+    return Results(records, [by_id.get(record.id) for record in records])
 
 
 def evaluate(grounder: Grounder, items: Iterable[Item]) -> dict[str, Any]:
-    """Box figures over the objects that are there, by kind of expression too, and AUROC of present against absent."""
-    boxes, targets, kinds, scores, among_ranks, sizes = [], [], [], [], [], []
-    for item in items:
-        found = grounder.ground(item.image, [expression.text for expression in item.expressions])
-        boxes += [result.box_xyxy for result in found]
-        scores += [result.score for result in found]
-        targets.append(item.boxes_xyxy)
-        kinds += [expression.kind for expression in item.expressions]
-        among_ranks += plain_names_among_ranks(item)
-        sizes += [2 * item.image.size] * len(found)
-    predicted, true, kind = np.array(boxes), np.concatenate(targets), np.array(kinds)
-    present = kind != "absent"
-    unit = np.array(sizes)[present]  # coordinate errors are in shares of the image, as visual-grounding-api's
-    figures: dict[str, Any] = box_metrics(predicted[present], true[present])
-    figures |= coordinate_errors(xyxy_to_cxcywh(predicted[present] / unit), xyxy_to_cxcywh(true[present] / unit))
-    groups = {name: kind == name for name in sorted(set(kinds) - {"absent"})}
-    groups["name among several ranks"] = np.array(among_ranks)
-    figures["acc@0.5 by kind"] = {
-        name: box_metrics(predicted[chosen], true[chosen])["acc@0.5"] for name, chosen in groups.items() if chosen.any()
-    }
-    if None not in scores:
-        values = np.array(scores)
-        figures["auroc"] = auroc(values, present)
-        figures["present_threshold"] = best_threshold(values, present)
+    """`summary` of what `grounder` finds on data in memory, such as training's validation scenes."""
+    pairs = [pair for index, item in enumerate(items) for pair in _answer(grounder, item, str(index))]
+    return summary(Results([record for record, _ in pairs], [prediction for _, prediction in pairs]))
+
+
+def _answer(grounder: Grounder, item: Item, image: str) -> Iterator[tuple[Record, Prediction]]:
+    found = grounder.ground(item.image, [expression.text for expression in item.expressions])
+    for index, (expression, box, result) in enumerate(zip(item.expressions, item.boxes_xyxy, found, strict=True)):
+        record = Record(
+            id=f"{image}/{index}", image=image, width=item.image.width, height=item.image.height,
+            expression=expression.text, box_xyxy=None if np.isnan(box).any() else tuple(box.tolist()),
+            tags={"kind": expression.kind},
+        )  # fmt: skip
+        yield record, Prediction(id=record.id, box_xyxy=result.box_xyxy, score=result.score)
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """The headline figures, as a checkpoint and its bundle carry them.
+
+    Boxes are judged over the objects that are there; coordinate errors are in shares of the image, over the valid ones.
+    """
+    figures: dict[str, Any] = {"n": int(results.boxed.sum())}
+    if figures["n"]:
+        figures |= metrics.overlap_metrics(results.ious[results.boxed])
+        figures |= metrics.coordinate_errors(*(boxes[results.boxed] for boxes in results.unit_boxes))
+        figures["missing"] = sum(
+            p is None for p, boxed in zip(results.predictions, results.boxed, strict=True) if boxed
+        )
+        figures["invalid"] = figures["n"] - figures["valid"] - figures["missing"]
+        for tag, rows in groups(results).items():
+            if 1 < len(rows) <= MAX_HEADLINE_GROUPS:
+                figures[f"acc@0.5 by {tag}"] = {value: row["acc@0.5"] for value, row in rows.items()}
+        figures["baselines"] = {
+            name: {key: row[key] for key in ("mean_iou", "acc@0.5")} for name, row in baselines(results).items()
+        }
+    scored = np.isfinite(results.scores)
+    if len(np.unique(results.present[scored])) == 2:
+        # without a score neither present nor absent is told: the worst one for either
+        worst = np.where(results.present, -np.inf, np.inf)
+        figures["auroc"] = metrics.auroc(np.where(scored, results.scores, worst), results.present)
+        figures["present_threshold"] = metrics.best_threshold(results.scores[scored], results.present[scored])
     return figures
 
 
-def best_threshold(scores: np.ndarray, present: np.ndarray) -> float:
-    """The score that best separates present from absent, by balanced accuracy; choose it on validation data."""
-    candidates = np.unique(scores)
-    hits = [(scores[present] >= c).mean() + (scores[~present] < c).mean() for c in candidates]
-    return float(candidates[int(np.argmax(hits))])
+def groups(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """Box figures by split and by value of every tag of at most `MAX_GROUPS`; "(none)": records without the tag."""
+    labels = {"split": [record.split for record in results.records]}
+    for tag in sorted({tag for record in results.records for tag in record.tags}):
+        labels[tag] = [record.tags.get(tag, "(none)") for record in results.records]
+    found = {}
+    for tag, values in labels.items():
+        label = np.array(values)
+        names = np.unique(label[results.boxed]).tolist()
+        if len(names) <= MAX_GROUPS:
+            rows = {name: results.ious[results.boxed & (label == name)] for name in names}
+            found[tag] = {name: metrics.overlap_metrics(ious) for name, ious in rows.items()}
+    return found
+
+
+def baselines(results: Results) -> dict[str, dict[str, Any]]:
+    """Box figures of boxes that ignore image and expression."""
+    found = {}
+    for name, share in BASELINES.items():
+        box = cxcywh_to_xyxy(np.array([0.5, 0.5, share, share])) * np.tile(results.sizes, 2)
+        found[name] = metrics.box_metrics(box[results.boxed], results.targets_xyxy[results.boxed])
+    return found
+
+
+def intervals(results: Results) -> dict[str, metrics.Interval | None]:
+    """95% bootstrap intervals of mean IoU and accuracies, whole images resampled."""
+    ious = results.ious[results.boxed]
+    images = [image for image, boxed in zip(results.images, results.boxed, strict=True) if boxed]
+    values = {"mean_iou": ious} | {f"acc@{t}": (ious >= t).astype(np.float64) for t in metrics.THRESHOLDS}
+    return {name: metrics.bootstrap_interval(value, images) for name, value in values.items()}
+
+
+def score_figures(results: Results) -> dict[str, Any]:
+    """What the score is worth, over rows that have one: it predicts the IoU, which is 0 for an absent object."""
+    scored = np.isfinite(results.scores) & (results.boxed | ~results.present)
+    scores, ious, boxed = results.scores[scored], results.ious[scored], results.boxed[scored]
+    if not len(scores):
+        return {}
+    curve = metrics.reliability(scores, ious)
+    return {
+        "n": len(scores),
+        "ece": metrics.expected_calibration_error(curve),
+        "auroc of acc@0.5": metrics.auroc(scores[boxed], ious[boxed] >= 0.5),
+        "reliability": curve,
+    }
+
+
+def point_figures(results: Results) -> dict[str, Any]:
+    """Figures of points, where records have any; a prediction of a box alone points at its centre."""
+    chosen = [index for index, record in enumerate(results.records) if record.points or not results.present[index]]
+    if not any(results.records[index].points for index in chosen):
+        return {}
+    predicted = [_points(results.predictions[index], results.boxes_xyxy[index]) for index in chosen]
+    true = [_array(results.records[index].points or ()) for index in chosen]
+    return metrics.point_metrics(predicted, true, results.sizes[chosen])
+
+
+def mask_figures(results: Results) -> dict[str, Any]:
+    """IoU with the true mask of the predicted mask, or else box; and of the true box, the most that a box can reach."""
+    ious, ceiling = [], []
+    for index, (record, prediction) in enumerate(zip(results.records, results.predictions, strict=True)):
+        if record.mask is None:
+            continue
+        target = record.mask.model_dump()
+        height, width = record.mask.size
+        ceiling.append(metrics.mask_iou(metrics.box_mask(results.targets_xyxy[index], width, height), target))
+        if prediction is not None and prediction.mask is not None:
+            ious.append(metrics.mask_iou(prediction.mask.model_dump(), target))
+        elif np.isfinite(results.boxes_xyxy[index]).all():
+            ious.append(metrics.mask_iou(metrics.box_mask(results.boxes_xyxy[index], width, height), target))
+        else:
+            ious.append(0.0)
+    return metrics.overlap_metrics(np.array(ious)) | {"true box": float(np.mean(ceiling))} if ious else {}
+
+
+def _box(box_xyxy: Sequence[float] | None, mask: Mask | None) -> Sequence[float] | Floats:
+    if box_xyxy is not None:
+        return box_xyxy
+    return NO_BOX if mask is None else metrics.mask_box(mask.model_dump())
+
+
+def _points(prediction: Prediction | None, box_xyxy: Floats) -> Floats:
+    if prediction is not None and prediction.points is not None:
+        return _array(prediction.points)
+    return (box_xyxy[:2] + box_xyxy[2:])[None] / 2  # NaN, and so no point, where there is no valid box
+
+
+def _array(points: Sequence[Sequence[float]]) -> Floats:
+    return np.array(points, np.float64).reshape(-1, 2)

@@ -2,17 +2,18 @@
 
 referent.json     CheckpointSpec: model spec, head shape, where the base is
 tokenizer.json    of `tokenizers`
-head.safetensors  the box head
+head.safetensors  the box head; a checkpoint that answers in text has none
 adapter/          PEFT adapter, where there is one
 base/             LLaVA (transformers layout), unless `base` in referent.json points elsewhere
 """
 
 from pathlib import Path
 from shutil import copyfile
+from typing import Literal
 
 import torch
 from peft import PeftModel
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
@@ -34,6 +35,13 @@ class CheckpointSpec(ModelSpec):
     base: str = Field(description="LLaVA directory: absolute, or relative to the checkpoint")
     head_dropout: float = 0.1
     has_scores: bool = True
+    answer: Literal["box_head", "text"] = Field("box_head", description="box head at [LOC], or generated text")
+
+    @model_validator(mode="after")
+    def _has_loc(self) -> "CheckpointSpec":
+        if self.answer == "box_head" and not self.prompt.reads_loc:
+            raise ValueError(f"template {self.prompt.template!r} must end with [LOC]: a box head reads there")
+        return self
 
 
 def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec, tokenizer_file: Path) -> None:
@@ -45,7 +53,8 @@ def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec
         model.base.save_pretrained(directory / BASE_DIRECTORY)
     if isinstance(model.llava, PeftModel):
         model.llava.save_pretrained(directory / ADAPTER_DIRECTORY)
-    save_file(model.box_head.state_dict(), directory / HEAD_FILE)
+    if model.box_head is not None:
+        save_file(model.box_head.state_dict(), directory / HEAD_FILE)
     if tokenizer_file != directory / TOKENIZER_FILE:
         copyfile(tokenizer_file, directory / TOKENIZER_FILE)
     (directory / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n")
@@ -55,16 +64,29 @@ def load_checkpoint(
     directory: Path, dtype: torch.dtype = torch.float32, trainable: bool = False
 ) -> tuple[GroundingModel, CheckpointSpec]:
     """Rebuild the model, in eval mode unless `trainable`; the head stays fp32. Raises `CheckpointError`."""
-    spec_file = directory / SPEC_FILE
-    if not spec_file.is_file():
-        raise CheckpointError(f"{directory} is no checkpoint: it has no {SPEC_FILE}")
-    spec = CheckpointSpec.model_validate_json(spec_file.read_text())
+    spec = load_checkpoint_spec(directory)
     llava: LlavaForConditionalGeneration | PeftModel = load_llava(str(directory / spec.base), dtype)
-    head = BoxHead(llava.config.text_config.hidden_size, spec.head_dropout, spec.has_scores)
-    head.load_state_dict(load_file(directory / HEAD_FILE))
+    head = load_head(directory, spec, llava.config.text_config.hidden_size)
     if (directory / ADAPTER_DIRECTORY).is_dir():
         llava = PeftModel.from_pretrained(llava, str(directory / ADAPTER_DIRECTORY), is_trainable=trainable)
     return GroundingModel(llava, head).train(trainable), spec
+
+
+def load_checkpoint_spec(directory: Path) -> CheckpointSpec:
+    """The spec alone. Raises `CheckpointError`."""
+    spec_file = directory / SPEC_FILE
+    if not spec_file.is_file():
+        raise CheckpointError(f"{directory} is no checkpoint: it has no {SPEC_FILE}")
+    return CheckpointSpec.model_validate_json(spec_file.read_text())
+
+
+def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHead | None:
+    """The box head of a checkpoint; None where it answers in text."""
+    if spec.answer == "text":
+        return None
+    head = BoxHead(hidden_size, spec.head_dropout, spec.has_scores)
+    head.load_state_dict(load_file(directory / HEAD_FILE))
+    return head
 
 
 def load_checkpoint_encoder(directory: Path, spec: ModelSpec) -> PromptEncoder:

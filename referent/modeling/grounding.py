@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
@@ -55,12 +56,16 @@ class BoxHead(nn.Module):
 
 
 class GroundingModel(nn.Module):
-    """A LLaVA, with or without a peft adapter around it, and its box head."""
+    """A LLaVA, with or without a peft adapter around it, and its box head (None: it answers in text).
 
-    def __init__(self, llava: LlavaForConditionalGeneration | PeftModel, box_head: BoxHead) -> None:
+    `checkpointing` trades time for memory in training: layers are computed again in the backward pass.
+    """
+
+    def __init__(self, llava: LlavaForConditionalGeneration | PeftModel, box_head: BoxHead | None) -> None:
         super().__init__()
         self.llava = llava
         self.box_head = box_head
+        self.checkpointing = False
         self.register_buffer("mean", 255 * torch.tensor(CLIP_MEAN), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(CLIP_STD), persistent=False)
 
@@ -98,26 +103,20 @@ class GroundingModel(nn.Module):
         loc_positions: torch.Tensor,
         image_features: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Packed rows (`referent.packing`) -> hidden states at each [LOC] (B, N, D) and the last layer's attention
-        from there (B, H, N, T). Ids out of range are clamped, so that one bad row cannot fail a batch."""
+        """Packed rows (`referent.packing`) -> hidden states at each [LOC] (B, N, D), or at any other positions, and the
+        last layer's attention from there (B, H, N, T). Ids out of range are clamped, so that one bad row cannot fail a
+        batch."""
         lm = self.base.model.language_model
         loc = loc_positions.clamp(0, input_ids.shape[1] - 1)[:, :, None]  # (B, N, 1)
-        hidden = self._merge(input_ids, image_features)
+        hidden = self.embed(input_ids, image_features)
         mask = visible(segment_ids)  # (B, T, T)
         position_ids = mask.sum(-1) - 1
         rotary = lm.rotary_emb(hidden, position_ids)
         for layer in lm.layers[:-1]:
-            attention = layer.self_attn
-            normed = layer.input_layernorm(hidden)
-            query, key, value = (
-                _heads(project(normed), attention.head_dim)
-                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-            )
-            query, key = apply_rotary_pos_emb(query, key, *rotary)
-            key, value = (repeat_kv(x, attention.num_key_value_groups) for x in (key, value))
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None])
-            hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+            if self.checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(_run_layer, layer, hidden, mask, rotary, use_reentrant=False)
+            else:
+                hidden = _run_layer(layer, hidden, mask, rotary)
         return self._last_layer(hidden, mask, rotary, loc)
 
     def _last_layer(
@@ -143,7 +142,7 @@ class GroundingModel(nn.Module):
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return lm.norm(hidden), weights
 
-    def _merge(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         """Token embeddings, with the k-th image feature where the k-th image token stands; (B, T, D)."""
         embed = self.base.model.language_model.embed_tokens
         text = embed(input_ids.clamp(0, self.base.config.text_config.vocab_size - 1))
@@ -151,6 +150,23 @@ class GroundingModel(nn.Module):
         index = (is_image.long().cumsum(1) - 1).clamp(0, image_features.shape[1] - 1)
         image = torch.gather(image_features, 1, index[..., None].expand(-1, -1, image_features.shape[-1]))
         return torch.where(is_image[..., None], image.to(text.dtype), text)
+
+
+def _run_layer(
+    layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """One decoder layer, (B, T, D) -> (B, T, D), with a mask (B, T, T)."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    query, key, value = (
+        _heads(project(normed), attention.head_dim)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    key, value = (repeat_kv(x, attention.num_key_value_groups) for x in (key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None])
+    hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 def visible(segment_ids: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,15 @@
 """What a grounding model is trained for; every part is a mean over a batch.
 
-- box: 2 L1 + (1 - GIoU) of objects that are there.
+- box: L1 (mean over cx, cy, w, h) and 1 - GIoU of objects that are there, weighted.
 - score: cross-entropy to the predicted box's IoU, 0 for absent objects.
 - point: the last layer's attention from [LOC] should fall on patches of the object, or on the row's first token for an
   absent one.
+- text: for models that answer in words instead, cross-entropy of the answer's tokens.
 - dense: from each patch's image feature the object's class, and its box through the box head itself. What the box
   head learns at thousands of patches serves at [LOC], which then only has to fetch the right patch.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +18,18 @@ from torch.nn import functional as F
 from referent.modeling.grounding import Grounding, GroundingModel
 
 BACKGROUND_WEIGHT, LABEL_SMOOTHING = 0.3, 0.02
+NO_LABEL = -100  # a position whose next token is no part of an answer
+
+
+class LossWeights(NamedTuple):
+    """Weights of the parts; as published by visual-grounding-api, with scores beside."""
+
+    l1: float = 1.0
+    giou: float = 1.0
+    score: float = 1.0
+
+
+PRETRAINING = LossWeights(l1=8.0)
 
 
 def overlap(a_cxcywh: torch.Tensor, b_cxcywh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,26 +43,39 @@ def overlap(a_cxcywh: torch.Tensor, b_cxcywh: torch.Tensor) -> tuple[torch.Tenso
     return iou, iou - (enclosing - union) / (enclosing + 1e-7)
 
 
-def box_loss(boxes: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def box_loss(boxes: torch.Tensor, targets: torch.Tensor, weights: LossWeights) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean loss and the pairs' IoU; both (M, 4) cx,cy,w,h."""
     iou, giou = overlap(boxes, targets)
-    return (2 * (boxes - targets).abs().sum(-1) + 1 - giou).sum() / max(1, len(boxes)), iou
+    l1 = (boxes - targets).abs().mean(-1)
+    return (weights.l1 * l1 + weights.giou * (1 - giou)).sum() / max(1, len(boxes)), iou
 
 
-def expression_losses(grounding: Grounding, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """box, score and point of a batch (see `referent.training.samples.encode_scene`), and its mean IoU as a figure."""
+def expression_losses(
+    grounding: Grounding, batch: dict[str, torch.Tensor], weights: LossWeights
+) -> dict[str, torch.Tensor]:
+    """box, score and (where the batch has points) point of a batch (see `referent.training.samples`), and its mean
+    IoU as a figure."""
     used, present = batch["used"], batch["present"]
     losses = {}
-    losses["box"], iou = box_loss(grounding.boxes[present], batch["boxes"][present])
+    losses["box"], iou = box_loss(grounding.boxes[present], batch["boxes"][present], weights)
     if grounding.score_logits is not None:
         quality = torch.zeros_like(grounding.score_logits)
         quality[present] = iou.detach()
-        losses["score"] = F.binary_cross_entropy_with_logits(grounding.score_logits[used], quality[used])
-    targets = F.pad(batch["points"], (1, grounding.attention.shape[-1] - 1 - batch["points"].shape[-1]))
-    targets[..., 0] = used & ~present  # the row starts with one token (bos), then the image
-    mass = (grounding.attention.mean(1) * targets).sum(-1)  # (B, N)
-    losses["point"] = -(mass[targets.any(-1)] + 1e-6).log().mean()
-    return losses | {"iou": iou.detach().mean()}
+        score = F.binary_cross_entropy_with_logits(grounding.score_logits[used], quality[used])
+        losses["score"] = weights.score * score
+    if "points" in batch:
+        targets = F.pad(batch["points"], (1, grounding.attention.shape[-1] - 1 - batch["points"].shape[-1]))
+        targets[..., 0] = used & ~present  # the row starts with one token (bos), then the image
+        mass = (grounding.attention.mean(1) * targets).sum(-1)  # (B, N)
+        losses["point"] = -(mass[targets.any(-1)] + 1e-6).log().mean()
+    return losses | {"iou": iou.detach().sum() / max(1, len(iou))}
+
+
+def answer_loss(model: GroundingModel, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of answer tokens: hidden states (B, N, D) that predict labels (B, N)."""
+    chosen = labels != NO_LABEL
+    logits = model.base.lm_head(hidden[chosen]).float()  # (M, V)
+    return F.cross_entropy(logits, labels[chosen], reduction="sum") / max(1, len(logits))
 
 
 class DenseSupervision(nn.Module):
@@ -75,7 +101,7 @@ class DenseSupervision(nn.Module):
         right = logits.argmax(-1) == labels
         return {
             "patch_class": entropy[objects].mean() + BACKGROUND_WEIGHT * entropy[~objects].mean(),
-            "patch_box": box_loss(boxes, batch["patch_boxes"][objects])[0],
+            "patch_box": box_loss(boxes, batch["patch_boxes"][objects], PRETRAINING)[0],
             "patch_accuracy": right[objects].float().mean().detach(),
         }
 
@@ -94,9 +120,10 @@ class Objective(nn.Module):
     `dense` adds supervision of image features; `expressions` (switched by the curriculum) adds everything at [LOC].
     """
 
-    def __init__(self, model: GroundingModel, dense: DenseSupervision | None) -> None:
+    def __init__(self, model: GroundingModel, weights: LossWeights, dense: DenseSupervision | None = None) -> None:
         super().__init__()
         self.model = model
+        self.weights = weights
         self.dense = dense
         self.expressions = True
         self._encode_image, self._read_expressions = model.encode_image, model.read_expressions
@@ -123,9 +150,12 @@ class Objective(nn.Module):
             hidden, attention = self._read_expressions(
                 batch["input_ids"], batch["segment_ids"], batch["loc_positions"], features
             )
-            with full_precision(hidden):
-                grounding = Grounding(*model.box_head(hidden), features, attention)
-            parts |= expression_losses(grounding, batch)
+            if model.box_head is None:
+                parts["text"] = answer_loss(model, hidden, batch["labels"])
+            else:
+                with full_precision(hidden):
+                    grounding = Grounding(*model.box_head(hidden), features, attention)
+                parts |= expression_losses(grounding, batch, self.weights)
         if self.dense is not None:
             parts |= self.dense.losses(model, features, batch)
         return {"loss": torch.stack([v for k, v in parts.items() if k not in FIGURES]).sum()} | parts

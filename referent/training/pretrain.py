@@ -13,7 +13,6 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from referent.bundle import TOKENIZER_FILE
 from referent.data.expressions import make_expressions
@@ -26,11 +25,11 @@ from referent.modeling.stem import ConvStemLlava
 from referent.packing import Bucket
 from referent.processor import Processor
 from referent.prompts import Prompt
-from referent.training.losses import DenseSupervision, Objective
+from referent.training.losses import PRETRAINING, DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW
 from referent.training.samples import SceneStream, Stage
 from referent.training.scenes import add_arguments, load_materials, validation_items, validator
-from referent.training.trainer import GroundingTrainer
+from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 WEIGHT_DECAY = 0.05
 ANSWER_ALPHABET = "0123456789.,[]"  # expressions have none of these; boxes written as text do
@@ -87,7 +86,7 @@ def main() -> None:
     encoder = load_checkpoint_encoder(arguments.out, spec)
     model = GroundingModel(ConvStemLlava(mini.mini_config()), BoxHead(256, spec.head_dropout))
     hidden_size = model.base.config.text_config.hidden_size
-    objective = Objective(model, DenseSupervision(hidden_size, len(CLASSES)))
+    objective = Objective(model, PRETRAINING, DenseSupervision(hidden_size, len(CLASSES)))
     stages = [
         Stage(arguments.dense_steps * arguments.batch, DENSE_MIX),
         Stage((arguments.steps - arguments.dense_steps) * arguments.batch, FULL_MIX),
@@ -111,7 +110,7 @@ def main() -> None:
         ),
     )  # fmt: skip
     objective.compile_steps()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(arguments.out)))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.out))
     save_checkpoint(arguments.out / "checkpoint", model, spec, tokenizer_file)
 
 

@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import Dataset
 
-from referent.boxes import xyxy_to_cxcywh
 from referent.bundle import ModelSpec
 from referent.data.expressions import make_expressions
 from referent.data.scenes import SIDE, Kind, Materials, Scene, make_scene
-from referent.packing import Bucket, pack
+from referent.packing import Bucket
 from referent.prompts import PromptEncoder
+from referent.training.rows import Row, encode_row, frame_boxes
 
 
 class Stage(NamedTuple):
@@ -29,7 +28,7 @@ class Stage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SceneStream(Dataset[dict[str, npt.NDArray[np.generic]]]):
+class SceneStream(Dataset[Row]):
     """Map-style dataset over the stages; `classes` are the names that dense supervision tells apart."""
 
     materials: Materials
@@ -43,7 +42,7 @@ class SceneStream(Dataset[dict[str, npt.NDArray[np.generic]]]):
     def __len__(self) -> int:
         return sum(stage.samples for stage in self.stages)
 
-    def __getitem__(self, index: int) -> dict[str, npt.NDArray[np.generic]]:
+    def __getitem__(self, index: int) -> Row:
         rng = random.Random(f"{self.seed}/{index}")
         mix = self._stage(index).mix
         scene = make_scene(rng, self.materials, rng.choices(list(mix), list(mix.values()))[0])
@@ -59,46 +58,24 @@ class SceneStream(Dataset[dict[str, npt.NDArray[np.generic]]]):
 
 def encode_scene(
     rng: random.Random, scene: Scene, spec: ModelSpec, encoder: PromptEncoder, classes: Sequence[str], row: Bucket
-) -> dict[str, npt.NDArray[np.generic]]:
-    """One row of training tensors. With K image tokens, N slots and T tokens:
-
-    image (S, S, 3) uint8; input_ids, segment_ids (T,); loc_positions (N,); used (N,) bool: slots with an expression;
-    present (N,) bool; boxes (N, 4) cx,cy,w,h of the square; points (N, K) bool: patches that show the object;
-    patch_class (K,) index into `classes`, len(classes) for background; patch_boxes (K, 4).
-    """
+) -> Row:
+    """The tensors of `encode_row` and, with K image tokens and N slots: points (N, K) bool: patches that show the
+    object; patch_class (K,) index into `classes`, len(classes) for background; patch_boxes (K, 4)."""
     expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, classes, row.expressions)
     suffixes = [encoder.suffix(expression.text) for expression in expressions] or [encoder.suffix("object")]
-    packed = pack(encoder.prefix, suffixes, [row], spec.prompt.pad_token_id)[0]
-    image, placement = spec.image.apply(scene.image)
-    size = spec.image.size
-    boxes = placement.to_square(np.array(scene.boxes, np.float32).reshape(-1, 4))
-    boxes = xyxy_to_cxcywh(np.clip(boxes / size, 0, 1))
-    owner = _patch_owner(scene, size, round(spec.image_tokens**0.5), len(scene.names), placement.offset)
+    targets = [None if e.target is None else scene.boxes[e.target] for e in expressions]
+    sample, placement = encode_row(scene.image, suffixes, targets, spec, encoder, row)
+    owner = _patch_owner(scene, spec.image.size, round(spec.image_tokens**0.5), len(scene.names), placement.offset)
 
-    slots = row.expressions
-    used, present = np.zeros(slots, bool), np.zeros(slots, bool)
-    target_boxes, points = np.full((slots, 4), 0.5, np.float32), np.zeros((slots, len(owner)), bool)
-    for slot, expression in enumerate(expressions[: packed.expressions]):
-        used[slot] = True
+    points = np.zeros((row.expressions, len(owner)), bool)
+    for slot, expression in enumerate(expressions[: int(sample["used"].sum())]):
         if expression.target is not None:
-            present[slot] = True
-            target_boxes[slot] = boxes[expression.target]
             points[slot] = owner == expression.target + 1
     index = {name: i for i, name in enumerate(classes)}
     class_of_owner = np.array([len(classes), *(index[name] for name in scene.names)])
+    boxes = frame_boxes(scene.boxes, placement, spec)
     box_of_owner = np.concatenate([np.full((1, 4), 0.5), boxes]).astype(np.float32)
-    return {
-        "image": image,
-        "input_ids": packed.input_ids,
-        "segment_ids": packed.segment_ids,
-        "loc_positions": packed.loc_positions,
-        "used": used,
-        "present": present,
-        "boxes": target_boxes,
-        "points": points,
-        "patch_class": class_of_owner[owner],
-        "patch_boxes": box_of_owner[owner],
-    }
+    return sample | {"points": points, "patch_class": class_of_owner[owner], "patch_boxes": box_of_owner[owner]}
 
 
 def _patch_owner(scene: Scene, size: int, grid: int, objects: int, offset: tuple[int, int]) -> npt.NDArray[np.int64]:
@@ -111,8 +88,3 @@ def _patch_owner(scene: Scene, size: int, grid: int, objects: int, offset: tuple
     counts = np.stack([(patches == k).sum(1) for k in range(objects + 1)], axis=1).astype(np.float32)
     counts[:, 0] *= 0.45
     return counts.argmax(1)
-
-
-def collate(rows: list[dict[str, npt.NDArray[np.generic]]]) -> dict[str, torch.Tensor]:
-    """Stack rows into a batch."""
-    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}

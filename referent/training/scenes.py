@@ -1,12 +1,13 @@
-"""What both stages of mini's training share: the data arguments, and validation on held-out data."""
+"""The data of mini's pre-training: its arguments, and validation on held-out scenes and photographs."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 from referent.data.scenes import CLASSES, Materials
-from referent.evaluation.evaluate import Grounder, evaluate
-from referent.evaluation.sets import Item, card_photos, icon_scenes
+from referent.data.sets import Item, card_photos, icon_scenes
+from referent.evaluation.evaluate import evaluate
+from referent.evaluation.sources import Grounder
 
 VALIDATION_SCENES = 150
 

@@ -1,8 +1,7 @@
 import csv
-import os
 from pathlib import Path
 
-import pytest
+import imagehash
 from PIL import Image
 
 from referent.data.cards import LOOK_ALIKE_BITS, make_split, read_photos, read_split
@@ -43,13 +42,8 @@ def test_look_alikes_stay_on_one_side(tmp_path: Path) -> None:
         assert split[f"{index}-original.png"] == split[f"{index}-twin.png"]
 
 
-def test_the_committed_split_keeps_look_alikes_together() -> None:
-    cards = os.environ.get("REFERENT_TEST_CARDS")
-    if not cards:
-        pytest.skip("REFERENT_TEST_CARDS does not point at the card photographs")
-    import imagehash
-
-    photos, split = read_photos(Path(cards)), read_split(SPLIT)
+def test_the_committed_split_keeps_look_alikes_together(data_folder: Path) -> None:
+    photos, split = read_photos(data_folder / "cards"), read_split(SPLIT)
     hashes = {name: imagehash.phash(photo.open()) for name, photo in photos.items()}
     for name in split["test"] + split["val"]:
         assert all(hashes[name] - hashes[other] > LOOK_ALIKE_BITS for other in split["train"])

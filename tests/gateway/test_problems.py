@@ -68,6 +68,7 @@ JSON = {
     "no image field": ({"expressions": ["a"]}, 422, "invalid-request", "request", "image: Field required"),
     "misspelt field": (GOOD | {"modle": "tiny"}, 422, "invalid-request", "request", "modle"),
     "wrong type": (GOOD | {"expressions": "a"}, 422, "invalid-request", "request", "expressions"),
+    "myriads of values": ([[]] * 10_002, 422, "invalid-request", "request", "more than 10000 commas"),
     "array": ([1], 422, "invalid-request", "request", ""),
 }
 

@@ -6,9 +6,10 @@ import torch
 from referent.modeling.grounding import BoxHead, GroundingModel
 from referent.modeling.mini import mini_config
 from referent.modeling.stem import ConvStemLlava
-from referent.training.losses import DenseSupervision, Objective
+from referent.training.losses import PRETRAINING, DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW
-from referent.training.samples import SceneStream, collate
+from referent.training.rows import collate
+from referent.training.samples import SceneStream
 from tests.tiny import TINY_PROMPT
 from tests.training.conftest import NAMES
 
@@ -19,7 +20,7 @@ def objective() -> Objective:
     config = mini_config()
     config.image_token_id = TINY_PROMPT.image_token_id
     model = GroundingModel(ConvStemLlava(config), BoxHead(256, dropout=0.0))
-    return Objective(model, DenseSupervision(256, len(NAMES))).train()
+    return Objective(model, PRETRAINING, DenseSupervision(256, len(NAMES))).train()
 
 
 @pytest.fixture(scope="module")

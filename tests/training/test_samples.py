@@ -9,8 +9,9 @@ from referent.bundle import ModelSpec
 from referent.data.scenes import SIDE, Materials, Scene, make_scene
 from referent.packing import Bucket
 from referent.prompts import PromptEncoder
-from referent.training.losses import box_loss, overlap
-from referent.training.samples import SceneStream, collate, encode_scene
+from referent.training.losses import PRETRAINING, box_loss, overlap
+from referent.training.rows import collate
+from referent.training.samples import SceneStream, encode_scene
 from tests.tiny import TINY_PROMPT
 from tests.training.conftest import GRID, NAMES
 
@@ -65,7 +66,7 @@ def test_training_overlap_is_the_cores() -> None:
 
 def test_loss_of_no_objects_is_zero_and_has_a_gradient() -> None:
     boxes = torch.zeros(0, 4, requires_grad=True)
-    loss, iou = box_loss(boxes, torch.zeros(0, 4))
+    loss, iou = box_loss(boxes, torch.zeros(0, 4), PRETRAINING)
     loss.backward()
     assert loss == 0
     assert len(iou) == 0

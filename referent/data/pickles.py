@@ -1,0 +1,61 @@
+"""Pickles of published datasets, read with an allow-list: a pickle can name any function for its reader to call."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# what plain rows are made of beside the literals that need no global: Python 2 and 3, numpy 1 and 2
+ALLOWED = frozenset(
+    {
+        ("builtins", "set"),
+        ("builtins", "frozenset"),
+        ("builtins", "bytearray"),
+        ("__builtin__", "set"),
+        ("collections", "OrderedDict"),
+        ("_codecs", "encode"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("numpy.core.numeric", "_frombuffer"),
+    }
+)
+
+
+class PickleError(ValueError):
+    """The file is no pickle of plain rows; the message says what it holds."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise PickleError(f"it names {module}.{name}, which plain rows do not need: convert it to JSON lines")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def load_pickle(file: Path) -> Any:
+    """The file's object, numpy arrays and scalars as lists and numbers. Raises `PickleError`."""
+    try:
+        with file.open("rb") as stream:
+            return _plain(_PlainUnpickler(stream, encoding="latin1").load())  # latin1: Python 2's strings and arrays
+    except PickleError as error:
+        raise PickleError(f"{file.name} is not read: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its garbage leads to
+        raise PickleError(f"{file.name} is no readable pickle: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,148 @@
+"""Preparing a dataset: annotations of any format into <split>.jsonl files and stats.json, broken samples left out.
+
+Memory stays the same whatever the number of rows, as far as the format's reader can read row by row.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from referent.data.downloads import Limits, download
+from referent.data.files import atomic, md5
+from referent.data.images import decoded_size
+from referent.data.readers import place, read
+from referent.data.readers.pixmo import pixmo_downloads
+from referent.data.records import Record, Rejected, RowError, record_line
+from referent.data.statistics import Statistics
+
+STATS_FILE = "stats.json"
+EXAMPLES = 3  # places named for each reason
+
+
+class PreparationError(ValueError):
+    """Nothing was written; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """`split_shares` divides by image, in order, and replaces the source's own splits."""
+
+    split_shares: dict[str, float] | None = None
+    seed: int = 0
+    strict: bool = False
+    limit: int | None = None
+
+
+@dataclass
+class _Part:
+    """A split being written."""
+
+    stream: BinaryIO
+    statistics: Statistics = field(default_factory=Statistics)
+    digest: Any = field(default_factory=hashlib.md5)
+
+    def write(self, record: Record) -> None:
+        line = record_line(record).encode()
+        self.stream.write(line)
+        self.digest.update(line)
+        self.statistics.add(record)
+
+
+def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, limits: Limits) -> Counter[str]:
+    """Download what the rows name by URL; returns the number of each outcome. Raises `PreparationError`."""
+    if format != "pixmo":
+        raise PreparationError(f"--urls is for pixmo: rows of {format} hold no URLs")
+    if images is None:
+        raise PreparationError("--urls needs a folder to download to: give --images")
+    return download((item for file in annotations for item in pixmo_downloads(file)), images, limits)
+
+
+def prepare(
+    format: str, annotations: Sequence[Path], images: Path | None, out: Path, options: Options
+) -> dict[str, Any]:
+    """Write the dataset and return what stats.json holds. Without `images`, image files are not looked at.
+
+    All files take their names together at the end. Raises `PreparationError` where no sample is fit for use, or, if
+    strict, at the first one that is not; `AnnotationError` and `OSError` as `read` does.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rejected: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    parts: dict[str, _Part] = {}
+    items = ((file, item) for file in annotations for item in read(format, file, images))
+    with ExitStack() as files:
+        for item in islice(_sound(items, images, options.strict, rejected, examples), options.limit):
+            record = _assigned(item, options)
+            if record.split not in parts:
+                temporary = files.enter_context(atomic(out / f"{record.split}.jsonl"))
+                parts[record.split] = _Part(files.enter_context(temporary.open("wb")))
+            parts[record.split].write(record)
+        if not parts:
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
+            names = ", ".join(map(str, annotations))
+            raise PreparationError(f"no sample of {names} is fit for use: {reasons or f'none found; is it {format}?'}")
+    stats = {
+        "format": format,
+        "annotations": {str(file): md5(file) if file.is_file() else None for file in annotations},
+        "images_checked": images is not None,
+        "split_shares": options.split_shares,
+        "seed": options.seed,
+        "limit": options.limit,
+        "splits": {
+            name: {"file": f"{name}.jsonl", "md5": part.digest.hexdigest()} | part.statistics.summary()
+            for name, part in sorted(parts.items())
+        },
+        "rejected": {reason: {"count": count, "such_as": examples[reason]} for reason, count in rejected.most_common()},
+    }
+    with atomic(out / STATS_FILE) as temporary:
+        temporary.write_text(json.dumps(stats, indent=2) + "\n")
+    return stats
+
+
+def _sound(
+    items: Iterable[tuple[Path, Record | Rejected]],
+    images: Path | None,
+    strict: bool,
+    rejected: Counter[str],
+    examples: dict[str, list[str]],
+) -> Iterator[Record]:
+    """The records that are fit for use; the rest is counted."""
+    for file, sample in tqdm(items, desc="prepare", unit="sample"):
+        item = _with_image(sample, images, file) if images and isinstance(sample, Record) else sample
+        if isinstance(item, Record):
+            yield item
+            continue
+        if strict:
+            raise PreparationError(f"{item.where}: {item.reason}")
+        rejected[item.reason] += 1
+        places = examples.setdefault(item.reason, [])
+        if len(places) < EXAMPLES:
+            places.append(item.where)
+
+
+def _with_image(record: Record, images: Path, file: Path) -> Record | Rejected:
+    try:
+        size = decoded_size(images / record.image)
+    except RowError as error:
+        return Rejected(str(error), place(file, record))
+    if size != (record.width, record.height):
+        return Rejected("image size differs from the annotation", place(file, record))
+    return record
+
+
+def _assigned(record: Record, options: Options) -> Record:
+    """All records of an image fall on one side: its name and the seed decide."""
+    if not options.split_shares:
+        return record
+    shares = options.split_shares
+    split = random.Random(f"{options.seed}/{record.image}").choices(list(shares), list(shares.values()))[0]
+    return record.model_copy(update={"split": split})

@@ -1,0 +1,60 @@
+"""GSEval (GroundingSuite): JSON lines of captions with boxes and run-length masks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, NonNegativeInt
+
+from referent.data.readers.rows import json_rows, to_records
+from referent.data.records import Box, Mask, Record, Rejected, RowError
+
+MAX_PIXELS = 50_000_000  # of a mask
+
+
+class Segmentation(BaseModel):
+    """COCO run lengths; `counts` is a list where it is not compressed."""
+
+    size: tuple[NonNegativeInt, NonNegativeInt]  # height, width
+    counts: str | list[NonNegativeInt]
+
+
+class GsevalRow(BaseModel):
+    """`box` is xyxy in pixels of an image of the mask's size."""
+
+    idx: int | str
+    image_path: str
+    class_id: int
+    label: str
+    caption: str
+    box: Box
+    segmentation: Segmentation
+
+
+def read_gseval(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
+    """Ids are the rows' `idx`; no image is needed."""
+
+    def convert(row: GsevalRow, where: str) -> Iterator[Record]:
+        height, width = row.segmentation.size
+        yield Record(
+            id=str(row.idx), image=row.image_path, width=width, height=height, expression=row.caption, box_xyxy=row.box,
+            mask=_mask(row.segmentation), split="test", tags={"class_id": str(row.class_id), "label": row.label},
+        )  # fmt: skip
+
+    return to_records(json_rows(annotations), GsevalRow, convert)
+
+
+def _mask(segmentation: Segmentation) -> Mask:
+    """Compressed, and known to decode. Raises `RowError`."""
+    from pycocotools import mask as coco
+
+    height, width = segmentation.size
+    counts, rle = segmentation.counts, segmentation.model_dump()
+    if not 0 < height * width <= MAX_PIXELS or (isinstance(counts, list) and sum(counts) != height * width):
+        raise RowError("mask does not fit its size")
+    try:
+        if isinstance(counts, list):
+            rle = coco.frPyObjects(rle, height, width)
+        coco.decode(rle)
+    except ValueError as error:
+        raise RowError("mask does not fit its size") from error
+    return Mask(size=segmentation.size, counts=counts if isinstance(counts, str) else rle["counts"].decode())

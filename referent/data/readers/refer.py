@@ -1,0 +1,75 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg as the `refer` tool lays them out: refs(SPLITTER).p beside instances.json."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from referent.data.pickles import load_pickle
+from referent.data.readers.coco import CocoAnnotation, CocoImage, category_names, entries
+from referent.data.readers.rows import AnnotationError, to_records
+from referent.data.records import Box, Record, Rejected, RowError
+
+
+class Sentence(BaseModel):
+    """What one person said."""
+
+    sent_id: int
+    sent: str
+
+
+class Ref(BaseModel):
+    """An object of an image with its sentences."""
+
+    ref_id: int
+    ann_id: int
+    image_id: int
+    category_id: int
+    split: str
+    sentences: list[Sentence]
+
+
+def read_refer(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
+    """A refs file, or the folder that holds just one; every sentence is a record of the split that its ref names."""
+    file = _refs_file(annotations)
+    instances = file.parent / "instances.json"
+    refs = load_pickle(file)
+    if not isinstance(refs, list):
+        raise AnnotationError(f"{file.name} holds a {type(refs).__name__}; a list of refs is expected")
+    wanted = {ann_id for ref in refs if isinstance(ref, dict) and isinstance(ann_id := ref.get("ann_id"), int)}
+    names = category_names(instances)
+    sizes: dict[int, CocoImage] = {}
+    boxes: dict[int, Box] = {}
+    for image in entries(instances, "images", CocoImage):
+        if isinstance(image, Rejected):
+            yield image
+        else:
+            sizes[image.id] = image
+    for annotation in entries(instances, "annotations", CocoAnnotation):
+        if isinstance(annotation, Rejected):
+            yield annotation
+        elif annotation.id in wanted:
+            boxes[annotation.id] = annotation.box_xyxy
+
+    def convert(ref: Ref, where: str) -> Iterator[Record]:
+        if ref.ann_id not in boxes or ref.image_id not in sizes:
+            raise RowError("no annotation or image for this ref")
+        image = sizes[ref.image_id]
+        for sentence in ref.sentences:
+            yield Record(
+                id=str(sentence.sent_id), image=image.file_name, width=image.width, height=image.height,
+                expression=sentence.sent, box_xyxy=boxes[ref.ann_id], split=ref.split,
+                tags={"class": names.get(ref.category_id, str(ref.category_id))},
+            )  # fmt: skip
+
+    yield from to_records(((f"{file.name}:{number}", ref) for number, ref in enumerate(refs, 1)), Ref, convert)
+
+
+def _refs_file(annotations: Path) -> Path:
+    if not annotations.is_dir():
+        return annotations
+    found = sorted(annotations.glob("refs(*).p"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise AnnotationError(f"{annotations} holds {len(found)} refs files ({names}): name the one to read")
+    return found[0]

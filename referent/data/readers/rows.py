@@ -1,0 +1,79 @@
+"""What readers share: rows of a file one at a time, and rows into records or named reasons."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import ijson
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from referent.data.records import Record, Rejected, RowError, wrong_schema
+
+Row = TypeVar("Row", bound=BaseModel)
+Rows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
+
+SPLIT_NAME = re.compile(r"(trainval|train|val|testA|testB|test)\d*$")
+
+
+class AnnotationError(ValueError):
+    """The annotations as a whole cannot be read; the message names the file and the remedy."""
+
+
+def json_rows(file: Path) -> Rows:
+    """Rows of a JSON-lines file (.jsonl), or of the one array in a JSON file, in constant memory."""
+    return _json_lines(file) if file.suffix == ".jsonl" else json_array(file, "item")
+
+
+def json_array(file: Path, path: str) -> Rows:
+    """The items at ijson's `path`, such as "images.item"."""
+    number = 0
+    with file.open("rb") as stream:
+        try:
+            for number, item in enumerate(ijson.items(stream, path, use_float=True), 1):
+                yield f"{file.name}:{path.removesuffix('item')}{number}", item
+        except (ijson.JSONError, UnicodeDecodeError):
+            yield Rejected("wrong schema: json", f"{file.name} after row {number}")
+
+
+def _json_lines(file: Path) -> Rows:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{file.name}:{number}"
+            try:
+                yield where, from_json(line)
+            except ValueError:
+                yield Rejected("wrong schema: json", where)
+
+
+def to_records(
+    rows: Iterable[tuple[str, object] | Rejected],
+    model: type[Row],
+    convert: Callable[[Row, str], Iterable[Record | Rejected]],
+) -> Iterator[Record | Rejected]:
+    """Each row as `model`, then through `convert(row, where)`, which may raise `RowError`."""
+    for item in rows:
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        where, row = item
+        try:
+            yield from convert(model.model_validate(row), where)
+        except ValidationError as error:
+            yield wrong_schema(error, where)
+        except RowError as error:
+            yield Rejected(str(error), where)
+
+
+def split_of(file: Path, default: str = "train") -> str:
+    """The split that a file's name ends with: refcoco_val.jsonl -> val, instances_train2014.json -> train."""
+    found = SPLIT_NAME.search(file.stem)
+    return found.group(1) if found else default
+
+
+def need_images(images: Path | None, why: str) -> Path:
+    """The image folder, for formats whose boxes mean nothing without it. Raises `AnnotationError`."""
+    if images is None:
+        raise AnnotationError(f"the folder of images is needed (--images): {why}")
+    return images

@@ -1,0 +1,81 @@
+"""PASCAL VOC detection files: a folder of XML files, one an image."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from pydantic import BaseModel, Field
+
+from referent.data.readers.detection import Labelled, Thing, describe
+from referent.data.readers.rows import AnnotationError, Rows, to_records
+from referent.data.records import Record, Rejected
+
+SPLITS = ("train", "val", "test")
+FIELDS = {"filename": "filename", "width": "size/width", "height": "size/height"}
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VocObject(BaseModel):
+    """Corners are the outermost pixels, counted from 1."""
+
+    name: str
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+class VocImage(BaseModel):
+    """An XML file."""
+
+    filename: str
+    width: int
+    height: int
+    objects: list[VocObject] = Field(default_factory=list)
+
+
+def read_voc(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
+    """The folder of XML files, or the one above it with `Annotations` and, for the splits, `ImageSets/Main`."""
+    folder = annotations / "Annotations" if (annotations / "Annotations").is_dir() else annotations
+    files = sorted(folder.glob("*.xml"))
+    if not files:
+        raise AnnotationError(f"{annotations} holds no XML files of annotations")
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        listing = folder.parent / "ImageSets" / "Main" / f"{split}.txt"
+        if listing.exists():
+            splits |= dict.fromkeys(listing.read_text().split(), split)
+    classes = sorted({name for file in files for name in _names(file)})
+
+    def convert(image: VocImage, where: str) -> Iterable[Record | Rejected]:
+        things = [Thing(o.name, (max(0, o.xmin - 1), max(0, o.ymin - 1), o.xmax, o.ymax)) for o in image.objects]
+        split = splits.get(Path(where).stem, "train")
+        return describe(Labelled(image.filename, image.width, image.height, things, split), classes, images)
+
+    return to_records(_rows(files), VocImage, convert)
+
+
+def _rows(files: Iterable[Path]) -> Rows:
+    for file in files:
+        root = _parse(file)
+        if root is None:
+            yield Rejected("wrong schema: xml", file.name)
+            continue
+        fields = {key: root.findtext(path) for key, path in FIELDS.items()}
+        objects = [
+            {"name": thing.findtext("name")} | {key: thing.findtext(f"bndbox/{key}") for key in CORNERS}
+            for thing in root.iterfind("object")
+        ]
+        yield file.name, fields | {"objects": objects}
+
+
+def _names(file: Path) -> list[str]:
+    root = _parse(file)
+    return [] if root is None else [thing.findtext("name", "") for thing in root.iterfind("object")]
+
+
+def _parse(file: Path) -> ElementTree.Element | None:
+    try:
+        return ElementTree.parse(file).getroot()
+    except (ElementTree.ParseError, ValueError, LookupError):  # also an encoding that does not exist
+        return None

@@ -1,0 +1,133 @@
+"""One record of grounding data, whatever its source: an image, an expression, and where its referent is.
+
+A prepared dataset is a JSON-lines file of records; image paths are relative to an image folder. What a source has that
+is no good record is a `Rejected`: counted and named, never lost and never fatal.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from referent.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+OVERHANG = 0.01  # of the longer side: what a box may leave the image by, rounded as it is in some sources
+
+
+class Mask(BaseModel):
+    """A COCO run-length encoding, compressed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: tuple[int, int] = Field(description="(height, width)")
+    counts: str
+
+
+class Record(BaseModel):
+    """An expression about an image. Neither box nor points: its object is absent from the image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(description="of this record, unique in its dataset")
+    image: str = Field(description="path in the image folder")
+    width: int = Field(gt=0, description="of the image in pixels, upright (EXIF applied)")
+    height: int = Field(gt=0)
+    expression: str
+    box_xyxy: Box | None = Field(default=None, description="pixels of the image")
+    points: tuple[Point, ...] | None = Field(default=None, description="pixels of the image, one for each instance")
+    mask: Mask | None = None
+    split: str = Field(default="train", pattern=r"^[\w-]{1,40}$", description="names a file")
+    tags: dict[str, str] = Field(default_factory=dict, description="groups for reports, such as kind or class")
+
+    @property
+    def present(self) -> bool:
+        """Whether the image shows the object."""
+        return self.box_xyxy is not None or bool(self.points)
+
+
+class Rejected(NamedTuple):
+    """A sample that became no record."""
+
+    reason: str  # one of a reader's few; the key that it is counted under
+    where: str  # file, row or id
+
+
+class RowError(ValueError):
+    """A row becomes no record; the message is the reason that it is counted under."""
+
+
+def read_records(file: Path) -> Iterator[Record | Rejected]:
+    """The rows of a JSON-lines file of records, one at a time."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield Record.model_validate_json(line)
+            except ValidationError as error:
+                yield wrong_schema(error, f"{file.name}:{number}")
+
+
+def write_records(file: Path, records: Iterable[Record]) -> int:
+    """Write a JSON-lines file; returns the number of rows."""
+    with file.open("w", encoding="utf-8") as lines:
+        return sum(bool(lines.write(record_line(record))) for record in records)
+
+
+def record_line(record: Record) -> str:
+    """A row of a JSON-lines file; fields at their default are left out."""
+    return record.model_dump_json(exclude_none=True, exclude_defaults=True) + "\n"
+
+
+def wrong_schema(error: ValidationError, where: str) -> Rejected:
+    """What a row of the wrong shape is counted under: its first wrong field."""
+    field = ".".join(str(part) for part in error.errors()[0]["loc"] if not isinstance(part, int)) or "json"
+    return Rejected(f"wrong schema: {field}", where)
+
+
+def check_record(record: Record) -> Record:
+    """The record with a clean expression and its box within the image. Raises `RowError` where it is unfit for use."""
+    try:
+        expression = clean_expression(record.expression)
+    except ExpressionError as error:
+        raise RowError(_expression_fault(record.expression)) from error
+    path = PurePosixPath(record.image)
+    if not record.image or path.is_absolute() or ".." in path.parts:
+        raise RowError("image path leaves the image folder")
+    for x, y in record.points or ():
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise RowError("point is not a number")
+        if not (0 <= x <= record.width and 0 <= y <= record.height):
+            raise RowError("point outside the image")
+    box = record.box_xyxy and check_box(record.box_xyxy, record.width, record.height)
+    if (expression, box) == (record.expression, record.box_xyxy):
+        return record
+    return record.model_copy(update={"expression": expression, "box_xyxy": box})
+
+
+def check_box(box_xyxy: Box, width: int, height: int) -> Box:
+    """The box, clipped to the image. Raises `RowError` if it is no box or leaves the image by more than `OVERHANG`."""
+    x1, y1, x2, y2 = box_xyxy
+    if not all(map(math.isfinite, box_xyxy)):
+        raise RowError("box is not a number")
+    if x2 <= x1 or y2 <= y1:
+        raise RowError("box has no area")
+    slack = OVERHANG * max(width, height)
+    if min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
+        raise RowError("box outside the image")
+    clipped = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        raise RowError("box outside the image")
+    return clipped
+
+
+def _expression_fault(expression: str) -> str:
+    text = " ".join(expression.split())
+    if not text:
+        return "empty expression"
+    if len(text) > MAX_EXPRESSION_CHARACTERS:
+        return f"expression over {MAX_EXPRESSION_CHARACTERS} characters"
+    return "control characters in the expression"

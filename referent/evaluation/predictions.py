@@ -1,0 +1,71 @@
+"""What was predicted for a record, and the JSON-lines files of it.
+
+GSEval's own rows, `{idx, predicted_box}`, are read as they are.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from referent.data.records import Box, Mask, Point
+
+ID_NAMES, BOX_NAMES = ("id", "idx"), ("box_xyxy", "predicted_box")
+
+
+class PredictionsError(ValueError):
+    """A file of predictions can't be used; the message names the row."""
+
+
+class Prediction(BaseModel):
+    """The answer for the record of the same id; numbers that aren't finite are no answer."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    id: str = Field(validation_alias=AliasChoices(*ID_NAMES))
+    box_xyxy: Box | None = Field(None, validation_alias=AliasChoices(*BOX_NAMES), description="pixels of the image")
+    score: float | None = Field(None, description="predicted IoU in 0..1, low where the object is absent")
+    points: tuple[Point, ...] | None = Field(None, description="pixels of the image")
+    mask: Mask | None = None
+    ms: float | None = Field(None, description="that the request with this expression took, as its source measured it")
+    error: str | None = Field(None, description="why there is no answer")
+
+    @field_validator("box_xyxy", "score")
+    @classmethod
+    def _is_finite(cls, value: Any) -> Any:
+        return value if value is not None and np.isfinite(value).all() else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_something(cls, row: Any) -> Any:
+        answers = (*BOX_NAMES, "points", "mask", "error")
+        if isinstance(row, dict) and not any(name in row for name in answers):
+            raise ValueError(f"a prediction has one of {', '.join(answers)} (null where nothing was found)")
+        return row
+
+
+def read_predictions(file: Path) -> list[Prediction]:
+    """The rows of a JSON-lines file. Raises OSError and `PredictionsError`."""
+    predictions = []
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                predictions.append(Prediction.model_validate_json(line))
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(map(str, first["loc"]))
+                raise PredictionsError(f"{file}:{number}: {field}: {first['msg']}".replace(": : ", ": ")) from error
+    return predictions
+
+
+def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:
+    """Write a file that `read_predictions` reads."""
+    with file.open("w", encoding="utf-8") as lines:
+        for prediction in predictions:
+            # the box is written even where it is null: that is what says "nothing found"
+            row = {"id": prediction.id, "box_xyxy": prediction.box_xyxy}
+            row |= prediction.model_dump(exclude_none=True, exclude=set(row))
+            lines.write(json.dumps(row) + "\n")

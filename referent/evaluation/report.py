@@ -1,0 +1,153 @@
+"""The report of a run, in a folder of its own.
+
+report.html        everything, with the pictures inside: one file to send
+report.md          the tables
+figures.json       the figures, and what was run
+records.csv        a row a record
+records.jsonl, predictions.jsonl   to score again, or to compare with another run
+"""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from referent.boxes import Floats
+from referent.data.records import Record, write_records
+from referent.drawing import draw
+from referent.evaluation import plots
+from referent.evaluation.analysis import failures, worst_and_best
+from referent.evaluation.evaluate import Results
+from referent.evaluation.predictions import write_predictions
+from referent.evaluation.tables import Table, markdown, number, tables
+from referent.images import ImageError, decode_image
+from referent.processor import Found
+
+FIGURES, RECORDS, PREDICTIONS = "figures.json", "records.jsonl", "predictions.jsonl"
+THUMBNAIL = 320  # longest side, pixels
+
+
+class Picture(NamedTuple):
+    """An image with boxes drawn on it, as a data URL, and what it shows."""
+
+    url: str
+    caption: str
+
+
+class Gallery(NamedTuple):
+    title: str
+    rows: list[list[Picture]]
+
+
+def write_report(
+    parent: Path, run: Mapping[str, Any], figures: Mapping[str, Any], results: Results, images: Path | None
+) -> Path:
+    """Write the report of `run` (its `name` and what else describes it); returns its folder, made under `parent`."""
+    folder = new_folder(parent, run["name"])
+    (folder / FIGURES).write_text(json.dumps({"run": run} | dict(figures), indent=2) + "\n")
+    write_records(folder / RECORDS, results.records)
+    write_predictions(folder / PREDICTIONS, filter(None, results.predictions))
+    _write_csv(folder / "records.csv", results)
+    shown = tables(figures)
+    charts = {}
+    if results.boxed.any():
+        charts["Accuracy at each threshold"] = plots.accuracy_curve({run["name"]: figures["curve"]})
+        charts["IoU of all expressions"] = plots.iou_histogram(results.ious[results.boxed])
+    if "scores" in figures:
+        charts["Reliability of the score"] = plots.reliability_curve(figures["scores"]["reliability"])
+    galleries = _galleries(results, images) if images else []
+    missing = "" if galleries else "No pictures: the images were not given, or could not be read."
+    write_pages(folder, f"Evaluation of {run['name']}", run, shown, charts, galleries, missing)
+    return folder
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """`parent`/`name`-<now>."""
+    folder = parent / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_pages(
+    folder: Path, title: str, run: Mapping[str, Any], shown: Sequence[Table], charts: Mapping[str, bytes],
+    galleries: Sequence[Gallery], note: str = "",
+) -> None:  # fmt: skip
+    """report.html and report.md."""
+    environment = Environment(
+        loader=PackageLoader("referent.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    html = environment.get_template("report.html.jinja").render(
+        title=title, run={key: value for key, value in run.items() if value not in (None, {})}, tables=shown,
+        charts={name: data_url(png, "image/png") for name, png in charts.items()}, galleries=galleries, note=note,
+    )  # fmt: skip
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    text = "\n\n".join([f"# {title}", *map(markdown, shown), *([note] if note else [])])
+    (folder / "report.md").write_text(text + "\n", encoding="utf-8")
+
+
+def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, caption: str) -> Picture | None:
+    """The record's image, small, with the true box and the named others; None where it can't be read.
+
+    Boxes are in pixels of the image; NaN for none.
+    """
+    try:
+        image = decode_image((images / record.image).read_bytes())
+    except (OSError, ImageError):
+        return None
+    scale = THUMBNAIL / max(image.size)
+    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    named = {"true": np.array(record.box_xyxy or [np.nan] * 4)} | dict(boxes_xyxy)
+    # all are drawn, so that a name has one colour in every picture
+    found = [
+        Found(name, tuple((box * scale).tolist()), (0, 0, 0, 0), None, None if np.isfinite(box).all() else False)
+        for name, box in named.items()
+    ]
+    buffer = io.BytesIO()
+    draw(image, found).save(buffer, "JPEG", quality=80)
+    return Picture(data_url(buffer.getvalue(), "image/jpeg"), caption)
+
+
+def data_url(data: bytes, media_type: str) -> str:
+    """The bytes as a URL, to stand inside a page."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _galleries(results: Results, images: Path) -> list[Gallery]:
+    kinds = failures(results)
+    galleries = []
+    for title, rows in zip(("Worst", "Best"), worst_and_best(results), strict=True):
+        pictures = []
+        for row in rows:
+            record = results.records[row]
+            caption = ", ".join(
+                filter(None, [f"{record.expression}: IoU {number(float(results.ious[row]))}", kinds[row]])
+            )
+            pictures.append(picture(record, {"found": results.boxes_xyxy[row]}, images, caption))
+        galleries.append(Gallery(f"{title} {len(rows)}", [[shown for shown in pictures if shown]]))
+    return [gallery for gallery in galleries if gallery.rows[0]]
+
+
+def _write_csv(file: Path, results: Results) -> None:
+    kinds = failures(results)
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines)
+        corners = ("x1", "y1", "x2", "y2")
+        columns = ["id", "image", "split", "expression", "tags", *(f"true_{c}" for c in corners), *corners]
+        writer.writerow([*columns, "iou", "score", "failure", "ms", "error"])
+        for row, (record, prediction) in enumerate(zip(results.records, results.predictions, strict=True)):
+            boxes = np.concatenate([results.targets_xyxy[row], results.boxes_xyxy[row]]).tolist()
+            numbers = [None if np.isnan(value) else value for value in boxes]
+            iou = float(results.ious[row]) if results.boxed[row] else None
+            answer = (prediction.ms, prediction.error) if prediction else (None, "missing")
+            writer.writerow(
+                [record.id, record.image, record.split, record.expression, json.dumps(record.tags), *numbers, iou,
+                 prediction and prediction.score, kinds[row], *answer]
+            )  # fmt: skip

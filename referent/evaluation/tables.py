@@ -1,0 +1,130 @@
+"""Figures as tables, which the console, Markdown and HTML show alike."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from referent.evaluation.metrics import THRESHOLDS
+
+ACCURACIES = [f"acc@{threshold}" for threshold in THRESHOLDS]
+OVERLAPS = ["mean_iou", *ACCURACIES]
+
+
+class Table(NamedTuple):
+    """Cells are text; the first column names the row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def tables(figures: Mapping[str, Any]) -> list[Table]:
+    """All tables of a run's figures (`referent.evaluation.analysis.analyse`), the headline first."""
+    found = []
+    if "groups" in figures:
+        found += [_headline(figures), _errors(figures["summary"])]
+        for tag, rows in figures["groups"].items():
+            found.append(Table(f"By {tag}", [tag, "n", *OVERLAPS], _rows(rows, ["n", *OVERLAPS])))
+        for trait, rows in figures["audit"].items():
+            spread = ["n", "mean", "median", "std"]
+            found.append(Table(f"IoU by {trait}", [trait, *spread], _rows(rows, spread), TRAITS[trait]))
+        failures = figures["failures"]
+        found.append(
+            Table("Failures", ["first kind that fits", "n"], [[kind, str(n)] for kind, n in failures.items()], FAILURES)
+        )
+    if "scores" in figures:
+        found.append(_scores(figures))
+    for name, note in (("points", POINTS), ("masks", MASKS), ("latency_ms", "")):
+        if name in figures:
+            title = {"points": "Points", "masks": "Masks", "latency_ms": "Latency, ms of a request"}[name]
+            found.append(Table(title, ["", ""], [[key, number(v)] for key, v in figures[name].items()], note))
+    return found
+
+
+def number(value: float | None) -> str:
+    """Counts whole, other numbers to three places, nothing for None."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:z.3f}"
+
+
+def with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    """Such as "0.512 (0.498 to 0.527)"."""
+    return number(value) + (f" ({number(interval[0])} to {number(interval[1])})" if interval else "")
+
+
+def markdown(table: Table) -> str:
+    """A heading, the table and its note; a pipe in a cell stays one."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    rows = ("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines)
+    return "\n".join([f"## {table.title}", "", *rows, *(["", table.note] if table.note else [])])
+
+
+def console(table: Table) -> RichTable:
+    """For a terminal."""
+    shown = RichTable(
+        *map(escape, table.columns), title=escape(table.title), caption=escape(table.note), box=box.SIMPLE
+    )
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
+TRAITS = {
+    "area": "True box's share of the image: small below .05, medium below .20.",
+    "words": "Words of the expression.",
+    "aspect": "True box's width / height in pixels: tall below .7, square below 1.4.",
+}
+FAILURES = (
+    "IoU below .5. Small object: below .03 of the image. Right place, wrong scale: centres closer than .15 of the "
+    "image's sides and IoU below .3. Wrong location: farther than .3. Complex expression: 7 words or more."
+)
+SCORES = (
+    "The score predicts the IoU with the true box, 0 where the object is absent; ECE is the mean distance of the two "
+    "over ten bins, weighted by their rows."
+)
+POINTS = (
+    "Distances from a true point to the nearest predicted one, where anything was predicted. Success: share of all "
+    "true points that have one within 5 % of the diagonal. Precision, recall and F1 match one to one. A prediction "
+    "of a box alone points at its centre."
+)
+MASKS = (
+    'IoU with the true mask of the predicted mask, or else of the predicted box; "true box" is what the true box gets.'
+)
+ERRORS = "RMSE and MAE are over centre x, centre y, width and height in shares of the image, of the valid boxes alone."
+
+
+def _headline(figures: Mapping[str, Any]) -> Table:
+    summary, intervals, baselines = figures["summary"], figures["intervals"], figures["baselines"]
+    rows = [
+        [key, with_interval(summary[key], intervals[key]), *(number(row[key]) for row in baselines.values())]
+        for key in OVERLAPS
+    ]
+    note = f"{summary['n']} expressions; 95 % intervals by bootstrap over images. Missing and invalid are misses."
+    return Table("Boxes", ["", "prediction", *baselines], rows, note)
+
+
+def _errors(summary: Mapping[str, Any]) -> Table:
+    keys = ["n", "valid", "invalid", "missing", "rmse", "mae"]
+    return Table("Validity and coordinate errors", keys, [[number(summary[key]) for key in keys]], ERRORS)
+
+
+def _scores(figures: Mapping[str, Any]) -> Table:
+    scores = figures["scores"]
+    rows = [
+        ["present / absent AUROC", number(figures["summary"].get("auroc"))],
+        ["threshold of best balanced accuracy", number(figures["summary"].get("present_threshold"))],
+        ["AUROC of IoU >= 0.5", number(scores["auroc of acc@0.5"])],
+        ["ECE", number(scores["ece"])],
+        ["n", number(scores["n"])],
+    ]
+    return Table("Scores", ["", ""], rows, SCORES)
+
+
+def _rows(figures: Mapping[str, Mapping[str, Any]], keys: Iterable[str]) -> list[list[str]]:
+    keys = list(keys)
+    return [[name, *(number(row[key]) for key in keys)] for name, row in figures.items()]

@@ -1,0 +1,126 @@
+"""Any local LLaVA directory (transformers layout) as the base of a new checkpoint: its spec and its tokenizer."""
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers
+from tokenizers.models import BPE
+from transformers import LlavaConfig
+
+from referent.bundle import TOKENIZER_FILE
+from referent.images import ImageTransform
+from referent.modeling.checkpoint import CheckpointError, CheckpointSpec
+from referent.packing import Bucket
+from referent.prompts import LOC_MARK, Prompt
+
+SENTENCEPIECE_FILE = "tokenizer.model"
+LOC_TEMPLATE = "<image>\nFind the object referred to: {expression}[LOC]"
+TEMPLATES = {  # visual-grounding-api's own, to the letter
+    "vg": "<image>\nFind the object referred to: {expression} [LOC]",
+    "vg-text": (
+        "USER: <image>\nLocate the following object in the image and provide its bounding box as normalized "
+        "coordinates [x_center, y_center, width, height] where all values are between 0 and 1.\nObject: {expression}\n"
+        "Respond ONLY with four numbers in square brackets, e.g. [0.5, 0.3, 0.2, 0.4].\nASSISTANT:"
+    ),
+}
+EXPRESSIONS = (1, 4, 8, 16)  # slots of the buckets
+SUFFIX_TOKENS = 28  # of one expression with its prompt, amply
+
+
+def llava_spec(
+    directory: Path,
+    tokenizer: Tokenizer,
+    *,
+    template: str | None = None,
+    center_crop: bool = False,
+    plain_text_loc: bool = False,
+    answer: str = "box_head",
+) -> CheckpointSpec:
+    """The spec of a new checkpoint on this base, which it refers to.
+
+    `center_crop` is CLIP's own preprocessing with boxes of the whole image, as visual-grounding-api has it;
+    `plain_text_loc` its [LOC], a word in pieces instead of a spare row of the vocabulary. Raises `CheckpointError`.
+    """
+    config = LlavaConfig.from_pretrained(str(directory), local_files_only=True)
+    text, vision = config.text_config, config.vision_config
+    image_tokens = (vision.image_size // vision.patch_size) ** 2
+    if config.vision_feature_select_strategy != "default":
+        image_tokens += 1  # the class token stays
+    template = TEMPLATES.get(template or "", template) or (TEMPLATES["vg"] if plain_text_loc else LOC_TEMPLATE)
+    padding = next((i for i in (config.pad_token_id, text.pad_token_id, text.eos_token_id) if i is not None), 0)
+    loc = None
+    if template.endswith(LOC_MARK) and not plain_text_loc:
+        loc = _spare_row(tokenizer, text.vocab_size, config.image_token_id, padding)
+    prompt = Prompt(
+        template=template, bos_token_id=text.bos_token_id, pad_token_id=padding,
+        image_token_id=config.image_token_id, loc_token_id=loc,
+    )  # fmt: skip
+    before = len(tokenizer.encode(template.split("<image>")[0], add_special_tokens=False).ids)
+    after = len(tokenizer.encode(template.split("<image>")[1], add_special_tokens=False).ids)
+    suffix = max(SUFFIX_TOKENS, after + SUFFIX_TOKENS // 2)
+    buckets = [Bucket(_multiple(1 + before + image_tokens + (n + 1) * suffix, 32), n) for n in EXPRESSIONS]
+    return CheckpointSpec(
+        image=ImageTransform(mode="center_crop" if center_crop else "letterbox", size=vision.image_size),
+        image_tokens=image_tokens, box_frame="image" if center_crop else "transformed", prompt=prompt,
+        buckets=tuple(buckets), present_threshold=None, base=str(directory.resolve()), answer=answer,
+    )  # fmt: skip
+
+
+def llava_tokenizer(directory: Path) -> Tokenizer:
+    """The directory's tokenizer.json, or its sentencepiece model converted. Raises `CheckpointError`."""
+    if (directory / TOKENIZER_FILE).is_file():
+        return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    if not (directory / SENTENCEPIECE_FILE).is_file():
+        raise CheckpointError(f"{directory} has neither {TOKENIZER_FILE} nor {SENTENCEPIECE_FILE}")
+    tokenizer = convert_sentencepiece(directory / SENTENCEPIECE_FILE)
+    added = directory / "added_tokens.json"
+    if added.is_file():
+        names = sorted(json.loads(added.read_text()).items(), key=lambda item: item[1])
+        tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name, _ in names])
+    return tokenizer
+
+
+def convert_sentencepiece(file: Path) -> Tokenizer:
+    """LLaMA's sentencepiece BPE as a fast tokenizer: a space before the text, unknown characters as bytes."""
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(file))
+    size = pieces.get_piece_size()
+    vocabulary = {pieces.id_to_piece(index): index for index in range(size)}
+    merges = []
+    for piece, index in vocabulary.items():
+        splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        known = [pair for pair in splits if pair[0] in vocabulary and pair[1] in vocabulary]
+        merges += [(index, *pair) for pair in sorted(known, key=lambda pair: tuple(vocabulary[part] for part in pair))]
+    merges.sort(key=lambda merge: merge[0])  # sentencepiece numbers BPE pieces in the order they were learnt
+    unknown = pieces.id_to_piece(pieces.unk_id())
+    tokenizer = Tokenizer(
+        BPE(
+            vocabulary,
+            [(left, right) for _, left, right in merges],
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    control = [pieces.id_to_piece(i) for i in range(size) if pieces.is_control(i) or pieces.is_unknown(i)]
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in control])
+    return tokenizer
+
+
+def _spare_row(tokenizer: Tokenizer, rows: int, *taken: int) -> int:
+    """The first row of the embedding that no token has. Raises `CheckpointError`."""
+    spare = max(tokenizer.get_vocab_size(with_added_tokens=True), *(index + 1 for index in taken))
+    if spare >= rows:
+        raise CheckpointError(
+            f"all {rows} rows of the vocabulary are taken, so {LOC_MARK} cannot be a token: use --plain-text-loc"
+        )
+    return spare
+
+
+def _multiple(number: int, of: int) -> int:
+    return -(-number // of) * of

@@ -1,0 +1,88 @@
+"""What is trained: the head alone, an adapter, everything, or an adapter that answers in text.
+
+- `frozen`: the box head on a frozen LLaVA.
+- `lora`: low-rank adapters on the language model's attention, [LOC]'s own embedding, and the head.
+- `qlora`: the same on a base quantised to 4 bits; the checkpoint refers to the base as it is, and is merged there.
+- `full`: everything that the loss reaches, with a learning rate for each group of modules.
+- `text`: `lora` without a head, for answers in words; the embeddings of the answer's tokens are trained too.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from referent.answers import format_box
+from referent.modeling.checkpoint import CheckpointSpec
+from referent.modeling.grounding import GroundingModel
+from referent.prompts import PromptEncoder
+from referent.training.recipe import Recipe, RecipeError
+
+TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v)_proj"  # CLIP has modules of these names too
+EVERY_DIGIT = (0.123, 0.456, 0.789, 1.0)
+
+
+def lora_config(trained_tokens: Sequence[int], rank: int = 16, alpha: int = 32, dropout: float = 0.05) -> LoraConfig:
+    """visual-grounding-api's adapter; embeddings of `trained_tokens` are trained beside it."""
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS,
+        trainable_token_indices={"embed_tokens": sorted(trained_tokens)} if trained_tokens else None,
+    )  # fmt: skip
+
+
+def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder, recipe: Recipe) -> None:
+    """Freeze what the mode does not train, and wrap the LLaVA in an adapter where it trains one.
+
+    Raises `RecipeError`.
+    """
+    model.llava.requires_grad_(False)
+    if recipe.mode == "full":
+        _unfreeze_used(model)
+    elif recipe.mode != "frozen":
+        tokens = set() if spec.prompt.loc_token_id is None else {spec.prompt.loc_token_id}
+        if recipe.mode == "text":  # a base may never have seen them, such as mini's; it costs some twenty rows
+            try:
+                tokens |= {end_token(model), *encoder.answer(format_box(EVERY_DIGIT))}
+            except ValueError as error:
+                raise RecipeError(f"this base cannot answer in text: {error}") from error
+        config = lora_config(tokens, recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
+        model.llava = get_peft_model(model.llava, config)
+
+
+def end_token(model: GroundingModel) -> int:
+    """What ends an answer in text. Raises `RecipeError`."""
+    end = model.base.config.text_config.eos_token_id
+    if not isinstance(end, int):
+        raise RecipeError(f"the base's text_config.eos_token_id is {end}; answers in text need one end token")
+    return end
+
+
+def parameter_groups(model: GroundingModel, recipe: Recipe) -> list[dict[str, Any]]:
+    """Trained parameters with their learning rates; one rate but for `full`."""
+    rates = {
+        "vision_tower": recipe.vision_learning_rate,
+        "multi_modal_projector": recipe.projector_learning_rate,
+        "language_model": recipe.language_learning_rate,
+        "box_head": recipe.learning_rate,
+    }
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            module = next((m for m in rates if m in name), "box_head") if recipe.mode == "full" else "all"
+            group = groups.setdefault(module, {"params": [], "lr": rates.get(module, recipe.learning_rate)})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _unfreeze_used(model: GroundingModel) -> None:
+    """Everything but what no box depends on: distributed training stops at a parameter without gradient."""
+    base = model.base
+    base.model.requires_grad_(True)
+    tower = base.model.vision_tower
+    tower = getattr(tower, "vision_model", tower)
+    tower.post_layernorm.requires_grad_(False)
+    layer = base.config.vision_feature_layer
+    used = layer if layer >= 0 else len(tower.encoder.layers) + 1 + layer
+    unused: nn.ModuleList = tower.encoder.layers[used:]
+    unused.requires_grad_(False)

@@ -1,0 +1,75 @@
+"""A plain grid over LoRA's rank (alpha is twice the rank), the learning rate and the batch.
+
+Each cell is a run of its own folder and process; a finished one is not run again, so a stopped sweep goes on.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from referent.training.curves import plot_sweep
+from referent.training.train import RESULT_FILE
+
+COLUMNS = ("rank", "learning_rate", "batch", "mean_iou", "acc@0.5", "auroc", "best_step")
+
+
+class Cell(NamedTuple):
+    """One point of the grid."""
+
+    rank: int
+    learning_rate: float
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"rank{self.rank}-lr{self.learning_rate:g}-batch{self.batch}"
+
+    @property
+    def options(self) -> list[str]:
+        """For `referent train`."""
+        return [
+            "--lora-rank", str(self.rank), "--lora-alpha", str(2 * self.rank),
+            "--learning-rate", str(self.learning_rate), "--batch", str(self.batch),
+        ]  # fmt: skip
+
+
+def grid(ranks: Sequence[int], learning_rates: Sequence[float], batches: Sequence[int]) -> list[Cell]:
+    """Every combination."""
+    return [Cell(*values) for values in product(ranks, learning_rates, batches)]
+
+
+def run_sweep(cells: Sequence[Cell], train_options: Sequence[str], out: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Each cell with its best validation figures, as it is done. Raises subprocess.CalledProcessError."""
+    for cell in cells:
+        result = out / cell.name / RESULT_FILE
+        if not result.is_file():
+            command = [sys.executable, "-m", "referent.training", *train_options, *cell.options]
+            subprocess.run([*command, "--out", str(out / cell.name)], check=True)
+        yield cell, json.loads(result.read_text())
+
+
+def write_results(results: Sequence[tuple[Cell, dict[str, Any]]], out: Path) -> Table:
+    """sweep.csv, sweep.md and sweep.png, best first; the table is for the terminal."""
+    ordered = sorted(results, key=lambda result: -result[1]["mean_iou"])
+    rows = [cell._asdict() | {name: figures.get(name, "") for name in COLUMNS[3:]} for cell, figures in ordered]
+    with (out / "sweep.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    table = Table(*COLUMNS)
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for row in rows:
+        cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()]
+        table.add_row(*cells)
+        lines.append("| " + " | ".join(cells) + " |")
+    (out / "sweep.md").write_text("\n".join(lines) + "\n")
+    plot_sweep(rows, out / "sweep.png")
+    return table

@@ -1,0 +1,262 @@
+"""One training run: a base and records in, `OUT/best` and `OUT/last` (checkpoints) out.
+
+OUT holds the run's state too (checkpoint-N); the same command again goes on from there, with the very data that an
+uninterrupted run would have seen.
+"""
+
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tokenizers import Tokenizer
+from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.utils.import_utils import is_bitsandbytes_available
+
+from referent.bundle import TOKENIZER_FILE
+from referent.data.records import Record
+from referent.evaluation.evaluate import join, summary
+from referent.evaluation.sources import ask_checkpoint
+from referent.modeling.checkpoint import (
+    ADAPTER_DIRECTORY,
+    BASE_DIRECTORY,
+    SPEC_FILE,
+    CheckpointSpec,
+    load_checkpoint_encoder,
+    load_checkpoint_spec,
+    load_head,
+    save_checkpoint,
+)
+from referent.modeling.grounder import TextGrounder, TorchGrounder, make_grounder
+from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer
+from referent.modeling.stem import load_llava
+from referent.prompts import LOC_MARK, Prompt
+from referent.training.curves import plot_curves
+from referent.training.losses import LossWeights, Objective
+from referent.training.modes import end_token, parameter_groups, select_trained
+from referent.training.recipe import Recipe, RecipeError
+from referent.training.records import RecordStream, load_records
+from referent.training.rows import collate, collate_trimmed
+from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FIGURES = ("mean_iou", "acc@0.5", "auroc", "present_threshold", "invalid", "n")
+RESULT_FILE = "result.json"
+
+
+def train(recipe: Recipe) -> dict[str, float]:
+    """Run a recipe to its end; returns the best validation figures, which `OUT/result.json` holds too.
+
+    Raises `RecipeError`, `DataError` and `referent.modeling.checkpoint.CheckpointError`.
+    """
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    set_seed(recipe.seed)
+    arguments = _arguments(recipe)  # before the model: ZeRO-3 builds it in pieces
+    model, spec = open_base(recipe)
+    encoder = load_checkpoint_encoder(recipe.out, spec)
+    select_trained(model, spec, encoder, recipe)
+    model.checkpointing = recipe.gradient_checkpointing
+    if recipe.gradient_checkpointing and recipe.mode == "full":
+        model.base.model.vision_tower.gradient_checkpointing_enable({"use_reentrant": False})
+
+    end = end_token(model) if recipe.mode == "text" else None
+    stream = RecordStream(
+        load_records(recipe.data / "train.jsonl", recipe.images, recipe.train_limit, recipe.seed),
+        recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end,
+    )  # fmt: skip
+    validation = load_records(recipe.data / "val.jsonl", recipe.images, recipe.val_limit, recipe.seed)
+    together = recipe.batch * recipe.accumulate * arguments.world_size
+    steps = recipe.steps or math.ceil(recipe.epochs * len(stream.items) / together)
+    stream.samples = steps * together
+    arguments.max_steps = steps
+    arguments.eval_steps = recipe.eval_steps or max(1, min(steps, len(stream.items) // together))
+    arguments.save_steps = recipe.save_steps or arguments.eval_steps
+
+    objective = Objective(model, LossWeights(recipe.l1_weight, recipe.giou_weight, recipe.score_weight))
+    keeper = Keeper(recipe, model, spec)
+    trainer = GroundingTrainer(
+        objective, stream, validator(make_grounder(model, spec, encoder), validation, recipe.images),
+        keep=keeper.keep, parameter_groups=parameter_groups(model, recipe),
+        data_collator=collate if recipe.compile else collate_trimmed, args=arguments,
+    )  # fmt: skip
+    keeper.trainer = trainer
+    if recipe.compile:
+        objective.compile_steps()
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(recipe.out))
+    if not any("eval_mean_iou" in line and line["step"] == steps for line in trainer.state.log_history):
+        trainer.evaluate()
+    return keeper.finish()
+
+
+def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
+    """The model to train and the spec of its checkpoints; its tokenizer goes to OUT.
+
+    The base is one of our checkpoints, or any LLaVA directory. Raises `RecipeError` and `CheckpointError`.
+    """
+    text = recipe.mode == "text"
+    ours = (recipe.base / SPEC_FILE).is_file()
+    if ours:
+        spec = load_checkpoint_spec(recipe.base)
+        if (recipe.base / ADAPTER_DIRECTORY).is_dir():
+            raise RecipeError(f"{recipe.base} has an adapter already: start from its base, {recipe.base / spec.base}")
+        if recipe.center_crop or recipe.plain_text_loc:
+            raise RecipeError("--center-crop and --plain-text-loc are for LLaVA directories; a checkpoint has its own")
+        if recipe.template:
+            spec = spec.model_copy(update={"prompt": _prompt(spec, TEMPLATES.get(recipe.template, recipe.template))})
+        directory, tokenizer = recipe.base / spec.base, Tokenizer.from_file(str(recipe.base / TOKENIZER_FILE))
+    elif (recipe.base / "config.json").is_file():
+        directory, tokenizer = recipe.base, llava_tokenizer(recipe.base)
+        spec = llava_spec(
+            directory, tokenizer, template=recipe.template, center_crop=recipe.center_crop,
+            plain_text_loc=recipe.plain_text_loc, answer="text" if text else "box_head",
+        )  # fmt: skip
+    else:
+        raise RecipeError(f"{recipe.base} is no base: it has neither {SPEC_FILE} nor config.json")
+    if PartialState().is_main_process:
+        tokenizer.save(str(recipe.out / TOKENIZER_FILE))
+    PartialState().wait_for_everyone()
+    llava = load_llava(str(directory), DTYPES[recipe.base_dtype], _quantization(recipe))
+    hidden_size = llava.config.text_config.hidden_size
+    keep_head = ours and spec.answer == "box_head" and not recipe.fresh_head and not text
+    head = load_head(recipe.base, spec, hidden_size) if keep_head else None
+    if head is None and not text:
+        head = BoxHead(hidden_size, spec.head_dropout, recipe.scores)
+    updates: dict[str, Any] = {
+        "base": BASE_DIRECTORY if recipe.mode == "full" else str(directory.resolve()),
+        "answer": "text" if text else "box_head",
+        "has_scores": head is not None and head.score is not None,
+        "present_threshold": None,
+        "evaluation": {},
+    }
+    return GroundingModel(llava, head), CheckpointSpec(**spec.model_dump() | updates)
+
+
+def _prompt(spec: CheckpointSpec, template: str) -> Prompt:
+    loc = spec.prompt.loc_token_id if template.endswith(LOC_MARK) else None
+    return Prompt(**spec.prompt.model_dump() | {"template": template, "loc_token_id": loc})
+
+
+def _quantization(recipe: Recipe) -> BitsAndBytesConfig | None:
+    """4 bits for the language model's layers in `qlora`; the vision side and the embeddings stay as they are."""
+    if recipe.mode != "qlora":
+        return None
+    if not torch.cuda.is_available():
+        raise RecipeError("qlora needs an NVIDIA GPU, and this machine has none: use lora")
+    if not is_bitsandbytes_available():
+        raise RecipeError("qlora needs bitsandbytes: pip install bitsandbytes")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+    )  # fmt: skip
+
+
+def _arguments(recipe: Recipe) -> TrainingArguments:
+    """Trainer's settings; steps are set once the data is known."""
+    on_gpu = torch.cuda.is_available()
+    workers = {"dataloader_prefetch_factor": 4, "dataloader_persistent_workers": True} if recipe.workers else {}
+    return TrainingArguments(
+        output_dir=str(recipe.out), max_steps=1, per_device_train_batch_size=recipe.batch,
+        gradient_accumulation_steps=recipe.accumulate, learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay, max_grad_norm=recipe.clip, warmup_steps=recipe.warmup,
+        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": recipe.min_learning_rate},
+        bf16=recipe.bf16, use_cpu=not on_gpu, ddp_backend="gloo" if "WORLD_SIZE" in os.environ and not on_gpu else None,
+        ddp_find_unused_parameters=False, deepspeed=None if recipe.deepspeed is None else str(recipe.deepspeed),
+        logging_steps=recipe.logging_steps, report_to="tensorboard", save_strategy="steps", save_total_limit=2,
+        eval_strategy="steps", metric_for_best_model="mean_iou", greater_is_better=True,
+        dataloader_num_workers=recipe.workers, remove_unused_columns=False, label_names=["boxes"], seed=recipe.seed,
+        **workers,
+    )  # fmt: skip
+
+
+def validator(
+    grounder: TorchGrounder | TextGrounder, records: Sequence[Record], images: Path
+) -> Callable[[], dict[str, float]]:
+    """Figures on the records, each process asking its share of the images; the same figures on every process."""
+    state = PartialState()
+    rank = {image: index for index, image in enumerate(dict.fromkeys(record.image for record in records))}
+    # under ZeRO-3 every process takes part in every pass, so each asks all
+    shares = 1 if is_deepspeed_zero3_enabled() else state.num_processes
+    own = [record for record in records if rank[record.image] % shares == state.process_index % shares]
+
+    def validate() -> dict[str, float]:
+        predictions = list(ask_checkpoint(grounder, own, images))
+        figures = summary(join(records, gather_object(predictions) if shares > 1 else predictions))
+        return {name: figures[name] for name in FIGURES if figures.get(name) is not None}
+
+    return validate
+
+
+class Keeper:
+    """Writes `last` at every validation, and `best` where it is the best so far."""
+
+    def __init__(self, recipe: Recipe, model: GroundingModel, spec: CheckpointSpec) -> None:
+        self._recipe, self._model, self._spec = recipe, model, spec
+        self.trainer: GroundingTrainer | None = None
+
+    def keep(self, figures: dict[str, float], best: bool) -> None:
+        """Called on every process."""
+        with _gathered(self._model):
+            if self.trainer.is_world_process_zero():
+                for name in ("last", "best") if best else ("last",):
+                    self._write(self._recipe.out / name, figures)
+                plot_curves(self.trainer.state.log_history, self._recipe.out / "curves.png")
+
+    def finish(self) -> dict[str, float]:
+        """The best figures, written down as the sign of a finished run."""
+        best = load_checkpoint_spec(self._recipe.out / "best").training
+        if self.trainer.is_world_process_zero():
+            content = {"steps": self.trainer.state.max_steps, "best_step": best["step"]} | best["validation"]
+            (self._recipe.out / RESULT_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        return best["validation"]
+
+    def _write(self, directory: Path, figures: dict[str, float]) -> None:
+        threshold = figures.get("present_threshold")
+        spec = self._spec.model_copy(
+            update={
+                "present_threshold": None if threshold is None else math.floor(1000 * threshold) / 1000,
+                "training": {
+                    "commit": _commit(),
+                    "mode": self._recipe.mode,
+                    "step": self.trainer.state.global_step,
+                    "settings": self._recipe.settings(),
+                    "validation": figures,
+                },
+            }
+        )
+        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=directory.parent) as temporary:
+            new, old = Path(temporary) / "new", Path(temporary) / "old"
+            save_checkpoint(new, self._model, spec, self._recipe.out / TOKENIZER_FILE)
+            if directory.exists():
+                os.rename(directory, old)
+            os.rename(new, directory)
+
+
+def _gathered(model: GroundingModel) -> AbstractContextManager[None]:
+    """Whole weights where ZeRO-3 has split them over processes."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()))
+
+
+def _commit() -> str:
+    """The sources' git commit; empty outside a checkout."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return asked.stdout.strip()

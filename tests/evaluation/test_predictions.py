@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from referent.evaluation.predictions import Prediction, PredictionsError, read_predictions, write_predictions
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    predictions = [
+        Prediction(id="1", box_xyxy=(1, 2, 3, 4), score=0.5, ms=12.5),
+        Prediction(id="2", box_xyxy=None),
+        Prediction(id="3", points=((1, 2), (3, 4))),
+        Prediction(id="4", error="the image can't be read"),
+    ]
+    write_predictions(tmp_path / "predictions.jsonl", predictions)
+    assert read_predictions(tmp_path / "predictions.jsonl") == predictions
+
+
+def test_rows_of_gseval_are_read_as_they_are(tmp_path: Path) -> None:
+    rows = [{"idx": 7, "predicted_box": [1, 2, 3, 4]}, {"idx": 8, "predicted_box": None}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first, second = read_predictions(tmp_path / "rows.jsonl")
+    assert (first.id, first.box_xyxy) == ("7", (1, 2, 3, 4))
+    assert (second.id, second.box_xyxy) == ("8", None)
+
+
+def test_numbers_that_are_not_finite_are_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "box_xyxy": [NaN, 1, 2, Infinity], "score": NaN}')
+    assert read_predictions(tmp_path / "rows.jsonl") == [Prediction(id="a", box_xyxy=None)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "rows.jsonl:2: Invalid JSON"),
+        ("[]", "rows.jsonl:2: Input should be an object"),
+        ('{"box_xyxy": null}', "rows.jsonl:2: id: Field required"),
+        ('{"id": "b", "bbox": [1, 2, 3, 4]}', "a prediction has one of box_xyxy, predicted_box"),
+        ('{"id": "b", "box_xyxy": [1, 2, 3]}', "rows.jsonl:2: box_xyxy"),
+        ('{"id": "b", "box_xyxy": "left"}', "rows.jsonl:2: box_xyxy"),
+    ],
+    ids=["no JSON", "list", "no id", "other name", "three numbers", "text"],
+)
+def test_wrong_row_is_named(tmp_path: Path, row: str, message: str) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "box_xyxy": null}\n' + row)
+    with pytest.raises(PredictionsError, match=message):
+        read_predictions(tmp_path / "rows.jsonl")
