@@ -125,9 +125,9 @@ class Pipeline:
     def _prepare(self, clock: "_Clock", model: Model, data: bytes, expressions: Sequence[str]) -> Inputs:
         """In one go, so that no decoded image waits: there are as many of them as threads, whatever the load."""
         clock.enter("decode")
-        image, size = model.bundle.image.decode(data, self.settings.max_pixels)
+        picture = model.bundle.image.decode(data, self.settings.max_pixels)
         clock.enter("preprocess")
-        return model.processor.preprocess(image, expressions, size)
+        return model.processor.preprocess(picture, expressions)
 
     def _drawn(self, data: bytes, results: Sequence[Found]) -> bytes:
         buffer = io.BytesIO()

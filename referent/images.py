@@ -5,7 +5,7 @@ Training, evaluation and the gateway all prepare images here; sizes are (width, 
 
 import io
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,13 @@ class ImageTooLargeError(ImageError):
     """The header announces more pixels than the limit."""
 
 
+class Picture(NamedTuple):
+    """An image as a model needs it, perhaps in fewer pixels than it has."""
+
+    pixels: Image.Image  # RGB
+    size: tuple[int, int]  # of the whole image, in which boxes count
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode JPEG, PNG or WebP bytes (first frame) into RGB as a viewer shows it: EXIF orientation applied,
     transparency on white, 16 bits reduced to 8, CMYK converted; colour profiles are not applied.
@@ -42,7 +49,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     The size is read from the header and checked before any pixel is decoded. Raises `ImageError`.
     """
     image = _opened(data, max_pixels)
-    return _decoded(image, image.size)[0]
+    return _decoded(image, image.size).pixels
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
@@ -65,13 +72,13 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _decoded(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+def _decoded(image: Image.Image, size: tuple[int, int]) -> Picture:
     """The pixels of an opened image of `size`, and that size as shown."""
     try:
         image.load()
         sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
         ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image), size[::-1] if sideways else size
+        return Picture(_to_rgb(image), size[::-1] if sideways else size)
     except Exception as error:  # as above: broken pixel data or EXIF
         raise ImageError(f"the {image.format} image is truncated or damaged: {error}") from error
 
@@ -125,11 +132,11 @@ class ImageTransform(BaseModel):
         offset = ((self.size - width) // 2, (self.size - height) // 2)  # negative where the crop cuts
         return Placement(image_size, self.size, (width / image_size[0], height / image_size[1]), offset)
 
-    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
-        """As `decode_image`, and the image's size as shown.
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+        """As `decode_image`, for this transform alone.
 
         A JPEG much larger than what the square shows is decoded at 1/2, 1/4 or 1/8, which saves most of the time. Only
-        where that divides its sides: another scale in x than in y would move what is in it. `apply` takes the size.
+        where that divides its sides: another scale in x than in y would move what is in it.
         """
         image = _opened(data, max_pixels)
         size = image.size
@@ -142,21 +149,17 @@ class ImageTransform(BaseModel):
                 break
         return _decoded(image, size)
 
-    def apply(
-        self, image: Image.Image, image_size: tuple[int, int] | None = None
-    ) -> tuple[npt.NDArray[np.uint8], Placement]:
-        """RGB image -> ((S, S, 3) uint8, placement); bicubic, antialiased.
-
-        `image_size` is the size that boxes count in, where `image` is that image in fewer pixels.
-        """
-        placement = self.place(image_size or image.size)
+    def apply(self, image: Image.Image | Picture) -> tuple[npt.NDArray[np.uint8], Placement]:
+        """RGB image -> ((S, S, 3) uint8, placement); bicubic, antialiased."""
+        pixels, size = image if isinstance(image, Picture) else (image, image.size)
+        placement = self.place(size)
         # the part of the image that the square shows: resizing only that keeps memory bounded for 10,000x3 images
         shown = placement.to_image(np.array([0.0, 0.0, self.size, self.size]))
-        shown *= np.tile(np.divide(image.size, placement.image_size), 2)
+        shown *= np.tile(np.divide(pixels.size, size), 2)
         left, top = (max(0.0, float(v)) for v in shown[:2])
-        right, bottom = (min(float(limit), float(v)) for limit, v in zip(image.size, shown[2:], strict=True))
-        width, height = (min(self.size, side) for side in self._resized(placement.image_size))
-        resized = image.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+        right, bottom = (min(float(limit), float(v)) for limit, v in zip(pixels.size, shown[2:], strict=True))
+        width, height = (min(self.size, side) for side in self._resized(size))
+        resized = pixels.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
         if resized.size == (self.size, self.size):
             return np.array(resized), placement
         square = Image.new("RGB", (self.size, self.size), self.pad_rgb)

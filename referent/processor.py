@@ -12,7 +12,7 @@ from PIL import Image
 
 from referent.boxes import Box, Floats, clip_xyxy, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.bundle import ModelSpec
-from referent.images import Placement
+from referent.images import Picture, Placement
 from referent.packing import PackedRow, pack
 from referent.prompts import PromptEncoder
 
@@ -50,15 +50,10 @@ class Processor:
         suffixes = [self._encoder.suffix(expression) for expression in expressions]
         return pack(self._encoder.prefix, suffixes, self.spec.buckets, self.spec.prompt.pad_token_id)
 
-    def preprocess(
-        self, image: Image.Image, expressions: Sequence[str], image_size: tuple[int, int] | None = None
-    ) -> Inputs:
-        """RGB image and expressions -> tensors; `image_size` as `ImageTransform.decode` gives it.
-
-        Raises `referent.prompts.ExpressionError`.
-        """
+    def preprocess(self, image: Image.Image | Picture, expressions: Sequence[str]) -> Inputs:
+        """RGB image and expressions -> tensors. Raises `referent.prompts.ExpressionError`."""
         rows = self.encode(expressions)
-        return Inputs(*self.spec.image.apply(image, image_size), rows, list(expressions))
+        return Inputs(*self.spec.image.apply(image), rows, list(expressions))
 
     def postprocess(self, inputs: Inputs, boxes: Floats, scores: Floats | None) -> list[Found]:
         """boxes (M, 4) cx,cy,w,h in 0..1 of the box frame and scores (M,), in the order of the M expressions."""

@@ -155,9 +155,9 @@ def test_large_jpeg_is_decoded_in_fewer_pixels_and_changes_little(
     exif[0x0112] = orientation
     data, transform = encoded(smooth(*size), "JPEG", exif=exif), ImageTransform(mode=mode, size=150)
     whole, placement = transform.apply(decode_image(data))
-    image, image_size = transform.decode(data)
-    square, drafted_placement = transform.apply(image, image_size)
-    assert image.size == (decoded or image_size)
+    picture = transform.decode(data)
+    square, drafted_placement = transform.apply(picture)
+    assert picture.pixels.size == (decoded or picture.size)
     assert drafted_placement == placement
     assert np.abs(square.astype(int) - whole).max() <= 8
 
@@ -165,8 +165,8 @@ def test_large_jpeg_is_decoded_in_fewer_pixels_and_changes_little(
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_small_images_and_other_formats_are_decoded_whole(format: str) -> None:
     size = (290, 290) if format == "JPEG" else (1600, 1200)
-    image, image_size = ImageTransform(size=150).decode(encoded(smooth(*size), format))
-    assert image.size == image_size == size
+    picture = ImageTransform(size=150).decode(encoded(smooth(*size), format))
+    assert picture.pixels.size == picture.size == size
 
 
 def test_jpeg_of_many_scans_is_refused() -> None:

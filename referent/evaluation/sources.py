@@ -15,7 +15,7 @@ from PIL import Image
 from referent.client import Client, ServiceError
 from referent.data.records import Record
 from referent.evaluation.predictions import Prediction
-from referent.images import ImageError, decode_image
+from referent.images import ImageError, Picture
 from referent.processor import Found
 from referent.prompts import ExpressionError
 
@@ -30,11 +30,13 @@ class Grounder(Protocol):
     def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Found]: ...
 
 
-class BatchGrounder(Grounder, Protocol):
-    """A grounder that takes several images in a pass."""
+class BatchGrounder(Protocol):
+    """A grounder that takes several images in a pass, which it decodes as it needs them. `ImageError` as usual."""
+
+    def decode(self, data: bytes) -> Picture: ...
 
     def ground_batch(
-        self, images: Sequence[Image.Image], expressions: Sequence[Sequence[str]]
+        self, images: Sequence[Picture], expressions: Sequence[Sequence[str]]
     ) -> Sequence[Sequence[Found]]: ...
 
 
@@ -75,10 +77,10 @@ def ask_checkpoint(
 
 def _ground(grounder: BatchGrounder, requests: Sequence[Request]) -> Iterator[Prediction]:
     usable: list[Request] = []
-    pictures: list[Image.Image] = []
+    pictures: list[Picture] = []
     for request in requests:
         try:
-            pictures.append(decode_image(request.image.read_bytes()))
+            pictures.append(grounder.decode(request.image.read_bytes()))
             usable.append(request)
         except (OSError, ImageError) as error:
             yield from request.failed(error)

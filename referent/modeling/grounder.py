@@ -1,5 +1,6 @@
 """Grounding with a PyTorch model in this process: what evaluation uses, and what the served answer is held against."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from peft import PeftModel
 from PIL import Image
 
 from referent.answers import parse_box
+from referent.images import Picture
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounding import GroundingModel
 from referent.processor import Found, Inputs, Processor
@@ -18,19 +20,40 @@ from referent.prompts import PromptEncoder
 MAX_NEW_TOKENS = 50  # of an answer in text, as visual-grounding-api's
 
 
-class TorchGrounder:
+class ModelGrounder(ABC):
     """Image and expressions -> boxes, with a model in eval mode."""
 
     def __init__(self, model: GroundingModel, processor: Processor) -> None:
         self._model = model
         self._processor = processor
 
-    def ground(self, image: Image.Image, expressions: Sequence[str]) -> list[Found]:
+    def decode(self, data: bytes) -> Picture:
+        """An image file as the model needs it: just as the service does it. Raises `referent.images.ImageError`."""
+        return self._processor.spec.image.decode(data)
+
+    def ground(self, image: Image.Image | Picture, expressions: Sequence[str]) -> list[Found]:
         """RGB image -> one result an expression, in order."""
         return self.ground_batch([image], [expressions])[0]
 
+    @abstractmethod
+    def ground_batch(
+        self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
+    ) -> list[list[Found]]:
+        """Several RGB images at once, each with its expressions."""
+
+    def _preprocess(
+        self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
+    ) -> list[Inputs]:
+        return [self._processor.preprocess(*pair) for pair in zip(images, expressions, strict=True)]
+
+
+class TorchGrounder(ModelGrounder):
+    """Reads boxes with the head; rows of one shape share a pass."""
+
     @torch.inference_mode()
-    def ground_batch(self, images: Sequence[Image.Image], expressions: Sequence[Sequence[str]]) -> list[list[Found]]:
+    def ground_batch(
+        self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
+    ) -> list[list[Found]]:
         """Several RGB images at once, each with its expressions; rows of one shape share a pass."""
         prepared = [self._processor.preprocess(*pair) for pair in zip(images, expressions, strict=True)]
         features = _encode_images(self._model, prepared)
@@ -65,24 +88,20 @@ class TorchGrounder:
         return results
 
 
-class TextGrounder:
-    """Image and expressions -> boxes written as text, greedily, by a model in eval mode.
+class TextGrounder(ModelGrounder):
+    """Has the boxes written as text, greedily.
 
     An answer that is no box gives a box of NaN: an invalid prediction. There are no scores.
     """
 
     def __init__(self, model: GroundingModel, processor: Processor, encoder: PromptEncoder) -> None:
-        self._model = model
-        self._processor = processor
+        super().__init__(model, processor)
         self._encoder = encoder
 
-    def ground(self, image: Image.Image, expressions: Sequence[str]) -> list[Found]:
-        """RGB image -> one result an expression, in order."""
-        return self.ground_batch([image], [expressions])[0]
-
-    def ground_batch(self, images: Sequence[Image.Image], expressions: Sequence[Sequence[str]]) -> list[list[Found]]:
-        """Several RGB images at once, each with its expressions."""
-        prepared = [self._processor.preprocess(*pair) for pair in zip(images, expressions, strict=True)]
+    def ground_batch(
+        self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
+    ) -> list[list[Found]]:
+        prepared = self._preprocess(images, expressions)
         answers = iter(self.answer(prepared))
         results = []
         for inputs in prepared:
@@ -118,15 +137,13 @@ def _encode_images(model: GroundingModel, prepared: Sequence[Inputs]) -> torch.T
     return model.encode_image(pixels.to(model.mean.device))
 
 
-def make_grounder(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> TorchGrounder | TextGrounder:
+def make_grounder(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> ModelGrounder:
     """The grounder that the checkpoint's kind of answer needs."""
     processor = Processor(spec, encoder)
     return TextGrounder(model, processor, encoder) if spec.answer == "text" else TorchGrounder(model, processor)
 
 
-def load_grounder(
-    directory: Path, device: str | None = None, dtype: torch.dtype = torch.float32
-) -> TorchGrounder | TextGrounder:
+def load_grounder(directory: Path, device: str | None = None, dtype: torch.dtype = torch.float32) -> ModelGrounder:
     """A checkpoint of either kind, its adapter merged as it is served; on the GPU where there is one.
 
     Raises `referent.modeling.checkpoint.CheckpointError`.

@@ -9,13 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 
 from referent.answers import format_box
 from referent.bundle import ModelSpec
 from referent.data.records import Record, Rejected, read_records
-from referent.images import ImageError, decode_image
+from referent.images import ImageError, Picture
 from referent.packing import Bucket, pack
 from referent.prompts import ExpressionError, PromptEncoder
 from referent.training.losses import NO_LABEL
@@ -134,15 +133,15 @@ class RecordStream(Dataset[Row]):
             first += len(answer)
         return {"loc_positions": positions, "labels": labels}
 
-    def _open(self, record: Record) -> Image.Image:
+    def _open(self, record: Record) -> Picture:
         try:
-            image = decode_image((self._images / record.image).read_bytes())
+            image = self._spec.image.decode((self._images / record.image).read_bytes())
         except (OSError, ImageError) as error:
             remedy = "`referent data prepare` leaves such images out"
             raise DataError(f"image {record.image} of record {record.id!r}: {error}; {remedy}") from error
         if image.size != (record.width, record.height):
             raise DataError(
-                f"image {record.image} is {image.width}x{image.height}, record {record.id!r} says "
+                f"image {record.image} is {'x'.join(map(str, image.size))}, record {record.id!r} says "
                 f"{record.width}x{record.height}: prepare the data again"
             )
         return image

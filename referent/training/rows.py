@@ -10,7 +10,7 @@ from PIL import Image
 from referent.boxes import Floats, xyxy_to_cxcywh
 from referent.bundle import ModelSpec
 from referent.data.records import Box
-from referent.images import Placement
+from referent.images import Picture, Placement
 from referent.packing import PADDING_SEGMENT, Bucket, pack
 from referent.prompts import PromptEncoder
 
@@ -18,7 +18,7 @@ Row = dict[str, npt.NDArray[np.generic]]
 
 
 def encode_row(
-    image: Image.Image,
+    image: Image.Image | Picture,
     suffixes: Sequence[Sequence[int]],
     boxes_xyxy: Sequence[Box | None],
     spec: ModelSpec,

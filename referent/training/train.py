@@ -36,7 +36,7 @@ from referent.modeling.checkpoint import (
     load_head,
     save_checkpoint,
 )
-from referent.modeling.grounder import TextGrounder, TorchGrounder, make_grounder
+from referent.modeling.grounder import ModelGrounder, make_grounder
 from referent.modeling.grounding import BoxHead, GroundingModel
 from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer
 from referent.modeling.stem import load_llava
@@ -179,9 +179,7 @@ def _arguments(recipe: Recipe) -> TrainingArguments:
     )  # fmt: skip
 
 
-def validator(
-    grounder: TorchGrounder | TextGrounder, records: Sequence[Record], images: Path
-) -> Callable[[], dict[str, float]]:
+def validator(grounder: ModelGrounder, records: Sequence[Record], images: Path) -> Callable[[], dict[str, float]]:
     """Figures on the records, each process asking its share of the images; the same figures on every process."""
     state = PartialState()
     rank = {image: index for index, image in enumerate(dict.fromkeys(record.image for record in records))}

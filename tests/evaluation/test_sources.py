@@ -14,6 +14,7 @@ from referent.data.records import Record
 from referent.evaluation import sources
 from referent.evaluation.predictions import Prediction
 from referent.evaluation.sources import EXPRESSIONS_PER_REQUEST, ask_checkpoint, ask_service
+from referent.images import Picture, decode_image
 from referent.processor import Found
 from referent.prompts import ExpressionError
 from tests.evaluation.samples import BOX, record
@@ -46,13 +47,17 @@ class Model:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def ground(self, image: Image.Image, expressions: Sequence[str]) -> list[Found]:
+    def decode(self, data: bytes) -> Picture:
+        image = decode_image(data)
+        return Picture(image, image.size)
+
+    def ground(self, image: Picture, expressions: Sequence[str]) -> list[Found]:
         if " " in expressions:
             raise ExpressionError("the expression is empty")
         self.asked.append(list(expressions))
         return [Found(e, BOX if e == "3" else (0, 0, 1, 1), (0, 0, 0, 0), 0.5, None) for e in expressions]
 
-    def ground_batch(self, images: Sequence[Image.Image], expressions: Sequence[Sequence[str]]) -> list[list[Found]]:
+    def ground_batch(self, images: Sequence[Picture], expressions: Sequence[Sequence[str]]) -> list[list[Found]]:
         return [self.ground(*pair) for pair in zip(images, expressions, strict=True)]
 
 
