@@ -1,17 +1,22 @@
 # make serve and make test set up all that they need; Python 3.11 or later, no docker, no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
+PAGE := web/dist/index.html
 
-.PHONY: serve test lint format export clean help
+.PHONY: serve test test-web lint format export clean help page chromium web/openapi.json
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-serve: .venv/serving  ## run Triton and the gateway with the models of model_repository/
+serve: .venv/serving page  ## run Triton, the gateway and the web page with the models of model_repository/
 	$(BIN)/referent serve
 
 test: .venv/development  ## all tests, with the real Triton
 	$(BIN)/pytest
+
+test-web: .venv/development web/node_modules/.testing web/openapi.json chromium $(PAGE)  ## the web page in a real Chromium
+	npm --prefix web run --silent check
+	npm --prefix web test --silent
 
 lint: .venv/development  ## formatting, rules, types
 	$(BIN)/ruff format --check .
@@ -26,7 +31,33 @@ export: .venv/development  ## publish CHECKPOINT=directory as NAME=mini into mod
 	$(BIN)/python -m export $(CHECKPOINT) --name $(or $(NAME),mini)
 
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
+
+# the API goes without the page
+page:
+	@if ! command -v npm >/dev/null; then echo "no npm here: the web page is left out, the API works without it"; \
+	else $(MAKE) --silent --no-print-directory $(PAGE) || echo "the web page could not be built: the API works without it"; fi
+
+$(PAGE): web/index.html web/vite.config.ts web/package-lock.json $(wildcard web/src/* tests/samples/*) | web/node_modules/.building
+	@echo "building the web page"
+	npm --prefix web run --silent build
+
+web/node_modules/.building: web/package-lock.json
+	npm --prefix web ci --silent --omit=dev
+	touch $@
+
+web/node_modules/.testing: web/package-lock.json
+	npm --prefix web ci --silent
+	touch $@ web/node_modules/.building
+
+# what web/src/api.ts is generated from, with npm --prefix web run types
+web/openapi.json: .venv/development
+	$(BIN)/python -c "import json; from gateway.app import create_app; from gateway.settings import Settings; \
+	print(json.dumps(create_app(Settings()).openapi()))" > $@
+
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium fonts-inter; } || \
+	{ echo "test-web needs a Chromium on the PATH: apt-get install chromium"; exit 1; }
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -38,5 +69,5 @@ clean:  ## remove the virtual environment and caches
 # torch first: the version pinned here is the one that the tests were run with
 .venv/development: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[gateway,local,export,train,dev]'
+	$(BIN)/pip install --quiet --editable '.[gateway,local,export,train,demo,dev]'
 	touch $@ .venv/serving

@@ -8,6 +8,7 @@ import copy
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -60,14 +61,16 @@ def export(
     return bundle, digest
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(given: Sequence[str] | None = None, program: str = "python -m export") -> None:
+    parser = argparse.ArgumentParser(
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", required=True, help="of the served model")
     parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="fp16 is for GPUs")
     parser.add_argument("--max-batch-size", type=int, default=8)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if not re.match(MODEL_NAME, arguments.name):
         parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")
     try:

@@ -22,6 +22,7 @@ from gateway.registry import Registry
 from gateway.routes import router
 from gateway.settings import Settings
 from gateway.triton import Triton
+from gateway.web import add_page
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -54,6 +55,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         lifespan=lifespan,
     )
     app.include_router(router)
+    add_page(app, settings.web)
     app.add_exception_handler(HTTPException, problem_response)
     # the last one added sees a request first
     app.add_middleware(Admission, settings=settings)

@@ -5,9 +5,9 @@ from pathlib import Path
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
-from gateway.triton import Prediction, TritonError, own_errors, read_answer, row_request
 from referent.bundle import load_bundle, load_encoder
 from referent.processor import Inputs, Processor
+from referent.triton import Prediction, TritonError, own_errors, read_answer, row_request
 
 IMAGE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
 EXPRESSION = "the object on the left"

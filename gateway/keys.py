@@ -21,10 +21,14 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.web import ASSETS
+
 SCOPES = ("infer", "admin")
 ADMIN_PATHS = {"/v1/reload"}
-# Probes carry no keys, the API's description is no secret; whatever stands nowhere here needs the scope `infer`.
+# Probes carry no keys, the API's description and the page (which asks for a key) are no secrets; whatever stands
+# nowhere here needs the scope `infer`.
 FREE_PATHS = {
+    "/",
     "/livez",
     "/readyz",
     "/healthz",
@@ -98,7 +102,7 @@ class Guard:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in FREE_PATHS:
+        if scope["type"] == "http" and scope["path"] not in FREE_PATHS and not scope["path"].startswith(f"{ASSETS}/"):
             key = self._keys.find(_secret(Headers(scope=scope)))
             needed = "admin" if scope["path"] in ADMIN_PATHS else "infer"
             if key is None:

@@ -15,12 +15,13 @@ from gateway.schemas import ImageInput
 from gateway.settings import Settings
 from gateway.sources import Sources
 from gateway.telemetry import EXPRESSIONS, IMAGE_PIXELS, STAGE_SECONDS
-from gateway.triton import Prediction, Triton, TritonBusyError, TritonError, VersionGoneError
+from gateway.triton import Triton
 from referent.api import GroundResponse, ImageSize, Timings
 from referent.drawing import draw
 from referent.images import ImageTooLargeError, decode_image
 from referent.processor import Found, Inputs
 from referent.prompts import ExpressionError
+from referent.triton import Prediction, TritonBusyError, TritonError, VersionGoneError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,9 +10,10 @@ import structlog
 
 from gateway import golden
 from gateway.telemetry import MODEL_INFO
-from gateway.triton import Triton, TritonBusyError
+from gateway.triton import Triton
 from referent.bundle import Bundle, bundle_names, load_bundle, load_encoder
 from referent.processor import Processor
+from referent.triton import TritonBusyError
 
 STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready
 

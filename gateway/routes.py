@@ -15,7 +15,15 @@ from gateway.errors import problem_of
 from gateway.openapi import GROUND_ANSWERS, PNG, body_of, problems
 from gateway.pipeline import Pipeline
 from gateway.registry import Model, Registry
-from referent.api import GroundBatchResponse, GroundBatchResult, GroundResponse
+from referent.api import (
+    GroundBatchResponse,
+    GroundBatchResult,
+    GroundResponse,
+    Limits,
+    Metadata,
+    ServedModel,
+    ServedModels,
+)
 from referent.images import FORMATS
 from referent.prompts import MAX_EXPRESSION_CHARACTERS
 
@@ -104,34 +112,35 @@ async def models(registry: TheRegistry) -> schemas.ModelsResponse:
 
 
 @router.get("/v1/models")
-async def served_models(registry: TheRegistry) -> schemas.ServedModels:
+async def served_models(registry: TheRegistry) -> ServedModels:
     """The versions being served."""
     served = [
-        schemas.ServedModel(
+        ServedModel(
             name=name,
             version=model.bundle.version,
             digest=model.digest,
             default=name == registry.default_model,
             ready=name not in registry.faults,
+            present_threshold=model.bundle.present_threshold,
             evaluation=model.bundle.evaluation,
         )
         for name, model in sorted(registry.models.items())
     ]
-    return schemas.ServedModels(models=served)
+    return ServedModels(models=served)
 
 
 @router.post("/v1/reload", responses=RELOAD_PROBLEMS)
-async def reload(registry: TheRegistry) -> schemas.ServedModels:
+async def reload(registry: TheRegistry) -> ServedModels:
     """Looks for new versions now rather than at the next interval; needs a key with the scope `admin`."""
     await registry.refresh()
     return await served_models(registry)
 
 
 @router.get("/v1/metadata")
-async def metadata(registry: TheRegistry, pipeline: ThePipeline) -> schemas.Metadata:
+async def metadata(registry: TheRegistry, pipeline: ThePipeline) -> Metadata:
     """The service's version, models with their figures, formats and limits."""
     settings = pipeline.settings
-    limits = schemas.Limits(
+    limits = Limits(
         body_bytes=settings.max_body_bytes,
         image_bytes=settings.max_image_bytes,
         image_pixels=settings.max_pixels,
@@ -140,7 +149,7 @@ async def metadata(registry: TheRegistry, pipeline: ThePipeline) -> schemas.Meta
         expression_characters=MAX_EXPRESSION_CHARACTERS,
         deadline_s=settings.deadline_s,
     )
-    return schemas.Metadata(
+    return Metadata(
         name="referent",
         version=version("referent"),
         models=(await served_models(registry)).models,

@@ -1,6 +1,6 @@
-"""Requests and the smaller answers of the HTTP API; the answers of POST /v1/ground are in `referent.api`."""
+"""Requests, and the answers that no client of ours reads; the others are in `referent.api`."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
@@ -104,21 +104,6 @@ class ModelsResponse(BaseModel):
     models: list[ModelSummary]
 
 
-class ServedModel(BaseModel):
-    """A version being served."""
-
-    name: str
-    version: str
-    digest: str
-    default: bool
-    ready: bool = Field(description="whether its latest golden inference passed")
-    evaluation: dict[str, Any] = Field(description="figures on held-out data, by set")
-
-
-class ServedModels(BaseModel):
-    models: list[ServedModel]
-
-
 class Status(BaseModel):
     status: str
 
@@ -133,26 +118,3 @@ class Ready(BaseModel):
     """The Open Inference protocol's readiness."""
 
     ready: bool
-
-
-class Limits(BaseModel):
-    """What a request may hold; more is refused with a problem that names the limit."""
-
-    body_bytes: int
-    image_bytes: int = Field(description="of one encoded image")
-    image_pixels: int = Field(description="of one image")
-    images: int
-    expressions: int = Field(description="of one image")
-    expression_characters: int
-    deadline_s: float
-
-
-class Metadata(BaseModel):
-    """What this service is."""
-
-    name: str
-    version: str
-    models: list[ServedModel]
-    formats: list[str] = Field(description="media types of images")
-    image_urls: str = Field(description="whether images may be given by URL: off, allow-list or global")
-    limits: Limits

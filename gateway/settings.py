@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REFERENT_"
-OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_DATA"}  # same prefix, read by runtime/ and by tests
+# same prefix, read by runtime/, by tests and by clients
+OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_DATA", "REFERENT_URL", "REFERENT_API_KEY"}
 
 
 def _split(text: Any) -> Any:
@@ -37,6 +38,7 @@ class Settings(BaseSettings):
     )
     model_repository: Path = Field(default=Path("model_repository"), description="the repository that Triton serves")
     default_model: str = Field(default="mini", description="model of requests that name none; a single model always is")
+    web: Path = Field(default=Path("web/dist"), description="the built web page, served at /")
     max_image_bytes: int = Field(default=20 * 2**20, gt=0, description="of an encoded image")
     max_pixels: int = Field(default=50_000_000, gt=0, description="of an image, checked before it is decoded")
     max_images: int = Field(default=8, gt=0, description="of a request")

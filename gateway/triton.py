@@ -1,22 +1,26 @@
-"""Triton over gRPC: what it serves, whether that is our bundle, and inference; with errors of our own."""
+"""The gateway's way to Triton over gRPC: what it serves, whether that is our bundle, and inference."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferenceServerException, InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.grpc.model_config_pb2 import DataType
 
 from gateway import tracing
-from referent import tensors
 from referent.boxes import Floats
 from referent.bundle import Bundle
 from referent.packing import PackedRow
 from referent.processor import Inputs
+from referent.triton import (
+    LostConnectionError,
+    Prediction,
+    check_config,
+    newest,
+    own_errors,
+    read_answer,
+    row_request,
+)
 
 LOOKUP_TIMEOUT_S = 5  # for what Triton answers from memory
 CHANNEL = [
@@ -26,42 +30,6 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-# UNAVAILABLE is gRPC's word for a lost connection and Triton's for a full queue: only the message tells them apart.
-LOST_CONNECTION = (
-    *("failed to connect", "socket closed", "connection reset", "broken pipe", "goaway", "stream removed"),
-    *("cancelling all calls", "server is stopping"),  # a Triton that ends in good order
-)
-FULL_QUEUE = "Exceeds maximum queue size"
-QUEUE_TIMEOUT = "Request timeout expired"
-# what Triton calls INTERNAL although it goes away: a dead process that the launcher brings back, a full /dev/shm
-PASSING = ("stub process", "shared memory")
-
-
-class TritonError(RuntimeError):
-    """Triton refused or failed the inference, or what it serves or answers breaks the contract."""
-
-
-class TritonUnavailableError(TritonError):
-    """Triton can't be reached, or can't take the request now."""
-
-
-class LostConnectionError(TritonUnavailableError):
-    """The connection to Triton broke, or there was none."""
-
-
-class TritonBusyError(TritonError):
-    """Triton's queue is full."""
-
-
-class VersionGoneError(TritonUnavailableError):
-    """Triton doesn't serve this version of the model (any more)."""
-
-
-class Prediction(NamedTuple):
-    """What the model says of the M expressions of one image."""
-
-    boxes: Floats  # (M, 4) cx,cy,w,h in 0..1 of the bundle's box frame
-    scores: Floats | None = None  # (M,); None for models trained without
 
 
 class Triton:
@@ -95,22 +63,13 @@ class Triton:
         """The highest version of a model that Triton has ready. Raises `TritonError`."""
         with own_errors():
             metadata = await self._client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)
-        if not metadata.versions:
-            raise VersionGoneError(f"Triton has no version of {name} ready")
-        return str(max(metadata.versions, key=int))
+        return newest(metadata)
 
     async def check(self, bundle: Bundle, digest: str) -> None:
         """Raises `TritonError` unless Triton serves this very bundle with the tensors of the contract."""
         with own_errors():
             answer = await self._client.get_model_config(bundle.name, bundle.version, client_timeout=LOOKUP_TIMEOUT_S)
-        config, subject = answer.config, f"{bundle.name} version {bundle.version}"
-        if (served := config.parameters[tensors.DIGEST_PARAMETER].string_value) != digest:
-            raise TritonError(f"Triton serves {subject} of digest {served or 'none'}, its bundle has {digest}")
-        for ours, theirs in ((tensors.ENSEMBLE_INPUTS, config.input), (_outputs(bundle), config.output)):
-            expected = {t.name: (t.dtype, tensors.dims_of(t, {"S": bundle.image.size})) for t in ours}
-            actual = {t.name: (DataType.Name(t.data_type).removeprefix("TYPE_"), list(t.dims)) for t in theirs}
-            if actual != expected:
-                raise TritonError(f"Triton serves {subject} with tensors {actual}, the contract has {expected}")
+        check_config(bundle, digest, answer.config)
 
     async def infer(self, bundle: Bundle, inputs: Inputs, timeout_s: float, request_id: str = "") -> Prediction:
         """Asks this version for each row of the inputs at once; cancelling the caller cancels the requests.
@@ -134,54 +93,3 @@ class Triton:
     async def _send(self, request: dict[str, Any], deadline: float) -> Any:
         with own_errors():
             return await self._client.infer(**request, client_timeout=deadline - asyncio.get_running_loop().time())
-
-
-def row_request(bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow) -> dict[str, Any]:
-    """Arguments of tritonclient's `infer` for one row."""
-    arrays = {tensors.IMAGE: image}
-    arrays |= {t: getattr(row, t.name) for t in (tensors.INPUT_IDS, tensors.SEGMENT_IDS, tensors.LOC_POSITIONS)}
-    return {
-        "model_name": bundle.name,
-        "model_version": bundle.version,
-        "inputs": [_input(tensor, array) for tensor, array in arrays.items()],
-        "outputs": [InferRequestedOutput(tensor.name) for tensor in _outputs(bundle)],
-    }
-
-
-def read_answer(bundle: Bundle, row: PackedRow, result: Any) -> list[Floats]:
-    """Boxes, and scores where there are any, of the row's expressions. Raises `TritonError`."""
-    outputs = [result.as_numpy(tensor.name) for tensor in _outputs(bundle)]
-    for tensor, output in zip(_outputs(bundle), outputs, strict=True):
-        shape = tuple(tensors.dims_of(tensor, {"N": len(row.loc_positions)}))
-        if output is None or output.shape[1:] != shape or not np.isfinite(output).all():
-            raise TritonError(f"Triton's {tensor.name} are not {shape} finite numbers")
-    return [output[0, : row.expressions] for output in outputs]
-
-
-def _outputs(bundle: Bundle) -> tuple[tensors.Tensor, ...]:
-    return tensors.ENSEMBLE_OUTPUTS if bundle.has_scores else (tensors.BOXES,)
-
-
-def _input(tensor: tensors.Tensor, array: npt.NDArray[Any]) -> InferInput:
-    value = InferInput(tensor.name, [1, *array.shape], tensor.dtype)
-    value.set_data_from_numpy(array[None])
-    return value
-
-
-@contextmanager
-def own_errors() -> Iterator[None]:
-    """Turns tritonclient's error into `TritonError`, or TimeoutError."""
-    try:
-        yield
-    except InferenceServerException as error:
-        status, message = str(error.status()).removeprefix("StatusCode."), str(error.message())
-        if status == "DEADLINE_EXCEEDED" or QUEUE_TIMEOUT in message:
-            raise TimeoutError(message) from error
-        if message.startswith("Request for unknown model"):  # NOT_FOUND if it never was, UNAVAILABLE if unloaded
-            raise VersionGoneError(message) from error
-        if FULL_QUEUE in message:
-            raise TritonBusyError(message) from error
-        if status != "UNAVAILABLE" and not any(mark in message.lower() for mark in PASSING):
-            raise TritonError(f"{status}: {message}") from error
-        lost = any(mark in message.lower() for mark in LOST_CONNECTION)
-        raise (LostConnectionError if lost else TritonUnavailableError)(message) from error

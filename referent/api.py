@@ -1,4 +1,6 @@
-"""What the service answers to POST /v1/ground, problems too: the gateway writes it, the client reads it."""
+"""What the service answers, problems too: the gateway writes it, the client reads it."""
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -96,3 +98,44 @@ class GroundBatchResponse(BaseModel):
     """A result for each image, in order. The whole has status 200 where the request itself was in order."""
 
     results: list[GroundBatchResult]
+
+
+class ServedModel(BaseModel):
+    """A version being served."""
+
+    name: str
+    version: str
+    digest: str
+    default: bool
+    ready: bool = Field(description="whether its latest golden inference passed")
+    present_threshold: float | None = Field(
+        description="lowest score of an object that is there; null for models trained without scores"
+    )
+    evaluation: dict[str, Any] = Field(description="figures on held-out data, by set")
+
+
+class ServedModels(BaseModel):
+    models: list[ServedModel]
+
+
+class Limits(BaseModel):
+    """What a request may hold; more is refused with a problem that names the limit."""
+
+    body_bytes: int
+    image_bytes: int = Field(description="of one encoded image")
+    image_pixels: int = Field(description="of one image")
+    images: int
+    expressions: int = Field(description="of one image")
+    expression_characters: int
+    deadline_s: float
+
+
+class Metadata(BaseModel):
+    """What this service is."""
+
+    name: str
+    version: str
+    models: list[ServedModel]
+    formats: list[str] = Field(description="media types of images")
+    image_urls: str = Field(description="whether images may be given by URL: off, allow-list or global")
+    limits: Limits

@@ -16,7 +16,13 @@ from packaging.requirements import Requirement
 from referent.bundle import BundleError, bundle_names, verify_files
 
 OLDEST_PYTHON = (3, 11)
-EXTRAS = {"gateway": "serving HTTP", "local": "Triton without docker", "train": "training", "export": "exporting"}
+EXTRAS = {
+    "gateway": "serving HTTP",
+    "local": "Triton without docker",
+    "train": "training",
+    "export": "exporting",
+    "demo": "the demo",
+}
 GIB = 2**30
 FREE_DISK = 2 * GIB
 SHARED_MEMORY = 256 * 2**20  # Triton's Python-based backend passes tensors through it; docker gives 64 MiB

@@ -78,12 +78,13 @@ def _decoded(image: Image.Image, size: tuple[int, int]) -> Picture:
         image.load()
         sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
         ImageOps.exif_transpose(image, in_place=True)
-        return Picture(_to_rgb(image), size[::-1] if sideways else size)
+        return Picture(to_rgb(image), size[::-1] if sideways else size)
     except Exception as error:  # as above: broken pixel data or EXIF
         raise ImageError(f"the {image.format} image is truncated or damaged: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Transparency on white, 16 bits reduced to 8."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

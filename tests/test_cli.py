@@ -1,6 +1,7 @@
-"""referent ground, with the service's answer given; referent serve in tests/gateway/test_serve.py."""
+"""Commands that ask a service, with its answers given; serve in tests/gateway/test_serve.py, batch in test_batch.py."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,15 @@ from referent.api import EXAMPLE
 from referent.cli import app
 from referent.client import Client
 
+MODEL = {
+    "name": "mini",
+    "version": "3",
+    "digest": "sha256:0",
+    "default": True,
+    "ready": True,
+    "present_threshold": 0.5,
+    "evaluation": {"cards": {"n": 171, "mean_iou": 0.8425, "acc@0.5": 0.947}, "scenes": {"n": 9, "auroc": 0.9957}},
+}
 EXPRESSIONS = ["the queen", "the [LOC] king", "a dragon"]
 BOX = (10, 20, 50, 60)
 
@@ -23,10 +33,14 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that finds all but the dragon, in the same box."""
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
+    """What was asked of a service that has a model and finds all but the dragon, in the same box."""
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"models": [MODEL]})
         normalized = (0.3, 0.5, 0.4, 0.5)
         results = [
             {"expression": e, "box_xyxy": BOX, "box_cxcywh_normalized": normalized, "score": s, "present": s > 0.5}
@@ -34,19 +48,27 @@ def service(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return httpx.Response(200, json=EXAMPLE | {"results": results})
 
-    monkeypatch.setattr("referent.cli.Client", lambda url: Client(url, transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr("referent.cli.Client", partial(Client, transport=httpx.MockTransport(answer)))
+    return requests
 
 
-def ground(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["ground", *map(str, arguments)], env={"COLUMNS": "120"})
+def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "120"} | environment)
     return result.exit_code, result.stdout, result.stderr
+
+
+def ground(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    return run("ground", *arguments, **environment)
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
 
 
 def test_table_lists_every_expression(picture: Path) -> None:
     code, output, _ = ground(picture, *EXPRESSIONS)
     assert code == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
-    assert rows == [
+    assert cells(output) == [
         ["the queen", "10.0, 20.0, 50.0, 60.0", "0.90", "yes"],
         ["the [LOC] king", "10.0, 20.0, 50.0, 60.0", "0.80", "yes"],
         ["a dragon", "10.0, 20.0, 50.0, 60.0", "0.10", "no"],
@@ -83,3 +105,61 @@ def test_no_service_is_told(monkeypatch: pytest.MonkeyPatch, picture: Path) -> N
     code, _, errors = ground(picture, "a", "--url", "http://127.0.0.1:9")
     assert code == 1
     assert "start a service with: referent serve" in errors
+
+
+def test_key_and_url_come_from_options_or_the_environment(picture: Path, asked: list[httpx.Request]) -> None:
+    ground(picture, *EXPRESSIONS, "--api-key", "k1", "--url", "http://one")
+    ground(picture, *EXPRESSIONS, REFERENT_API_KEY="k2", REFERENT_URL="http://two")
+    said = [(request.url.host, request.headers["authorization"]) for request in asked]
+    assert said == [("one", "Bearer k1"), ("two", "Bearer k2")]
+
+
+def test_an_image_by_url_is_asked_for_and_not_drawn(tmp_path: Path, asked: list[httpx.Request]) -> None:
+    code, *_ = ground("https://images.example.org/a.jpg", *EXPRESSIONS)
+    assert (code, json.loads(asked[0].read())["image"]["url"]) == (0, "https://images.example.org/a.jpg")
+    code, _, errors = ground("https://images.example.org/a.jpg", *EXPRESSIONS, "--save", tmp_path / "out.png")
+    assert (code, "given by URL" in errors) == (1, True)
+
+
+def test_models_are_listed_with_their_figures() -> None:
+    code, output, _ = run("models")
+    assert code == 0
+    assert "default: mini" in output
+    assert cells(output) == [
+        ["mini", "3", "yes", "cards", "171", "0.843", "0.947", ""],
+        ["mini", "3", "yes", "scenes", "9", "", "", "0.996"],
+    ]
+    assert json.loads(run("models", "--json")[1]) == [MODEL]
+
+
+def test_benchmarks_are_listed_and_run(capfd: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = run("bench")
+    assert code == 0
+    assert "latency" in {row[0] for row in cells(output)}
+    assert run("bench", "latency", "--help")[0] == 0
+    assert "--rounds" in capfd.readouterr().out  # the script's own options
+    code, _, errors = run("bench", "speed")
+    assert (code, "no benchmark 'speed'; there are: " in errors) == (1, True)
+
+
+def test_bench_without_a_checkout_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("referent.cli.BENCHMARKS", tmp_path / "benchmarks")
+    code, _, errors = run("bench", "latency")
+    assert (code, "in the project's checkout" in errors) == (1, True)
+
+
+def test_export_has_the_options_of_the_module(tmp_path: Path) -> None:
+    code, output, _ = run("export", "--help")
+    assert (code, "--max-batch-size" in output) == (0, True)
+    code, _, errors = run("export", tmp_path, "--name", "No Name")
+    assert (code, "must match" in errors) == (2, True)
+
+
+def test_shells_complete_commands() -> None:
+    result = CliRunner().invoke(
+        app,
+        [],
+        prog_name="referent",
+        env={"_REFERENT_COMPLETE": "complete_bash", "COMP_WORDS": "referent ba", "COMP_CWORD": "1"},
+    )
+    assert result.stdout.split() == ["batch"]

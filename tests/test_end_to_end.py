@@ -4,11 +4,15 @@ import concurrent.futures
 import io
 import json
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gradio_client
 import httpx
 import numpy as np
 import pytest
@@ -33,13 +37,16 @@ from referent.boxes import iou
 from referent.bundle import BUNDLE_FILE, Bundle, load_bundle, load_encoder, verify_files
 from referent.client import Client
 from referent.data.records import Record
+from referent.demo import sample_scenes
 from referent.evaluation.evaluate import join, summary
 from referent.evaluation.sources import ask_checkpoint, ask_service
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import TorchGrounder, load_grounder
 from referent.packing import Bucket, pack
 from referent.processor import Inputs, Processor
+from referent.sources import ImageSource
 from referent.tensors import STEPS, part_name
+from referent.triton import TritonClient
 from runtime.launcher import TritonServer
 from tests.gateway.test_hostile import CORPUS, MAX_PIXELS, fault_of
 from tests.tiny import MODEL_REPOSITORY
@@ -182,6 +189,75 @@ def test_the_gateway_answers_as_pytorch_does(
     for served, local in zip(answer["results"], grounder.ground(image, expressions), strict=True):
         np.testing.assert_allclose(served["box_xyxy"], local.box_xyxy, atol=1.0, err_msg=local.expression)
         assert served["score"] == pytest.approx(local.score, abs=1e-3)
+
+
+def pictures() -> dict[str, ImageSource]:
+    """Of many kinds: a file, one that is decoded in fewer pixels, transparency, orientation, pixels."""
+    name = CASES[0]["image"]
+    scene, (width, height) = sample(name), sample(name).size
+    large, clear, turned = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    scene.resize((4 * width, 4 * height)).save(large, "JPEG")
+    scene.convert("RGBA").rotate(30, expand=True).save(clear, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene.save(turned, "JPEG", exif=exif)
+    return {
+        "file": SAMPLES / name,
+        "large": large.getvalue(),
+        "transparent": clear.getvalue(),
+        "turned": turned.getvalue(),
+        "picture": scene,
+        "array": np.asarray(scene.resize((31, 77))),
+    }
+
+
+@pytest.mark.parametrize("model", ["mini", "tiny"])
+@pytest.mark.parametrize("kind", list(pictures()))
+def test_triton_client_answers_as_the_gateway_does(
+    gateway: httpx.Client, server: TritonServer, repository: Path, kind: str, model: str
+) -> None:
+    image, words = pictures()[kind], ["the red cup", "blue plate on the left", "cup", "find", "green"]
+    expressions = (words + list(CASES[0]["objects"]) if model == "mini" else words) * 2
+    with Client(str(gateway.base_url)) as http, TritonClient(server.grpc_url, model, repository) as grpc:
+        served, direct = http.ground(image, expressions, model), grpc.ground(image, expressions)
+    assert (direct.model, direct.version, direct.digest) == (served.model, served.version, served.digest)
+    assert direct.image == served.image
+    for one, other in zip(direct.results, served.results, strict=True):
+        assert (one.expression, one.present) == (other.expression, other.present)
+        assert one.box_xyxy == pytest.approx(
+            other.box_xyxy, rel=0, abs=1e-6 * max(served.image.width, served.image.height)
+        )
+        assert one.score == pytest.approx(other.score, abs=1e-6)
+
+
+def test_the_demo_shows_and_compares_what_the_service_answers(gateway: httpx.Client) -> None:
+    """In a process of its own: importing gradio changes what the gateway's process takes for the type of a file."""
+    image, expressions, boxes = sample_scenes()[0]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = str(gateway.base_url)
+    command = [sys.executable, "-c", "from referent.cli import app; app()", "demo", "--url", url, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo, Client(url) as service:
+        try:
+            assert demo.stdout
+            page = demo.stdout.readline().removeprefix("The demo is at ").strip()
+            assert "Where in this image is what these words refer to?" in httpx.get(page).text
+            asking = gradio_client.Client(page, verbose=False)
+            pictures, table = asking.predict(
+                gradio_client.handle_file(image), expressions, ["mini", "tiny"], boxes, api_name="/ground"
+            )
+            with pytest.raises(gradio_client.exceptions.AppError, match="give an image"):
+                asking.predict(None, expressions, ["mini"], boxes, api_name="/ground")
+        finally:
+            demo.terminate()
+        answer = service.ground(image, expressions.splitlines(), "mini")
+    assert [picture["caption"].split()[0] for picture in pictures] == ["mini", "tiny"]
+    rows = [dict(zip(table["headers"], row, strict=True)) for row in table["data"]]
+    assert len(rows) == 2 * len(answer.results)
+    for row, result, box in zip(rows, answer.results, boxes.splitlines(), strict=False):
+        overlap = iou(np.array(result.box_xyxy), np.array([float(number) for number in box.split(",")]))
+        assert (row["model"], row["expression"]) == ("mini", result.expression)
+        assert float(row["IoU"]) == pytest.approx(overlap, abs=0.01)
 
 
 def test_evaluation_of_service_and_checkpoint_agree(gateway: httpx.Client, tiny_checkpoint: Path) -> None:

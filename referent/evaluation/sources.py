@@ -20,7 +20,6 @@ from referent.processor import Found
 from referent.prompts import ExpressionError
 
 EXPRESSIONS_PER_REQUEST = 16
-RETRY_DELAYS_S = (0.2, 0.5, 1, 2)  # before asking again where the service calls its problem retryable
 BAD_INPUT = (400, 413, 415, 422)  # the image's or the expression's fault: a miss; any other problem ends the run
 
 
@@ -54,7 +53,7 @@ class Request(NamedTuple):
         """A request for each record: one expression that is refused must not fail the others. None for one record."""
         return [Request(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
 
-    def answered(self, found: Sequence[Found], ms: float) -> list[Prediction]:
+    def answered(self, found: Sequence[Found], ms: float | None) -> list[Prediction]:
         """A prediction a record; all of a request took the same time."""
         return [
             Prediction(id=record.id, box_xyxy=result.box_xyxy, score=result.score, ms=ms)
@@ -104,26 +103,22 @@ def _ground(grounder: BatchGrounder, requests: Sequence[Request]) -> Iterator[Pr
 def ask_service(
     client: Client, records: Iterable[Record], images: Path, model: str | None = None, concurrency: int = 4
 ) -> Iterator[Prediction]:
-    """Predictions of a running service, in no particular order; `ms` is the round trip of a request.
+    """Predictions of a running service, in no particular order; `ms` is the round trip of the answered request.
 
     Raises `ServiceUnreachableError`, and `ServiceError` where the service refuses more than an image or expression.
     """
 
-    def ask(request: Request, delays_s: Sequence[float] = RETRY_DELAYS_S) -> list[Prediction]:
-        start = time.perf_counter()
+    def ask(request: Request) -> list[Prediction]:
         try:
             answer = client.ground(request.image, request.expressions, model)
         except FileNotFoundError as error:
             return request.failed(error)
         except ServiceError as error:
-            if error.status in BAD_INPUT:
-                alone = request.alone()
-                return [answer for part in alone for answer in ask(part)] if alone else request.failed(error)
-            if not error.retryable or not delays_s:
+            if error.status not in BAD_INPUT:
                 raise
-            time.sleep(delays_s[0])
-            return ask(request, delays_s[1:])
-        return request.answered(answer.results, 1000 * (time.perf_counter() - start))
+            alone = request.alone()
+            return [answer for part in alone for answer in ask(part)] if alone else request.failed(error)
+        return request.answered(answer.results, answer.elapsed_ms)
 
     with ThreadPoolExecutor(concurrency) as pool:
         for predictions in pool.map(ask, _requests(records, images)):

@@ -79,6 +79,8 @@ def train(
     except (CheckpointError, DataError, RecipeError) as error:
         raise failure(str(error)) from error
     typer.echo(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + f": {out / 'best'}")
+    if mode != "text":
+        typer.echo(f"to serve it: referent export {out / 'best'} --name NAME")
 
 
 def sweep(

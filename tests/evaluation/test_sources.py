@@ -11,7 +11,6 @@ from PIL import Image
 from referent.api import EXAMPLE
 from referent.client import Client, ServiceError, ServiceUnreachableError
 from referent.data.records import Record
-from referent.evaluation import sources
 from referent.evaluation.predictions import Prediction
 from referent.evaluation.sources import EXPRESSIONS_PER_REQUEST, ask_checkpoint, ask_service
 from referent.images import Picture, decode_image
@@ -126,7 +125,8 @@ def test_a_request_holds_a_bounded_number_of_expressions(images: Path) -> None:
 def test_retryable_problems_are_asked_again(
     monkeypatch: pytest.MonkeyPatch, images: Path, records: list[Record]
 ) -> None:
-    monkeypatch.setattr(sources, "RETRY_DELAYS_S", (0, 0))
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
     refused: list[bytes] = []
 
     def busy_at_first(request: httpx.Request) -> httpx.Response:
@@ -136,7 +136,7 @@ def test_retryable_problems_are_asked_again(
         return answer(request)
 
     assert ask(busy_at_first, records, images, concurrency=1)["3"].box_xyxy == BOX
-    assert len(refused) == 2
+    assert len(refused) == len(slept) == 2
 
 
 @pytest.mark.parametrize("status", [401, 404, 500], ids=["no key", "unknown model", "broken"])

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.golden import probe
 from gateway.registry import NotReadyError, Registry, UnknownModelError
-from gateway.triton import Triton, TritonError
+from gateway.triton import Triton
+from referent.triton import TritonError
 from tests.gateway.conftest import Start
 from tests.gateway.fake_triton import FakeTriton, publish
 from tests.gateway.samples import in_json, jpeg

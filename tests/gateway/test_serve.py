@@ -22,7 +22,7 @@ from gateway.__main__ import listen, main
 from gateway.settings import Settings
 from referent.bundle import verify_files
 from referent.cli import app
-from referent.client import Client, ServiceError
+from referent.client import AsyncClient, Client, ServiceError
 from tests.gateway.fake_triton import FakeTriton
 from tests.gateway.samples import in_json, jpeg
 
@@ -37,6 +37,10 @@ async def test_sdk_and_gateway_understand_each_other(url: str) -> None:
         assert (await asyncio.to_thread(client.ground, picture, "the queen")).image.width == 8
         with pytest.raises(ServiceError, match="no model 'maxi'"):
             await asyncio.to_thread(client.ground, picture, "the queen", "maxi")
+        async with AsyncClient(url) as other:
+            assert (await other.ground(jpeg(100, 200), ["the queen", "the king"])).results == answer.results
+            assert [model.name for model in await other.models()] == ["tiny"]
+            assert (await other.metadata()).limits.images == Settings().max_images
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ async def test_health_and_models(client: httpx.AsyncClient) -> None:
         "version": "1",
         "default": True,
         "ready": True,
+        "present_threshold": 0.5,
         "evaluation": {"test": {"mean_iou": 0.75}},
     }
 

@@ -1,0 +1,35 @@
+/** Where the time went: a bar of stages for each answer. */
+import type { Answer } from "./service";
+
+export function Timings({ answers }: { answers: Answer[] }) {
+  const longest = Math.max(...answers.map(({ timings_ms }) => timings_ms.total));
+  return (
+    <div className="timings">
+      {answers.map(({ model, timings_ms: { total, ...stages } }) => {
+        const parts = Object.entries(stages).filter((part): part is [string, number] => part[1] !== null);
+        return (
+          <div key={model}>
+            <h3>
+              {model} <span>{ms(total)}</span>
+            </h3>
+            <div className="bar" aria-hidden="true" style={{ width: `${(100 * total) / longest}%` }}>
+              {parts.map(([stage, time], index) => (
+                <i key={stage} data-stage={index} style={{ flexGrow: time }} />
+              ))}
+            </div>
+            <ul>
+              {parts.map(([stage, time], index) => (
+                <li key={stage}>
+                  <i className="swatch" data-stage={index} />
+                  {stage} <span>{ms(time)}</span>
+                </li>
+              ))}
+            </ul>
+          </div>
+        );
+      })}
+    </div>
+  );
+}
+
+export const ms = (time: number) => `${time < 10 ? time.toFixed(1) : time.toFixed(0)} ms`;

@@ -1,0 +1,57 @@
+/** Boxes are [x1, y1, x2, y2] in pixels of the picture as shown. */
+export type Box = [number, number, number, number];
+
+export interface Size {
+  width: number;
+  height: number;
+}
+
+const GOLDEN_RATIO = 0.618; // of the colour circle, as referent/drawing.py has it
+
+/** The colour of the index-th expression, or model: HSV (index * GOLDEN_RATIO, 0.65, 1). */
+export const colour = (index: number) => `hsl(${((index * GOLDEN_RATIO) % 1) * 360} 100% 67.5%)`;
+
+export const area = ([x1, y1, x2, y2]: Box) => Math.max(0, x2 - x1) * Math.max(0, y2 - y1);
+
+export function iou(a: Box, b: Box): number {
+  const common = area([Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])]);
+  const union = area(a) + area(b) - common;
+  return union > 0 ? common / union : 0;
+}
+
+export const clip = ([x1, y1, x2, y2]: Box, { width, height }: Size): Box => [
+  Math.min(Math.max(x1, 0), width),
+  Math.min(Math.max(y1, 0), height),
+  Math.min(Math.max(x2, 0), width),
+  Math.min(Math.max(y2, 0), height),
+];
+
+/** The smallest box around all of them. */
+export const around = (boxes: Box[]): Box => [
+  Math.min(...boxes.map((box) => box[0])),
+  Math.min(...boxes.map((box) => box[1])),
+  Math.max(...boxes.map((box) => box[2])),
+  Math.max(...boxes.map((box) => box[3])),
+];
+
+const ROOM = 1.8; // sides of the view, in sides of the box
+const CLOSEST = 1 / 12; // smallest view, in sides of the picture
+
+/** The part of the picture to look at to see the box well: of the given aspect (width / height), inside the picture if
+ * that has room for it. */
+export function viewOf([x1, y1, x2, y2]: Box, picture: Size, aspect: number): Box {
+  const least = Math.max(picture.width, picture.height) * CLOSEST;
+  const width = Math.max((x2 - x1) * ROOM, (y2 - y1) * ROOM * aspect, least, least * aspect);
+  const height = width / aspect;
+  const start = (centre: number, side: number, whole: number) =>
+    side >= whole ? (whole - side) / 2 : Math.min(Math.max(centre - side / 2, 0), whole - side);
+  const [x, y] = [start((x1 + x2) / 2, width, picture.width), start((y1 + y2) / 2, height, picture.height)];
+  return [x, y, x + width, y + height];
+}
+
+/** Where the whole picture goes in a frame that shows the view. */
+export const placement = ([x1, y1, x2, y2]: Box, picture: Size) => ({
+  width: `${(100 * picture.width) / (x2 - x1)}%`,
+  left: `${(-100 * x1) / (x2 - x1)}%`,
+  top: `${(-100 * y1) / (y2 - y1)}%`,
+});

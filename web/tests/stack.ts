@@ -1,0 +1,123 @@
+/** The real service: Triton, gateway and page, on free ports. */
+import { test as base, expect, type Page } from "@playwright/test";
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import type { Answer } from "../src/service";
+
+const ROOT = resolve(import.meta.dirname, "../..");
+export const BIN = join(ROOT, ".venv/bin");
+const SHIPPED = join(ROOT, "model_repository");
+export const SAMPLES = join(ROOT, "tests/samples");
+
+export class Stack {
+  private constructor(
+    private readonly process: ChildProcess,
+    readonly url: string,
+  ) {}
+
+  /** Serves a repository; settings are environment variables. */
+  static async start(settings: Record<string, string> = {}, repository = SHIPPED, port = "0"): Promise<Stack> {
+    const options = ["--port", port, "--grpc-port", "0", "--model-repository", repository];
+    const serving = spawn(join(BIN, "referent"), ["serve", ...options], {
+      cwd: ROOT,
+      env: { ...process.env, REFERENT_METRICS_PORT: "0", ...settings },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let log = "";
+    serving.stderr.on("data", (text) => (log += text));
+    for await (const line of createInterface(serving.stdout)) {
+      const url = /ready at (\S+)/.exec(line)?.[1];
+      if (url) return new Stack(serving, url);
+    }
+    throw new Error(`referent serve ended before it was ready:\n${log}`);
+  }
+
+  get port() {
+    return new URL(this.url).port;
+  }
+
+  async stop(): Promise<void> {
+    if (this.process.exitCode !== null) return;
+    const ended = new Promise((resolve) => this.process.once("exit", resolve));
+    this.process.kill("SIGINT");
+    await ended;
+  }
+
+  /** What the API itself answers. */
+  async ask(picture: string | Buffer, expressions: string[], model = "mini"): Promise<Answer> {
+    const body = new FormData();
+    const content = typeof picture === "string" ? readFileSync(join(SAMPLES, picture)) : picture;
+    body.append("image", new Blob([new Uint8Array(content)]), "picture");
+    body.append("model", model);
+    for (const expression of expressions) body.append("expression", expression);
+    const response = await fetch(`${this.url}/v1/ground`, { method: "POST", body });
+    return (await response.json()) as Answer;
+  }
+}
+
+interface Stacks {
+  one: Stack; // serves mini
+  two: Stack; // serves mini and strict
+}
+
+/** `start` starts a stack for one test; `page` fails the test where a script broke, or where the browser refused
+ * something by the Content-Security-Policy. */
+export const test = base.extend<{ start: typeof Stack.start }, Stacks>({
+  start: async ({}, use) => {
+    const stacks: Stack[] = [];
+    await use(async (...options) => {
+      const stack = await Stack.start(...options);
+      stacks.push(stack);
+      return stack;
+    });
+    for (const stack of stacks) await stack.stop();
+  },
+  page: async ({ page }, use) => {
+    const faults: string[] = [];
+    page.on("pageerror", (error) => faults.push(error.message));
+    page.on("console", (message) => {
+      if (/Content Security Policy|React/.test(message.text())) faults.push(message.text());
+    });
+    await use(page);
+    expect(faults).toEqual([]);
+  },
+  one: [
+    async ({}, use) => {
+      const stack = await Stack.start();
+      await use(stack);
+      await stack.stop();
+    },
+    { scope: "worker", timeout: 120_000 },
+  ],
+  two: [
+    async ({}, use) => {
+      const folder = mkdtempSync(join(tmpdir(), "referent-"));
+      const repository = join(folder, "model_repository");
+      execFileSync(join(BIN, "python"), [join(import.meta.dirname, "two_models.py"), repository], { cwd: ROOT });
+      const stack = await Stack.start({}, repository);
+      await use(stack);
+      await stack.stop();
+      rmSync(folder, { recursive: true });
+    },
+    { scope: "worker", timeout: 120_000 },
+  ],
+});
+
+/** Opens the page, puts a picture in (a sample's name, or a file's content), and asks. */
+export async function ask(page: Page, stack: Stack, picture: string | Buffer, expressions: string[]): Promise<void> {
+  await page.goto(stack.url);
+  const file = typeof picture === "string" ? join(SAMPLES, picture) : { name: "p.jpg", mimeType: "", buffer: picture };
+  await page.getByLabel("Picture file").setInputFiles(file);
+  await page.getByLabel("What to look for").fill(expressions.join("\n"));
+  await expect(page.getByRole("button", { name: "Find" })).toBeEnabled();
+  await page.keyboard.press("Enter");
+  await expect(rows(page)).toHaveCount(expressions.length);
+}
+
+/** The results, one an expression. */
+export const rows = (page: Page) => page.getByRole("list", { name: "Results" }).getByRole("listitem");
+
+export { expect };

@@ -1,0 +1,36 @@
+"""A model repository with two models to compare: mini, and its weights again as `strict`, which takes less for there.
+
+python web/tests/two_models.py FOLDER
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from export.publish import publish
+from referent.bundle import TOKENIZER_FILE, load_bundle
+from referent.tensors import STEPS, part_name
+
+SHIPPED = Path(__file__).parents[2] / "model_repository"
+THRESHOLD = 0.8
+HIDDEN_SIZE, MAX_BATCH_SIZE = 256, 8  # as mini's config.pbtxt
+
+
+def main(repository: Path) -> None:
+    shutil.copytree(SHIPPED, repository)
+    bundle, _ = load_bundle(SHIPPED, "mini")
+    publish(
+        repository,
+        "strict",
+        bundle.model_copy(update={"present_threshold": THRESHOLD}),
+        {step: SHIPPED / part_name("mini", step) / bundle.version for step in STEPS},
+        SHIPPED / "mini" / bundle.version / TOKENIZER_FILE,
+        dtype=bundle.dtype,
+        has_scores=bundle.has_scores,
+        hidden_size=HIDDEN_SIZE,
+        max_batch_size=MAX_BATCH_SIZE,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
