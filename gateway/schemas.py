@@ -123,18 +123,6 @@ class Status(BaseModel):
     status: str
 
 
-class Live(BaseModel):
-    """The Open Inference protocol's liveness."""
-
-    live: bool
-
-
-class Ready(BaseModel):
-    """The Open Inference protocol's readiness."""
-
-    ready: bool
-
-
 class Limits(BaseModel):
     """What a request may hold; more is refused with a problem that names the limit."""
 

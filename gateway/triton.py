@@ -1,8 +1,9 @@
 """Triton over gRPC: what it serves, whether that is our bundle, and inference; with errors of our own."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,10 @@ class VersionGoneError(TritonUnavailableError):
     """Triton doesn't serve this version of the model (any more)."""
 
 
+# while several Tritons move on to another version, each has one of the two
+TRIES = {LostConnectionError: 2, VersionGoneError: 5}
+
+
 class Prediction(NamedTuple):
     """What the model says of the M expressions of one image."""
 
@@ -93,17 +98,16 @@ class Triton:
 
     async def latest_version(self, name: str) -> str:
         """The highest version of a model that Triton has ready. Raises `TritonError`."""
-        with own_errors():
-            metadata = await self._client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)
+        metadata = await self._ask(partial(self._client.get_model_metadata, name, client_timeout=LOOKUP_TIMEOUT_S))
         if not metadata.versions:
             raise VersionGoneError(f"Triton has no version of {name} ready")
         return str(max(metadata.versions, key=int))
 
     async def check(self, bundle: Bundle, digest: str) -> None:
         """Raises `TritonError` unless Triton serves this very bundle with the tensors of the contract."""
-        with own_errors():
-            answer = await self._client.get_model_config(bundle.name, bundle.version, client_timeout=LOOKUP_TIMEOUT_S)
-        config, subject = answer.config, f"{bundle.name} version {bundle.version}"
+        lookup = partial(self._client.get_model_config, client_timeout=LOOKUP_TIMEOUT_S)
+        config = (await self._ask(partial(lookup, bundle.name, bundle.version))).config
+        subject = f"{bundle.name} version {bundle.version}"
         if (served := config.parameters[tensors.DIGEST_PARAMETER].string_value) != digest:
             raise TritonError(f"Triton serves {subject} of digest {served or 'none'}, its bundle has {digest}")
         for ours, theirs in ((tensors.ENSEMBLE_INPUTS, config.input), (_outputs(bundle), config.output)):
@@ -124,16 +128,22 @@ class Triton:
         self, bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow, timeout_s: float, request_id: str
     ) -> list[Floats]:
         request = row_request(bundle, image, row) | {"request_id": request_id, "headers": tracing.context()}
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        try:
-            result = await self._send(request, deadline)
-        except LostConnectionError:  # inference is pure, so asking again, the next Triton if there are several, is safe
-            result = await self._send(request, deadline)
+        now = asyncio.get_running_loop().time
+        deadline = now() + timeout_s
+        result = await self._ask(lambda: self._client.infer(**request, client_timeout=deadline - now()))
         return read_answer(bundle, row, result)
 
-    async def _send(self, request: dict[str, Any], deadline: float) -> Any:
-        with own_errors():
-            return await self._client.infer(**request, client_timeout=deadline - asyncio.get_running_loop().time())
+    async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer, of the next Triton where the first can't give it: all questions are pure."""
+        tries = dict(TRIES)
+        while True:
+            try:
+                with own_errors():
+                    return await question()
+            except (LostConnectionError, VersionGoneError) as error:
+                tries[type(error)] -= 1
+                if not tries[type(error)]:
+                    raise
 
 
 def row_request(bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow) -> dict[str, Any]:

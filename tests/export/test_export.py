@@ -45,15 +45,20 @@ def test_versions_follow_one_another_and_their_files_verify(published: Path) -> 
     assert not list(published.glob(".publish-*"))
 
 
-def test_old_versions_are_pruned_after_two(
+def test_older_versions_stay_and_say_how_to_bring_them_back(
     tiny_checkpoint: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "verify", lambda *_: {})  # parity is not the matter here
-    exporter.export(tiny_checkpoint, "other", published)
-    exporter.export(tiny_checkpoint, "other", published)
-    exporter.export(tiny_checkpoint, "other", published)
+    seen = []
+    for _ in range(2):
+        exporter.export(tiny_checkpoint, "other", published)
+        seen.append((published / "other" / "config.pbtxt").read_text())
     for model in ("other", *(part_name("other", step) for step in STEPS)):
-        assert sorted(path.name for path in (published / model).iterdir() if path.is_dir()) == ["2", "3"]
+        assert sorted(path.name for path in (published / model).iterdir() if path.is_dir()) == ["1", "2"]
+    assert [(published / "other" / v / "config.pbtxt").read_text() for v in "12"] == seen
+    shipped = MODEL_REPOSITORY / "mini"
+    newest = max(shipped.glob("*/config.pbtxt"), key=lambda file: int(file.parent.name))
+    assert newest.read_text() == (shipped / "config.pbtxt").read_text()
 
 
 def config_of(repository: Path, model: str) -> model_config_pb2.ModelConfig:
