@@ -1,16 +1,18 @@
 """A long run: memory stays flat and every answer is right.
 
-    .venv/bin/python -m benchmarks.soak [--requests 20000] [--out soak.csv]
+    .venv/bin/python -m benchmarks.soak [--requests 20000] [--clients 8] [--out soak]
 
 Starts `referent serve` of its own and asks about pictures of many sizes with one to eight expressions. The first answer
-to each of them is the expected one; any later answer that differs by over half a pixel is wrong. Every few seconds a
-line of the CSV holds the requests so far and the resident memory of the gateway, of tritonserver and of its stubs.
+to each of them is the expected one; any later answer that differs by over half a pixel is wrong. Every few seconds the
+resident memory of the gateway (with the launcher), of tritonserver and of its stubs is sampled: raw in OUT.json, drawn
+in OUT.png. Exits with 1 unless all answers were right.
 """
 
 import argparse
-import csv
 import io
 import itertools
+import json
+import os
 import random
 import re
 import subprocess
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 from PIL import Image
@@ -54,7 +57,8 @@ def cases() -> list[Case]:
 def serve() -> tuple[subprocess.Popen[str], str]:
     """The service on free ports, and its URL."""
     command = [sys.executable, "-c", "from referent.cli import app; app()", "serve", "--port", "0", "--grpc-port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    env = os.environ | {"REFERENT_METRICS_PORT": "0"}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout
     ready = next(match for line in process.stdout if (match := re.search(r"http://\S+", line)))
     return process, ready[0]
@@ -68,15 +72,25 @@ def memory_mb(gateway: psutil.Process) -> dict[str, float]:
     return {name: round(size / 2**20, 1) for name, size in found.items()}
 
 
+def draw(samples: list[dict[str, float]], file: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for program in ("gateway", "triton", "stubs"):
+        axes.plot([each["requests"] for each in samples], [each[program] for each in samples], label=program)
+    axes.set(xlabel="requests answered", ylabel="resident memory, MB", ylim=(0, None))
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("soak.csv"))
+    parser.add_argument("--out", type=Path, default=Path("soak"), help="of two files, less their endings")
     arguments = parser.parse_args()
     process, url = serve()
     gateway, made = psutil.Process(process.pid), cases()
     outcomes: Counter[str] = Counter()
+    samples: list[dict[str, float]] = []
     lock, done = threading.Lock(), threading.Event()
     choices = random.Random(0).choices(range(len(made)), k=arguments.requests)
     with httpx.Client(base_url=url, timeout=60) as client:
@@ -98,19 +112,13 @@ def main() -> None:
                 outcomes[outcome] += 1
 
         def sample() -> None:
-            with arguments.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, ["seconds", "requests", "gateway", "triton", "stubs"])
-                writer.writeheader()
-                start = time.monotonic()
-                while True:
-                    row = {"seconds": round(time.monotonic() - start), "requests": outcomes.total()} | memory_mb(
-                        gateway
-                    )
-                    writer.writerow(row)
-                    file.flush()
-                    print(row, dict(outcomes), flush=True)
-                    if done.wait(SAMPLE_S):
-                        return
+            start = time.monotonic()
+            while True:
+                seconds = round(time.monotonic() - start, 1)
+                samples.append({"seconds": seconds, "requests": outcomes.total(), **memory_mb(gateway)})
+                print(samples[-1], dict(outcomes), flush=True)
+                if done.wait(SAMPLE_S):
+                    return
 
         sampler = threading.Thread(target=sample)
         sampler.start()
@@ -120,7 +128,10 @@ def main() -> None:
         done.set()
         sampler.join()
     process.terminate()
-    print(f"exit status {process.wait()}; {dict(outcomes)}; memory over time in {arguments.out}")
+    raw, plot = arguments.out.with_suffix(".json"), arguments.out.with_suffix(".png")
+    raw.write_text(json.dumps({"clients": arguments.clients, "outcomes": outcomes, "samples": samples}, indent=1))
+    draw(samples, plot)
+    print(f"exit status {process.wait()}; {dict(outcomes)}; memory over time in {raw} and {plot}")
     sys.exit(0 if outcomes["right"] == arguments.requests else 1)
 
 

@@ -4,21 +4,24 @@ python -m export CHECKPOINT --name mini --to model_repository
 """
 
 import argparse
-import copy
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from peft import PeftModel
 from rich.console import Console
 
-from export.merge import merge
-from export.parity import ParityError, verify
-from export.parts import example_inputs, export_onnx, split
+from export.parity import ParityError, reference, verify
+from export.parts import export_onnx, split
 from export.publish import publish
 from referent.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint
+from referent.tensors import STEPS
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def export(
@@ -26,36 +29,35 @@ def export(
 ) -> tuple[Bundle, str]:
     """Export and publish a checkpoint as the next version of `name`; returns the bundle and its digest.
 
-    Raises `CheckpointError` and, before anything is published, `ParityError`.
+    Takes little more memory than the weights as they are stored, so long as those are of `dtype`. Raises
+    `CheckpointError` and, before anything is published, `ParityError`.
     """
     console = Console(stderr=True)
-    model, spec = load_checkpoint(checkpoint)
+    model, spec = load_checkpoint(checkpoint, dtype=None)
     if spec.answer == "text":
         raise CheckpointError(f"{checkpoint} answers in text; only a box head is exported: train lora or frozen")
-    console.print(f"loaded {checkpoint}; merging")
-    model = merge(model, spec)
-    reference = split(model)
-    inputs = example_inputs(model, spec, 2, *spec.buckets[min(1, len(spec.buckets) - 1)])
+    console.print(f"loaded {checkpoint}")
+    cases = reference(model, spec)
+    if isinstance(model.llava, PeftModel):
+        model.llava = model.llava.merge_and_unload()
+    model.llava.to(DTYPES[dtype])  # the box head and the normalisation of pixels stay fp32
+    has_scores, hidden_size = model.box_head.score is not None, model.base.config.text_config.hidden_size
     with tempfile.TemporaryDirectory() as directory:
-        parts = reference
-        if dtype == "fp16":  # the box head and the normalisation of pixels stay fp32
-            half = copy.deepcopy(model)
-            half.llava.half()
-            parts = split(half)
         files = []
         with console.status("exporting"):
-            for file in export_onnx(parts, inputs, Path(directory)):
+            for file in export_onnx(split(model), cases[1].tensors, dtype, Path(directory)):
                 console.print(
                     f"  {file.parent.name}: {sum(f.stat().st_size for f in file.parent.iterdir()) / 1e6:.1f} MB"
                 )
                 files.append(file)
+        del model  # a graph and its model together may be too much
         with console.status("verifying against PyTorch"):
-            worst = verify(model, reference, files, spec, dtype)
+            worst = verify(files, cases, dtype)
         console.print("  largest differences: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
         bundle, digest = publish(
-            repository, name, spec, {part.step: file.parent for part, file in zip(parts, files, strict=True)},
-            checkpoint / TOKENIZER_FILE, dtype=dtype, has_scores=model.box_head.score is not None,
-            hidden_size=model.base.config.text_config.hidden_size, max_batch_size=max_batch_size,
+            repository, name, spec, {step: file.parent for step, file in zip(STEPS, files, strict=True)},
+            checkpoint / TOKENIZER_FILE, dtype=dtype, has_scores=has_scores, hidden_size=hidden_size,
+            max_batch_size=max_batch_size,
         )  # fmt: skip
     console.print(f"published {name} version {bundle.version}, {digest}")
     return bundle, digest
@@ -68,7 +70,7 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", required=True, help="of the served model")
     parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
-    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="fp16 is for GPUs")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="fp16 is for GPUs")
     parser.add_argument("--max-batch-size", type=int, default=8)
     arguments = parser.parse_args(given)
     if not re.match(MODEL_NAME, arguments.name):

@@ -21,17 +21,17 @@ from referent.tensors import (
 
 # Long enough for requests that arrive together to meet, short beside a pass; only the first two steps can gain by it.
 QUEUE_DELAY_US = {"vision_encoder": 1000, "language_model": 500, "box_head": 0}
-KEPT_VERSIONS = 2
 HEADER = "# Written by python -m export from referent/tensors.py; see export/config.py.\n"
 
 
 def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> str:
     """One step: dynamic batching by delay, an instance where the hardware is, warm-up with zeros for each bucket."""
+    name = part_name(bundle.name, step)
     config = triton.ModelConfig(
-        name=part_name(bundle.name, step),
+        name=name,
         backend="onnxruntime",
         max_batch_size=max_batch_size,
-        version_policy=triton.ModelVersionPolicy(latest=triton.ModelVersionPolicy.Latest(num_versions=KEPT_VERSIONS)),
+        version_policy=_only(bundle.parts[name]),
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in step.inputs],
         output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in _present(step.outputs, bundle)],
         instance_group=[triton.ModelInstanceGroup(count=1, kind=triton.ModelInstanceGroup.KIND_AUTO)],
@@ -53,12 +53,11 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
 
 def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batch_size: int) -> str:
     """The ensemble: its steps' versions are pinned, and the bundle's digest stands in its parameters."""
-    version = triton.ModelVersionPolicy.Specific(versions=[int(bundle.version)])
     config = triton.ModelConfig(
         name=bundle.name,
         platform="ensemble",
         max_batch_size=max_batch_size,
-        version_policy=triton.ModelVersionPolicy(specific=version),
+        version_policy=_only(int(bundle.version)),
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in ENSEMBLE_INPUTS],
         output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in _present(ENSEMBLE_OUTPUTS, bundle)],
     )
@@ -69,6 +68,11 @@ def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batc
         entry.output_map.update({tensor.name: tensor.name for tensor in _present(step.outputs, bundle)})
     config.parameters[DIGEST_PARAMETER].string_value = digest
     return HEADER + text_format.MessageToString(config)
+
+
+def _only(version: int) -> triton.ModelVersionPolicy:
+    """Other versions stand beside it, refused ones among them."""
+    return triton.ModelVersionPolicy(specific=triton.ModelVersionPolicy.Specific(versions=[version]))
 
 
 def _present(outputs: Sequence[Tensor], bundle: Bundle) -> list[Tensor]:

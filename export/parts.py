@@ -11,7 +11,7 @@ from torch.export import Dim
 from referent.bundle import ModelSpec
 from referent.modeling.grounding import GroundingModel
 from referent.packing import PADDING_SEGMENT, PREFIX_SEGMENT
-from referent.tensors import BOX_HEAD, LANGUAGE_MODEL, VISION_ENCODER, Step, Tensor
+from referent.tensors import BOX_HEAD, LANGUAGE_MODEL, VISION_ENCODER, Step, Tensor, dtype_of
 
 OPSET = 23  # native RMSNormalization, RotaryEmbedding and Attention; 24 loses the fused forms
 EXTERNAL_DATA_BYTES = 1_500_000_000  # a protobuf cannot exceed 2 GB
@@ -72,7 +72,7 @@ class Part(NamedTuple):
 
 
 def split(model: GroundingModel) -> tuple[Part, Part, Part]:
-    """The parts of a merged model, sharing its weights."""
+    """The parts of a model, sharing its weights."""
     return (
         Part(VISION_ENCODER, VisionEncoder(model)),
         Part(LANGUAGE_MODEL, LanguageModel(model)),
@@ -119,13 +119,20 @@ def run(parts: tuple[Part, ...], inputs: Tensors) -> Tensors:
     return tensors
 
 
-def export_onnx(parts: tuple[Part, ...], inputs: Tensors, directory: Path) -> Iterator[Path]:
-    """Write <directory>/<step>/model.onnx for every part, yielding each; weights go beside it where they are large."""
-    tensors = run(parts, inputs)
+def export_onnx(parts: tuple[Part, ...], tensors: Tensors, dtype: str, directory: Path) -> Iterator[Path]:
+    """Write <directory>/<step>/model.onnx for every part, yielding each; weights go beside it where they are large.
+
+    `tensors` are an example of each tensor of the ensemble, fp32 where they are floats.
+    """
+    examples = {
+        tensor.name: tensors[tensor.name].half() if dtype_of(tensor, dtype) == "FP16" else tensors[tensor.name]
+        for part in parts
+        for tensor in part.step.inputs
+    }
     for part in parts:
         file = directory / part.step.suffix / "model.onnx"
         file.parent.mkdir(parents=True)
-        arguments = tuple(tensors[tensor.name] for tensor in part.step.inputs)
+        arguments = tuple(examples[tensor.name] for tensor in part.step.inputs)
         shapes = {tensor.name: _dynamic_axes(tensor) for tensor in part.step.inputs}
         program = torch.onnx.export(
             part.module.eval(), arguments, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes,

@@ -1,6 +1,8 @@
 """Publish a version into a model repository: parts first, the ensemble that pins them last, each by one rename.
 
-Who reads the repository meanwhile sees the old version or the new one, never half of one.
+Who reads the repository meanwhile sees the old version or the new one, never half of one. Nothing is deleted: an older
+version may be the one that is served. NAME/<version>/config.pbtxt is what NAME/config.pbtxt was while that version was
+the newest; copying it there brings the version back.
 """
 
 import os
@@ -8,10 +10,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from export.config import KEPT_VERSIONS, ensemble_config, part_config
+from export.config import ensemble_config, part_config
 from referent.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, ModelSpec, file_entry, load_bundle
 from referent.tensors import STEPS, Step, part_name
 
+CONFIG_FILE = "config.pbtxt"
 MINIMUM_ONNXRUNTIME = "1.27.0"  # older CUDA providers compute opset 23's fp16 norms wrongly
 
 
@@ -52,18 +55,16 @@ def publish(
             staged = Path(staging) / step.suffix
             shutil.copytree(directory, staged)
             _place(staged, repository / names[step] / str(version))
-            _write(repository / names[step] / "config.pbtxt", part_config(bundle, step, sizes, max_batch_size))
-        staged = Path(staging) / name
-        staged.mkdir()
+            _write(repository / names[step] / CONFIG_FILE, part_config(bundle, step, sizes, max_batch_size))
+        staged = Path(staging) / name / str(version)
+        staged.mkdir(parents=True)
         shutil.copyfile(tokenizer_file, staged / TOKENIZER_FILE)
         (staged / BUNDLE_FILE).write_text(bundle.model_dump_json(indent=2) + "\n")
+        _, digest = load_bundle(Path(staging), name, str(version))
+        config = ensemble_config(bundle, digest, sizes, max_batch_size)
+        (staged / CONFIG_FILE).write_text(config)
         _place(staged, repository / name / str(version))
-    _, digest = load_bundle(repository, name, str(version))
-    _write(repository / name / "config.pbtxt", ensemble_config(bundle, digest, sizes, max_batch_size))
-    for model in (name, *names.values()):
-        for old in _versions(repository / model):
-            if old <= version - KEPT_VERSIONS:
-                shutil.rmtree(repository / model / str(old))
+    _write(repository / name / CONFIG_FILE, config)
     return bundle, digest
 
 

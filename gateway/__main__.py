@@ -5,18 +5,23 @@ import signal
 import socket
 import sys
 import time
+from asyncio import BaseTransport
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+import h11
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import start_http_server
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
+
+HEAD_TIMEOUT_S = 5  # from the connection, or the answer before, to the end of a request's head
 
 
 def main() -> None:
@@ -57,6 +62,18 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
     Server(create_app(settings, on_ready), settings).run([listener])
 
 
+class Connection(H11Protocol):
+    """Closes the connection where a request's head takes too long: uvicorn stops its clock at the first byte."""
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            super()._unset_keepalive_if_required()
+
+
 class Server(uvicorn.Server):
     """On SIGTERM, /readyz turns 503 and all requests are served for the grace period; then, and on SIGINT at once, no
     connection is accepted any more, requests in flight are answered, and it ends. Another signal ends the grace period.
@@ -66,6 +83,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
+                timeout_keep_alive=HEAD_TIMEOUT_S,
                 log_config=None,
                 access_log=False,
                 server_header=False,

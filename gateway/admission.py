@@ -11,8 +11,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.body import BodyTooLargeError, InvalidRequestError
-from gateway.deadline import Deadline, SlowBodyError
+from gateway.budget import Budget, SlowBodyError
 from gateway.settings import Settings
+from gateway.telemetry import INFLIGHT_BYTES, INFLIGHT_BYTES_LIMIT, INFLIGHT_LIMIT
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 SENDER_PREFIX_BITS = {4: 32, 6: 64}  # one customer commonly has a whole /64 of IPv6
@@ -31,13 +32,16 @@ class RateLimitedError(RuntimeError):
 
 
 class Admission:
-    """ASGI middleware around all that has a body: holds its sender to the rate, its bytes to the limit and to the
-    budget that all requests share, its arrival to the deadline, which it leaves in `request.state.deadline`."""
+    """ASGI middleware around all that has a body: holds its sender to the rate, its bytes to the limit and to what
+    all requests share, its arrival to its time; leaves the rest of both in `request.state.budget`."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
         self._rates, self._limits = MovingWindowRateLimiter(MemoryStorage()), settings.rate_limits
         self._requests = self._bytes = 0
+        INFLIGHT_LIMIT.set(settings.max_inflight_requests)
+        INFLIGHT_BYTES_LIMIT.set(settings.max_inflight_bytes)
+        INFLIGHT_BYTES.set_function(lambda: self._bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -45,36 +49,42 @@ class Admission:
             return
         headers, state = Headers(scope=scope), scope.setdefault("state", {})
         self._check_rate(_sender(scope))
-        deadline = state["deadline"] = Deadline(_timeout_s(headers, self._settings.deadline_s))
-        received, held, complete = 0, 0, False
+        held, received, expected, complete = 0, 0, 0, False
 
-        def hold(size: int) -> None:
+        def hold(more: int) -> None:
             nonlocal held
+            if self._bytes + more > self._settings.max_inflight_bytes:
+                raise OverloadedError("the service holds as many bytes of requests as it takes: try again soon")
+            self._bytes += more
+            held += more
+
+        def expect(size: int) -> None:
+            nonlocal expected
             if size > (limit := self._settings.max_body_bytes):
                 raise BodyTooLargeError(f"the body has more than {limit} bytes: send a smaller image")
-            if self._bytes - held + size > self._settings.max_inflight_bytes:
-                raise OverloadedError("the service holds as many bytes of requests as it takes: try again soon")
-            self._bytes += size - held
-            held = size
+            hold(size - expected)
+            expected = size
+
+        budget = state["budget"] = Budget(_timeout_s(headers, self._settings.deadline_s), hold)
 
         async def metered() -> Message:
             nonlocal received, complete
             try:
-                async with asyncio.timeout(None if complete else deadline.left_s()):
+                async with asyncio.timeout(None if complete else budget.left_s()):
                     message = await receive()
             except TimeoutError:
-                raise SlowBodyError("body", deadline.seconds) from None
+                raise SlowBodyError("body", budget.seconds) from None
             complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
-            if received > held:  # chunked, so that nothing was announced
-                hold(received)
+            if received > expected:  # chunked, so that nothing was announced
+                expect(received)
             return message
 
         if self._requests >= self._settings.max_inflight_requests:
             raise OverloadedError(f"{self._requests} requests are being answered, all that it takes: try again soon")
         self._requests += 1
         try:
-            hold(int(headers.get("content-length", 0)))
+            expect(int(headers.get("content-length", 0)))
             await self._app(scope, metered, send)
         finally:
             self._requests -= 1

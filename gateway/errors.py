@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from gateway.admission import OverloadedError, RateLimitedError
 from gateway.body import BodyTooLargeError, InvalidRequestError, MalformedRequestError, MediaTypeError
-from gateway.deadline import DeadlineError, SlowBodyError
+from gateway.budget import DeadlineError, SlowBodyError
 from gateway.keys import ForbiddenError, UnauthenticatedError
 from gateway.pipeline import ExpressionCountError
 from gateway.registry import DrainingError, NotReadyError, UnknownModelError

@@ -1,4 +1,4 @@
-"""From image bytes and expressions to boxes: decode, preprocess, inference, postprocess, under one deadline."""
+"""From image bytes and expressions to boxes: decode, preprocess, inference, postprocess, under one budget."""
 
 import asyncio
 import io
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from gateway.deadline import Deadline, DeadlineError
+from gateway.budget import Budget, DeadlineError
 from gateway.registry import Model, Registry
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
@@ -22,6 +22,8 @@ from referent.images import ImageTooLargeError, decode_image
 from referent.processor import Found, Inputs
 from referent.prompts import ExpressionError
 from referent.triton import Prediction, TritonBusyError, TritonError, VersionGoneError
+
+VERSION_TRIES = 3  # several Tritons that move on one by one may show the same request both versions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +49,7 @@ class Pipeline:
         image: bytes | ImageInput,
         expressions: Sequence[str],
         model: str | None,
-        deadline: Deadline,
+        budget: Budget,
         request_id: str = "",
     ) -> GroundResponse:
         """An image (JPEG, PNG or WebP) and expressions -> where their referents are.
@@ -59,21 +61,24 @@ class Pipeline:
         EXPRESSIONS.observe(len(expressions))
         clock = _Clock()
         try:
-            async with asyncio.timeout(deadline.left_s()):
+            async with asyncio.timeout(budget.left_s()):
                 chosen = self._registry.get(model)
                 if isinstance(image, ImageInput) and image.url:
                     clock.enter("fetch")
-                data = await self.read(image, deadline)
-                try:
-                    inputs, prediction = await self._infer(clock, chosen, data, expressions, deadline, request_id)
-                except VersionGoneError:  # another was published: its tokenizer and transform are its own
-                    await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
-                    chosen = self._registry.get(model)
-                    inputs, prediction = await self._infer(clock, chosen, data, expressions, deadline, request_id)
+                data = await self.read(image, budget)
+                for tries_left in reversed(range(VERSION_TRIES)):
+                    try:
+                        inputs, prediction = await self._infer(clock, chosen, data, expressions, budget, request_id)
+                        break
+                    except VersionGoneError:  # another was published: its tokenizer and transform are its own
+                        if not tries_left:
+                            raise
+                        await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
+                        chosen = self._registry.get(model)
                 clock.enter("postprocess")
                 results = chosen.processor.postprocess(inputs, *prediction)
         except TimeoutError as error:
-            raise DeadlineError(clock.stage, deadline.seconds) from error
+            raise DeadlineError(clock.stage, budget.seconds) from error
         except TritonBusyError:
             raise
         except TritonError:
@@ -90,20 +95,20 @@ class Pipeline:
             timings_ms=clock.timings(),
         )
 
-    async def read(self, image: bytes | ImageInput, deadline: Deadline) -> bytes:
+    async def read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
         """The bytes of the image file. Raises as `Sources.read` does, and `ImageTooLargeError`."""
-        data, limit = await self._sources.read(image, deadline.left_s()), self.settings.max_image_bytes
+        data, limit = await self._sources.read(image, budget), self.settings.max_image_bytes
         if len(data) > limit:
             raise ImageTooLargeError(f"image is {len(data)} bytes; the limit is {limit}: send a smaller one")
         return data
 
-    async def draw(self, data: bytes, results: Sequence[Found], deadline: Deadline) -> bytes:
+    async def draw(self, data: bytes, results: Sequence[Found], budget: Budget) -> bytes:
         """PNG of the image in which the results were found, with their boxes. Raises `DeadlineError`."""
         try:
-            async with asyncio.timeout(deadline.left_s()):
+            async with asyncio.timeout(budget.left_s()):
                 return await self.in_pool(self._drawn, data, results)
         except TimeoutError as error:
-            raise DeadlineError("draw", deadline.seconds) from error
+            raise DeadlineError("draw", budget.seconds) from error
 
     async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what takes a processor: in one of the decode threads, or never where the caller is cancelled before."""
@@ -115,13 +120,13 @@ class Pipeline:
         model: Model,
         data: bytes,
         expressions: Sequence[str],
-        deadline: Deadline,
+        budget: Budget,
         request_id: str,
     ) -> tuple[Inputs, Prediction]:
         clock.enter("queue")
         inputs = await self.in_pool(self._prepare, clock, model, data, expressions)
         clock.enter("inference")
-        return inputs, await self._triton.infer(model.bundle, inputs, deadline.left_s(), request_id)
+        return inputs, await self._triton.infer(model.bundle, inputs, budget.left_s(), request_id)
 
     def _prepare(self, clock: "_Clock", model: Model, data: bytes, expressions: Sequence[str]) -> Inputs:
         """In one go, so that no decoded image waits: there are as many of them as threads, whatever the load."""

@@ -174,20 +174,20 @@ async def readyz(registry: TheRegistry) -> schemas.Status:
 
 
 @router.get("/v2/health/live", tags=["open-inference"])
-async def live() -> schemas.Live:
+async def live() -> dict[str, bool]:
     """As /livez."""
-    return schemas.Live(live=True)
+    return {"live": True}
 
 
 @router.get("/v2/health/ready", tags=["open-inference"], responses=READINESS_PROBLEMS)
-async def ready(registry: TheRegistry) -> schemas.Ready:
+async def ready(registry: TheRegistry) -> dict[str, bool]:
     """As /readyz."""
     registry.check_ready()
-    return schemas.Ready(ready=True)
+    return {"ready": True}
 
 
 async def _answer(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundResponse:
-    return await pipeline.ground(*query, model, request.state.deadline, correlation_id.get() or "")
+    return await pipeline.ground(*query, model, request.state.budget, correlation_id.get() or "")
 
 
 async def _result(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundBatchResult:
@@ -201,9 +201,9 @@ async def _result(request: Request, pipeline: Pipeline, query: Query, model: str
 
 async def _drawn(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> Response:
     """The image with its boxes."""
-    data = await pipeline.read(query.image, request.state.deadline)
+    data = await pipeline.read(query.image, request.state.budget)
     answer = await _answer(request, pipeline, Query(data, query.expressions), model)
-    png = await pipeline.draw(data, answer.results, request.state.deadline)
+    png = await pipeline.draw(data, answer.results, request.state.budget)
     return Response(png, media_type=PNG, headers={"Server-Timing": _server_timing(answer)})
 
 

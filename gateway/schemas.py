@@ -106,15 +106,3 @@ class ModelsResponse(BaseModel):
 
 class Status(BaseModel):
     status: str
-
-
-class Live(BaseModel):
-    """The Open Inference protocol's liveness."""
-
-    live: bool
-
-
-class Ready(BaseModel):
-    """The Open Inference protocol's readiness."""
-
-    ready: bool

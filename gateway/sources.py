@@ -3,6 +3,7 @@
 import asyncio
 import base64
 
+from gateway.budget import Budget
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
 from referent.fetch import FetchError, FetchPolicy, fetch
@@ -26,16 +27,22 @@ class Sources:
             media_types=MEDIA_TYPES,
         )
 
-    async def read(self, image: bytes | ImageInput, deadline_s: float) -> bytes:
-        """The image file. Raises `Base64Error` and `referent.fetch.FetchError`."""
+    async def read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
+        """The image file; what it fetches counts in the budget. Raises `Base64Error`, `referent.fetch.FetchError` and
+        `gateway.admission.OverloadedError`."""
         if isinstance(image, bytes):
             return image
         if image.base64:
             return await asyncio.to_thread(_decoded, image.base64)  # megabytes: off the loop
         if self._settings.image_urls == "off":
             raise FetchError("images by URL are off here: send the image itself, or have REFERENT_IMAGE_URLS set")
-        max_bytes = self._settings.max_image_bytes
-        return await fetch(image.url, max_bytes=max_bytes, deadline_s=deadline_s, policy=self._policy)
+        return await fetch(
+            image.url,
+            max_bytes=self._settings.max_image_bytes,
+            deadline_s=budget.left_s(),
+            policy=self._policy,
+            on_bytes=budget.hold,
+        )
 
 
 def _decoded(text: str) -> bytes:

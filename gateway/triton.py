@@ -1,6 +1,8 @@
 """The gateway's way to Triton over gRPC: what it serves, whether that is our bundle, and inference."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from referent.processor import Inputs
 from referent.triton import (
     LostConnectionError,
     Prediction,
+    VersionGoneError,
     check_config,
     newest,
     own_errors,
@@ -30,6 +33,8 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+# while several Tritons move on to another version, each has one of the two
+TRIES = {LostConnectionError: 2, VersionGoneError: 5}
 
 
 class Triton:
@@ -61,15 +66,12 @@ class Triton:
 
     async def latest_version(self, name: str) -> str:
         """The highest version of a model that Triton has ready. Raises `TritonError`."""
-        with own_errors():
-            metadata = await self._client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)
-        return newest(metadata)
+        return newest(await self._ask(partial(self._client.get_model_metadata, name, client_timeout=LOOKUP_TIMEOUT_S)))
 
     async def check(self, bundle: Bundle, digest: str) -> None:
         """Raises `TritonError` unless Triton serves this very bundle with the tensors of the contract."""
-        with own_errors():
-            answer = await self._client.get_model_config(bundle.name, bundle.version, client_timeout=LOOKUP_TIMEOUT_S)
-        check_config(bundle, digest, answer.config)
+        lookup = partial(self._client.get_model_config, client_timeout=LOOKUP_TIMEOUT_S)
+        check_config(bundle, digest, (await self._ask(partial(lookup, bundle.name, bundle.version))).config)
 
     async def infer(self, bundle: Bundle, inputs: Inputs, timeout_s: float, request_id: str = "") -> Prediction:
         """Asks this version for each row of the inputs at once; cancelling the caller cancels the requests.
@@ -83,13 +85,19 @@ class Triton:
         self, bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow, timeout_s: float, request_id: str
     ) -> list[Floats]:
         request = row_request(bundle, image, row) | {"request_id": request_id, "headers": tracing.context()}
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        try:
-            result = await self._send(request, deadline)
-        except LostConnectionError:  # inference is pure, so asking again, the next Triton if there are several, is safe
-            result = await self._send(request, deadline)
+        now = asyncio.get_running_loop().time
+        deadline = now() + timeout_s
+        result = await self._ask(lambda: self._client.infer(**request, client_timeout=deadline - now()))
         return read_answer(bundle, row, result)
 
-    async def _send(self, request: dict[str, Any], deadline: float) -> Any:
-        with own_errors():
-            return await self._client.infer(**request, client_timeout=deadline - asyncio.get_running_loop().time())
+    async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer, of the next Triton where the first can't give it: all questions are pure."""
+        tries = dict(TRIES)
+        while True:
+            try:
+                with own_errors():
+                    return await question()
+            except (LostConnectionError, VersionGoneError) as error:
+                tries[type(error)] -= 1
+                if not tries[type(error)]:
+                    raise

@@ -1,14 +1,15 @@
 """Fetches a URL that a stranger named, without becoming the stranger's way into our network (SSRF).
 
-At each hop the host is resolved once, all its addresses must be public, and the connection goes to the address that was
-checked; TLS is verified against the host's name. Proxies, cookies and credentials of the environment play no part.
+At each hop the host is resolved once, all its addresses must be public, and the connection goes to the first of those
+checked addresses that answers; TLS is verified against the host's name. Proxies, cookies and credentials of the
+environment play no part.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import SOCK_STREAM, getaddrinfo
 from ssl import SSLContext
@@ -16,6 +17,7 @@ from ssl import SSLContext
 import httpx
 
 MAX_REDIRECTS = 3
+CONNECT_TIMEOUT_S = 2  # then the next address is tried
 DEFAULT_PORTS = {"http": 80, "https": 443}
 GLOBAL_UNICAST = ip_network("2000::/3")  # all that is handed out of IPv6; the rest is local, multicast or reserved
 NAT64 = ip_network("64:ff9b::/96")  # an IPv4 address in the last 32 bits
@@ -67,16 +69,19 @@ async def fetch(
     policy: FetchPolicy,
     resolver: Resolver = system_resolver,
     make_transport: MakeTransport = direct_transport,
+    on_bytes: Callable[[int], None] = lambda size: None,
 ) -> bytes:
     """The body behind an http(s) URL, through up to `MAX_REDIRECTS` redirects, each checked like the URL itself.
 
-    `deadline_s` is for everything together. Raises `FetchError`.
+    `deadline_s` is for everything together. `on_bytes` is told the size of each piece of the body as it arrives; what
+    it raises ends the fetch. Raises `FetchError`.
     """
     target: str | httpx.URL = url
+    read = partial(_body, max_bytes=max_bytes, policy=policy, on_bytes=on_bytes)
     try:
         async with asyncio.timeout(deadline_s):
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await _hop(_parsed(target), max_bytes, policy, resolver, make_transport)
+                answer = await _hop(_parsed(target), policy, resolver, make_transport, read)
                 if isinstance(answer, bytes):
                     return answer
                 target = answer
@@ -107,28 +112,39 @@ def _parsed(target: str | httpx.URL) -> httpx.URL:
 
 
 async def _hop(
-    url: httpx.URL, max_bytes: int, policy: FetchPolicy, resolver: Resolver, make_transport: MakeTransport
+    url: httpx.URL,
+    policy: FetchPolicy,
+    resolver: Resolver,
+    make_transport: MakeTransport,
+    read: Callable[[httpx.Response, str], Awaitable[bytes]],
 ) -> bytes | httpx.URL:
     """The body, or the URL that the answer redirects to."""
     host = url.raw_host.decode().rstrip(".").lower()
-    pinned = url.copy_with(host=await _checked_address(url, host, policy, resolver), fragment=None)
     headers = {"Host": url.netloc.decode(), "Accept-Encoding": "identity", "User-Agent": "referent"}
-    try:
-        async with (
-            # a client for each hop: neither a cookie nor a connection of another host at this address is used again
-            httpx.AsyncClient(transport=make_transport(), trust_env=False, timeout=None) as client,
-            client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response,
-        ):
-            if response.has_redirect_location:
-                return _parsed(url.join(response.headers["location"]))
-            return await _body(response, host, max_bytes, policy)
-    except httpx.HTTPError as error:  # its own text may name the address
-        raise FetchError(f"{host} can't be reached or broke off ({type(error).__name__})", retryable=True) from None
-    except httpx.InvalidURL as error:
-        raise FetchError(f"{host} redirects to what is not a URL: {error}") from None
+    timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+    fault: httpx.HTTPError | None = None
+    for address in await _checked_addresses(url, host, policy, resolver):
+        pinned = url.copy_with(host=address, fragment=None)
+        try:
+            async with (
+                # a client for each: neither a cookie nor a connection of another host at this address is used again
+                httpx.AsyncClient(transport=make_transport(), trust_env=False, timeout=timeout) as client,
+                client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response,
+            ):
+                if response.has_redirect_location:
+                    return _parsed(url.join(response.headers["location"]))
+                return await read(response, host)
+        except httpx.InvalidURL as error:
+            raise FetchError(f"{host} redirects to what is not a URL: {error}") from None
+        except httpx.HTTPError as error:
+            fault = error
+            if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                break
+    # its own text may name the address
+    raise FetchError(f"{host} can't be reached or broke off ({type(fault).__name__})", retryable=True)
 
 
-async def _checked_address(url: httpx.URL, host: str, policy: FetchPolicy, resolver: Resolver) -> str:
+async def _checked_addresses(url: httpx.URL, host: str, policy: FetchPolicy, resolver: Resolver) -> Sequence[str]:
     if policy.allowed_hosts is not None and host not in policy.allowed_hosts:
         raise FetchError(f"{host} is not among the hosts that may be fetched from")
     port = DEFAULT_PORTS[url.scheme] if url.port is None else url.port
@@ -141,10 +157,12 @@ async def _checked_address(url: httpx.URL, host: str, policy: FetchPolicy, resol
     if not addresses or not (host in policy.private_hosts or all(map(is_public, addresses))):
         # one message for both, since which names exist in our network is nobody's business
         raise FetchError(f"{host} has no address, or one that is not public")
-    return addresses[0]
+    return addresses
 
 
-async def _body(response: httpx.Response, host: str, max_bytes: int, policy: FetchPolicy) -> bytes:
+async def _body(
+    response: httpx.Response, host: str, max_bytes: int, policy: FetchPolicy, on_bytes: Callable[[int], None]
+) -> bytes:
     if (status := response.status_code) != 200:
         raise FetchError(f"{host} answers with status {status}", retryable=status in (408, 429) or status >= 500)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -156,6 +174,7 @@ async def _body(response: httpx.Response, host: str, max_bytes: int, policy: Fet
     announced, body = int(response.headers.get("content-length", 0)), bytearray()
     if announced <= max_bytes:
         async for chunk in response.aiter_raw():
+            on_bytes(len(chunk))
             body += chunk
             if len(body) > max_bytes:
                 break

@@ -4,8 +4,10 @@ import argparse
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
+from gateway.golden import probe
 from referent.bundle import verify_files
 from runtime.launcher import TritonServer
 
@@ -21,8 +23,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = {"grpc_port": args.grpc_port, "metrics_port": args.metrics_port}
+    asked = partial(probe, args.model_repository)
     try:
-        with TritonServer(args.model_repository, args.model, log_path=args.log, verify=verify_files, **ports) as server:
+        with TritonServer(
+            args.model_repository, args.model, log_path=args.log, verify=verify_files, probe=asked, **ports
+        ) as server:
             logging.info("serving %s at %s, metrics at %s", server.models, server.grpc_url, server.metrics_url)
             signal.pause()
     except KeyboardInterrupt:

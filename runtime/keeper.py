@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from runtime.repository import parts, read_config
+from runtime.repository import parts, read_config, releases, version_of
 
 STUB = "triton_python_backend_stub"
 LOAD_TIMEOUT_S = 600
@@ -20,26 +20,45 @@ logger = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Tends the ensembles `models` of one server process; `verify` and `probe` are as in `TritonServer`, the latter
-    without its first argument."""
+    """Tends the ensembles `models` of a server process, and of the next one after it; `verify` and `probe` are as in
+    `TritonServer`, the latter without its first argument."""
 
     def __init__(
         self,
-        server_pid: int,
         client: InferenceServerClient,
         repository: Path,
         models: Sequence[str],
-        verify: Callable[[Path, str], object],
+        verify: Callable[[Path, str, str], object],
         probe: Callable[[str, str], object],
     ) -> None:
-        self._server, self._client, self._repository = psutil.Process(server_pid), client, repository
+        self._client, self._repository = client, repository
         self._verify, self._probe = verify, probe
         self._published = {name: read_config(repository, name) for name in models}
-        self._served = dict(self._published)
+        self._served: dict[str, ModelConfig] = {}
+
+    def attach(self, server_pid: int) -> None:
+        """Tends this process from now on; nothing is loaded in it."""
+        self._server = psutil.Process(server_pid)
         self._model_of_stub: dict[int, str] = {}
         self._suspects: set[int] = set()
         self._buried: set[int] = set()
         self._broken: set[str] = set()
+
+    def as_published(self) -> list[str]:
+        """The ensembles that a new process can load by itself, before it takes requests."""
+        return [name for name, config in self._served.items() if config == self._published[name]]
+
+    def serve_all(self) -> None:
+        """Loads what the process before served or, in the first one, the newest versions that can be served. Raises
+        what is wrong with the newest where none can."""
+        for name in self._published:
+            if name in self.as_published():
+                self._verify(self._repository, name, str(version_of(self._served[name])))
+                self._probe(name, name)
+            elif name in self._served:
+                self._serve(name, self._served[name])
+            else:
+                self._serve_newest(name)
 
     def tend(self) -> None:
         """One look at the stubs and the repository, and what follows. Raises if Triton refuses; then call again."""
@@ -65,32 +84,49 @@ class Keeper:
         dead = (zombies & self._suspects) - self._buried
         self._suspects = zombies
         self._buried = (self._buried & zombies) | dead
-        everything = {part for config in self._served.values() for part in parts(config)}
+        everything = {part for config in self._published.values() for part in parts(config)}
         return set().union(*({self._model_of_stub[pid]} if pid in self._model_of_stub else everything for pid in dead))
 
     def _revive(self, model: str) -> None:
         logger.warning("the Python stub of %s died; loading the model again", model)
+        ensembles = [config for config in self._served.values() if model in parts(config)]
         self._client.unload_model(model)  # Triton holds it for ready: loading alone would do nothing
-        self._client.load_model(model, client_timeout=LOAD_TIMEOUT_S)
-        for name, config in self._served.items():
-            if model in parts(config):
-                self._load(name, config)
+        self._load_part(model, {parts(config)[model] for config in ensembles})
+        for config in ensembles:
+            self._load(config)
+
+    def _serve_newest(self, name: str) -> None:
+        faults = []
+        for config in releases(self._repository, name):
+            try:
+                self._serve(name, config)
+            except Exception as error:
+                logger.error("version %d of %s cannot be served: %s", version_of(config), name, error)
+                faults.append(error)
+            else:
+                return
+        raise faults[0]
 
     def _bring_in(self, name: str, config: ModelConfig) -> None:
         """Serves a newly published version, or goes on with the one before."""
         logger.info("%s was published; loading it", name)
         try:
-            self._verify(self._repository, name)
-            for part in parts(config):
-                self._client.load_model(part, client_timeout=LOAD_TIMEOUT_S)
-            self._try(name, config)
-            self._load(name, config)
+            self._serve(name, config)
         except Exception as error:
             logger.error("the new version of %s cannot be served, the one before stays: %s", name, error)
-            self._load(name, self._served[name])
+            self._load(self._served[name])
         else:
-            self._served[name] = config
             logger.info("%s is served as published", name)
+
+    def _serve(self, name: str, config: ModelConfig) -> None:
+        """Loads a version beside the served one and, if its files and answers are right, in its place."""
+        self._verify(self._repository, name, str(version_of(config)))
+        served = parts(self._served.get(name, config))
+        for part, version in parts(config).items():
+            self._load_part(part, {version, served.get(part, version)})
+        self._try(name, config)
+        self._load(config)
+        self._served[name] = config
 
     def _try(self, name: str, config: ModelConfig) -> None:
         """Raises as the probe does. The ensemble is asked under a name of its own: all requests still get the version
@@ -98,15 +134,20 @@ class Keeper:
         candidate = ModelConfig()
         candidate.CopyFrom(config)
         candidate.name = f"{name}{CANDIDATE}"
-        [version] = config.version_policy.specific.versions
-        files = {f"file:{version}/candidate": b"-"}  # Triton takes a model from outside the repository with a file only
-        config_json = MessageToJson(candidate, preserving_proto_field_name=True)
+        # Triton takes a model from outside the repository with a file only
+        files = {f"file:{version_of(config)}/candidate": b"-"}
         try:
-            self._client.load_model(candidate.name, config=config_json, files=files, client_timeout=LOAD_TIMEOUT_S)
+            self._load(candidate, files)
             self._probe(name, candidate.name)
         finally:
             self._client.unload_model(candidate.name)
 
-    def _load(self, name: str, config: ModelConfig) -> None:
+    def _load_part(self, name: str, versions: set[int]) -> None:
+        """Loads these versions alone, whichever the file names: that may be a refused one."""
+        config = read_config(self._repository, name)
+        config.version_policy.specific.versions[:] = sorted(versions)
+        self._load(config)
+
+    def _load(self, config: ModelConfig, files: dict[str, bytes] | None = None) -> None:
         config_json = MessageToJson(config, preserving_proto_field_name=True)
-        self._client.load_model(name, config=config_json, client_timeout=LOAD_TIMEOUT_S)
+        self._client.load_model(config.name, config=config_json, files=files, client_timeout=LOAD_TIMEOUT_S)

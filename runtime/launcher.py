@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class TritonServerError(RuntimeError):
-    """tritonserver did not start or is not ready; the message ends with the tail of its log."""
+    """tritonserver did not start; the message ends with the tail of its log."""
 
 
 class TritonServer:
@@ -47,13 +47,15 @@ class TritonServer:
 
     The thread starts the server again when it dies, reloads a model whose Python stub died, and brings in what is
     published: once the content of an ensemble's config.pbtxt changes, its parts and then the ensemble are loaded.
-    A version that cannot be served is logged and the one before stays. Nothing else may load or unload models.
+    A version that cannot be served is logged and the one before stays, also in a server that is started again; a first
+    start falls back to older versions in the same way. Nothing else may load or unload models.
 
     model_repository: a folder a model, each with a full config.pbtxt.
     models: ensembles to serve; by default all of the repository.
     grpc_port, metrics_port: 0 picks a free one.
     log_path: file to append the server's log to; by default a temporary one.
-    verify(model_repository, name): raises if files of an ensemble are not as published; called before every load.
+    verify(model_repository, name, version): raises if files of an ensemble are not as published; called before every
+    load.
     probe(grpc_url, name, served_as): raises if the golden inference of an ensemble fails, which is asked under the name
     `served_as`; called before a start or a new version counts as good.
     arguments: further command-line arguments of tritonserver.
@@ -67,7 +69,7 @@ class TritonServer:
         grpc_port: int = 0,
         metrics_port: int = 0,
         log_path: Path | None = None,
-        verify: Callable[[Path, str], object] = lambda repository, name: None,
+        verify: Callable[[Path, str, str], object] = lambda repository, name, version: None,
         probe: Callable[[str, str, str], object] = lambda grpc_url, name, served_as: None,
         arguments: Sequence[str] = (),
     ) -> None:
@@ -112,18 +114,14 @@ class TritonServer:
             self._client.close()  # so that a load in progress does not hold it up
             self._thread.join()
 
-    def check(self) -> None:
-        """Raises TritonServerError unless the server and all ensembles are ready, and what the probe raises."""
-        if not self._is_ready():
-            raise self._error("tritonserver is not ready")
-        self._probe_all()
-
     def _run(self, timeout_s: float, started: Future[None]) -> None:
         try:
             _clean_up_after_the_dead()
             self._directory.mkdir()
             self._distribution = find_distribution()
             self._backends = self._distribution.assemble_backends(self._directory)
+            probe = partial(self._probe, self.grpc_url)
+            self._keeper = Keeper(self._client, self.model_repository, self.models, self._verify, probe)
             self._launch(timeout_s)
         except BaseException as error:
             started.set_exception(error)
@@ -135,8 +133,6 @@ class TritonServer:
             _remove([self._directory, *SHARED_MEMORY.glob(f"{self._id}*")])
 
     def _launch(self, timeout_s: float) -> None:
-        for name in self.models:
-            self._verify(self.model_repository, name)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -146,24 +142,25 @@ class TritonServer:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the launcher
             )
-        server = self._process.pid, self._client
-        probe = partial(self._probe, self.grpc_url)
-        self._keeper = Keeper(*server, self.model_repository, self.models, self._verify, probe)
+        self._keeper.attach(self._process.pid)
+        loader = ThreadPoolExecutor(1)
         try:
-            self._wait_until_ready(timeout_s)
-            self._probe_all()
-        except BaseException:
+            self._wait_until(self._is_up, timeout_s)
+            loading = loader.submit(self._keeper.serve_all)
+            self._wait_until(loading.done, timeout_s)
+            loading.result()
+        except BaseException as error:
             self._process.kill()  # a server whose stub died would not end by itself
             self._end()
+            if isinstance(error, InferenceServerException):
+                raise self._error(f"Triton refuses the models: {error.message()}") from error
             raise
+        finally:
+            loader.shutdown()
 
-    def _probe_all(self) -> None:
-        for name in self.models:
-            self._probe(self.grpc_url, name, name)
-
-    def _wait_until_ready(self, timeout_s: float) -> None:
+    def _wait_until(self, done: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while not self._is_ready():
+        while not done():
             if self._stopping.wait(0.1):
                 raise self._error("stopped before tritonserver was ready")
             if self._process.poll() is not None:
@@ -184,7 +181,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self._id}-",
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in self.models),  # and their parts
+            *(f"--load-model={name}" for name in self._keeper.as_published()),  # and their parts
             "--allow-http=false",
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc_port}",
@@ -194,11 +191,10 @@ class TritonServer:
             *self._arguments,
         ]
 
-    def _is_ready(self) -> bool:
+    def _is_up(self) -> bool:
         """Also tells this server from another one that has the port."""
         try:
-            ours = self._client.get_server_metadata(client_timeout=2).name == self._id
-            return ours and all(self._client.is_model_ready(name, client_timeout=2) for name in self.models)
+            return bool(self._client.get_server_metadata(client_timeout=2).name == self._id)
         except InferenceServerException:
             return False
 

@@ -5,18 +5,37 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-
-def read_config(model_repository: Path, name: str) -> ModelConfig:
-    """The parsed NAME/config.pbtxt. Raises OSError or text_format.ParseError."""
-    return text_format.Parse((model_repository / name / "config.pbtxt").read_text(), ModelConfig())
+CONFIG = "config.pbtxt"
 
 
-def parts(ensemble: ModelConfig) -> list[str]:
-    """Names of the models an ensemble runs, in the order of its steps; empty for any other model."""
-    return list(dict.fromkeys(step.model_name for step in ensemble.ensemble_scheduling.step))
+def read_config(model_repository: Path, name: str, version: str = "") -> ModelConfig:
+    """The parsed NAME/config.pbtxt, or NAME/<version>/config.pbtxt. Raises OSError or text_format.ParseError."""
+    config: ModelConfig = text_format.Parse((model_repository / name / version / CONFIG).read_text(), ModelConfig())
+    config.name = name  # a file may leave it to its folder
+    return config
+
+
+def releases(model_repository: Path, name: str) -> list[ModelConfig]:
+    """What can be served of an ensemble, newest first: what was published last, then what its older versions hold."""
+    published = read_config(model_repository, name)
+    versions = [file.parent.name for file in model_repository.glob(f"{name}/*/{CONFIG}")]
+    older = [read_config(model_repository, name, version) for version in versions]
+    older = [config for config in older if version_of(config) < version_of(published)]
+    return [published, *sorted(older, key=version_of, reverse=True)]
+
+
+def version_of(ensemble: ModelConfig) -> int:
+    """The one version that an ensemble's config names."""
+    [version] = ensemble.version_policy.specific.versions
+    return int(version)
+
+
+def parts(ensemble: ModelConfig) -> dict[str, int]:
+    """The models an ensemble runs, in the order of its steps, with their versions; empty for any other model."""
+    return {step.model_name: step.model_version for step in ensemble.ensemble_scheduling.step}
 
 
 def find_ensembles(model_repository: Path) -> list[str]:
     """Names of the ensembles in the repository, sorted."""
-    names = sorted(path.parent.name for path in model_repository.glob("*/config.pbtxt"))
+    names = sorted(path.parent.name for path in model_repository.glob(f"*/{CONFIG}"))
     return [name for name in names if parts(read_config(model_repository, name))]

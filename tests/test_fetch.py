@@ -314,6 +314,30 @@ async def test_media_type_is_one_of_the_policy(media_type: str, taken: bool) -> 
                 await get(f"http://inside:{port}/", policy=policy)
 
 
+async def test_next_address_is_tried_where_the_first_takes_no_connection() -> None:
+    async with serve(OK, address="127.0.0.2") as port:
+        addresses = [LOOPBACK, "127.0.0.2", "127.0.0.3"]
+        assert await get(f"http://inside:{port}/", port, resolver=resolves(addresses)) == b"picture"
+
+
+async def test_address_that_breaks_off_is_not_asked_again_elsewhere() -> None:
+    async def refuse(request: str, writer: asyncio.StreamWriter) -> None:
+        raise AssertionError(request)
+
+    async with serve(answering("what")) as port, serve(refuse, "127.0.0.2", port):
+        with pytest.raises(FetchError, match="broke off"):
+            await get(f"http://inside:{port}/", port, resolver=resolves([LOOPBACK, "127.0.0.2"]))
+
+
+async def test_who_counts_the_bytes_can_end_the_fetch() -> None:
+    def enough(size: int) -> None:
+        raise MemoryError(size)
+
+    async with serve(OK) as port:
+        with pytest.raises(MemoryError, match="7"):
+            await get(f"http://inside:{port}/", port, on_bytes=enough)
+
+
 async def test_closed_port_is_told_without_the_address() -> None:
     async with serve(OK) as port:
         pass

@@ -61,9 +61,12 @@ def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec
 
 
 def load_checkpoint(
-    directory: Path, dtype: torch.dtype = torch.float32, trainable: bool = False
+    directory: Path, dtype: torch.dtype | None = torch.float32, trainable: bool = False
 ) -> tuple[GroundingModel, CheckpointSpec]:
-    """Rebuild the model, in eval mode unless `trainable`; the head stays fp32. Raises `CheckpointError`."""
+    """Rebuild the model, in eval mode unless `trainable`; the head stays fp32. Raises `CheckpointError`.
+
+    `dtype` None leaves the base's weights as they are stored, mapped from their files.
+    """
     spec = load_checkpoint_spec(directory)
     llava: LlavaForConditionalGeneration | PeftModel = load_llava(str(directory / spec.base), dtype)
     head = load_head(directory, spec, llava.config.text_config.hidden_size)

@@ -65,10 +65,11 @@ class ConvStemLlava(LlavaForConditionalGeneration):
 def load_llava(
     directory: str, dtype: torch.dtype | None = None, quantization: QuantizationConfigMixin | None = None
 ) -> LlavaForConditionalGeneration:
-    """Load a local LLaVA directory with the class that its config names; nothing is downloaded."""
+    """Load a local LLaVA directory with the class that its config names, in the dtype of its files where none is given;
+    nothing is downloaded."""
     config = LlavaConfig.from_pretrained(directory, local_files_only=True)
     has_stem = ConvStemLlava.__name__ in (config.architectures or [])
     model_class = ConvStemLlava if has_stem else LlavaForConditionalGeneration
     return model_class.from_pretrained(
-        directory, config=config, dtype=dtype, quantization_config=quantization, local_files_only=True
+        directory, config=config, dtype=dtype or "auto", quantization_config=quantization, local_files_only=True
     )

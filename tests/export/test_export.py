@@ -4,14 +4,14 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
+from peft import LoraModel
 from tritonclient.grpc import model_config_pb2
 
 from export import __main__ as exporter
-from export.merge import merge
-from export.parity import ParityError, check, tolerances
+from export.parity import ParityError, check, fp32_arithmetic, tolerances
 from export.parts import example_inputs, run, split
 from referent.bundle import Bundle, load_bundle, verify_files
-from referent.modeling.checkpoint import load_checkpoint
+from referent.modeling.checkpoint import load_checkpoint, save_checkpoint
 from referent.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, STEPS, dims_of, dtype_of, part_name
 from tests.tiny import MODEL_REPOSITORY
 
@@ -25,15 +25,36 @@ def published(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     return repository
 
 
-def test_merged_model_answers_as_base_with_adapter(tiny_checkpoint: Path) -> None:
-    adapted, spec = load_checkpoint(tiny_checkpoint)
-    inputs = example_inputs(adapted, spec, 2, 64, 4)
-    with_adapter = run(split(adapted), inputs)["boxes"].clone()
-    with adapted.llava.disable_adapter():
-        without = run(split(adapted), inputs)["boxes"].clone()
-    merged = run(split(merge(adapted, spec)), inputs)["boxes"]
-    torch.testing.assert_close(merged, with_adapter, atol=1e-4, rtol=0)
-    assert (with_adapter - without).abs().max() > 1e-2  # the control: the adapter matters
+def test_what_is_exported_must_have_the_adapter(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)  # the base without what was trained
+    with pytest.raises(ParityError, match="differs by"):
+        exporter.export(tiny_checkpoint, "tiny", tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_fp32_arithmetic_needs_no_fp32_weights(tiny_checkpoint: Path) -> None:
+    model, spec = load_checkpoint(tiny_checkpoint)
+    inputs = example_inputs(model, spec, 2, 64, 4)
+    model.llava.half().float()  # weights that fp16 holds exactly
+    exact = run(split(model), inputs)
+    model.llava.half()
+    before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    with fp32_arithmetic(model):
+        again = run(split(model), inputs)
+    rounded = run(split(model), inputs)
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
+    error, control = ((x["hidden_states"] - exact["hidden_states"]).abs().max() for x in (again, rounded))
+    assert error < control / 20
+
+
+def test_half_precision_weights_are_loaded_as_stored(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model, spec = load_checkpoint(tiny_checkpoint)
+    model.llava = model.llava.merge_and_unload().half()
+    spec = spec.model_copy(update={"base": "base"})
+    save_checkpoint(tmp_path, model, spec, tiny_checkpoint / "tokenizer.json")
+    assert {p.dtype for p in load_checkpoint(tmp_path, dtype=None)[0].llava.parameters()} == {torch.float16}
 
 
 def test_versions_follow_one_another_and_their_files_verify(published: Path) -> None:
@@ -45,15 +66,20 @@ def test_versions_follow_one_another_and_their_files_verify(published: Path) -> 
     assert not list(published.glob(".publish-*"))
 
 
-def test_old_versions_are_pruned_after_two(
+def test_older_versions_stay_and_say_how_to_bring_them_back(
     tiny_checkpoint: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "verify", lambda *_: {})  # parity is not the matter here
-    exporter.export(tiny_checkpoint, "other", published)
-    exporter.export(tiny_checkpoint, "other", published)
-    exporter.export(tiny_checkpoint, "other", published)
+    seen = []
+    for _ in range(2):
+        exporter.export(tiny_checkpoint, "other", published)
+        seen.append((published / "other" / "config.pbtxt").read_text())
     for model in ("other", *(part_name("other", step) for step in STEPS)):
-        assert sorted(path.name for path in (published / model).iterdir() if path.is_dir()) == ["2", "3"]
+        assert sorted(path.name for path in (published / model).iterdir() if path.is_dir()) == ["1", "2"]
+    assert [(published / "other" / v / "config.pbtxt").read_text() for v in "12"] == seen
+    shipped = MODEL_REPOSITORY / "mini"
+    newest = max(shipped.glob("*/config.pbtxt"), key=lambda file: int(file.parent.name))
+    assert newest.read_text() == (shipped / "config.pbtxt").read_text()
 
 
 def config_of(repository: Path, model: str) -> model_config_pb2.ModelConfig:
@@ -126,8 +152,8 @@ def test_a_failed_parity_publishes_nothing(
 ) -> None:
     original = exporter.export_onnx
 
-    def broken(parts: object, inputs: object, directory: Path) -> object:
-        for file in original(parts, inputs, directory):
+    def broken(parts: object, tensors: object, dtype: str, directory: Path) -> object:
+        for file in original(parts, tensors, dtype, directory):
             if file.parent.name == "box_head":
                 model = onnx.load(file)
                 weights = next(t for t in model.graph.initializer if len(t.dims) == 2)

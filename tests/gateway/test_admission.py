@@ -74,6 +74,25 @@ async def test_bytes_beyond_the_budget_are_not_read(start: Start, triton: FakeTr
         assert (await client.post("/v1/ground", content=padded, headers=JSON)).status_code == 200
 
 
+async def test_fetched_bytes_count_in_the_budget(start: Start, triton: FakeTriton) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n" + jpeg(1000, 1000))
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        urls = {"image_urls": "global", "image_url_private_hosts": "127.0.0.1", "image_url_ports": str(port)}
+        query = {"image": {"url": f"http://127.0.0.1:{port}/"}, "expressions": ["the queen"]}
+        padded = json.dumps(GOOD).encode().ljust(1_100_000)
+        async with start(**urls, max_image_bytes=50_000, max_inflight_bytes=1_120_000) as client:
+            held = await hold(client, triton, content=padded, headers=JSON)
+            assert problem(await client.post("/v1/ground", json=query)) == (429, "overloaded", "request")
+            await end(held, triton)
+            for _ in range(3):  # what is fetched is given back
+                assert (await client.post("/v1/ground", json=query)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("first", "second", "status"),
     [("1.2.3.4", "1.2.3.4", 429), ("1.2.3.4", "1.2.3.5", 200), ("2001:db8::1", "2001:db8::2", 429)],

@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,11 @@ from unittest.mock import ANY
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
-from gateway.__main__ import listen, main
+from gateway.__main__ import Server, listen, main
 from gateway.settings import Settings
 from referent.bundle import verify_files
 from referent.cli import app
@@ -105,10 +107,33 @@ def process(repository: Path, triton_url: str) -> Iterator[tuple[subprocess.Pope
         process.kill()
 
 
+@pytest.mark.anyio
+async def test_head_that_does_not_arrive_is_not_waited_for(
+    make_app: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.__main__.HEAD_TIMEOUT_S", 0.3)
+    ready = asyncio.Event()
+    server = Server(make_app(ready.set), Settings())
+    server.capture_signals = nullcontext  # pytest keeps its own
+    body = json.dumps(in_json(jpeg(), "the queen")).encode()
+    head = f"POST /v1/ground HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        await ready.wait()
+        slow_body, slow_head, silent = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
+        slow_body[1].write(head.encode() + b"\r\n")
+        slow_head[1].write(b"POST /v1/gr")
+        assert await slow_head[0].read() == await silent[0].read() == b""  # closed, after the time
+        slow_body[1].write(body)
+        assert b" 200 " in await slow_body[0].readline()
+        server.should_exit = True
+        await serving
+
+
 async def accepts(client: httpx.AsyncClient) -> bool:
     try:
         return (await client.get("/livez")).status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:  # refused, or closed just as it connected
         return False
 
 

@@ -1,8 +1,10 @@
 """Health, models, OpenAPI, metrics, logs, settings, imports: the gateway as its operators meet it."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +13,8 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from gateway.__main__ import listen, url_of
-from gateway.settings import Settings
+from gateway.errors import TABLE
+from gateway.settings import OTHERS, Settings
 from tests.gateway.samples import in_json, jpeg
 
 
@@ -68,6 +71,10 @@ async def test_a_request_leaves_metrics_and_one_line_without_its_content(client:
         'referent_stage_duration_seconds_count{stage="inference"}',
         'referent_rejections_total{reason="not-found"}',
         "referent_inflight_requests 0.0",
+        "referent_inflight_requests_limit 64.0",
+        "referent_inflight_bytes 0.0",
+        "referent_inflight_bytes_limit 5.36870912e+08",
+        'referent_stage_duration_seconds_count{stage="queue"}',
         'referent_expressions_per_request_bucket{le="1.0"}',
         'referent_model_info{digest="sha256:',
     ):
@@ -110,3 +117,34 @@ def test_ports_that_are_taken_are_named() -> None:
             listen(Settings(port=port, metrics_port=0))
         with pytest.raises(OSError, match="REFERENT_METRICS_PORT"):
             listen(Settings(port=0, metrics_port=port))
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+
+
+def test_page_has_every_problem_as_the_table_has_it() -> None:
+    rows = {
+        f"| `{kind.slug}` | {kind.status} | {'yes' if kind.retryable else 'no'} | {kind.title} |"
+        for kind in TABLE.values()
+        if kind.status != 499
+    }
+    assert {line for line in PAGE.splitlines() if line in rows} == rows
+
+
+def test_page_has_every_setting_with_its_default_and_no_other() -> None:
+    for name, field in Settings.model_fields.items():
+        value = field.default
+        default = ", ".join(map(str, sorted(value))) if isinstance(value, frozenset) else "" if value is None else value
+        assert f"| `REFERENT_{name.upper()}` | {default} | {field.description} |" in PAGE
+    named = set(re.findall(r"REFERENT_[A-Z_]+", PAGE)) - OTHERS
+    assert named == {f"REFERENT_{name.upper()}" for name in Settings.model_fields}
+
+
+@pytest.mark.anyio
+async def test_page_has_every_path_and_metric(client: httpx.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    names = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    names |= {
+        line.split()[2] for line in generate_latest().decode().splitlines() if line.startswith("# TYPE referent_")
+    }
+    assert {name for name in names if f"`{name}`" not in PAGE and not name.endswith("_created")} == set()

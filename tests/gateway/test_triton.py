@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
 from gateway.registry import Registry
 from gateway.triton import Triton
 from tests.gateway.conftest import Start, listening
-from tests.gateway.fake_triton import FakeTriton
+from tests.gateway.fake_triton import FakeTriton, publish
 from tests.gateway.samples import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +47,29 @@ async def test_load_is_shared_and_one_that_goes_is_not_noticed(
             await asyncio.to_thread(stack.close)
             assert await asking == [200] * 4
             assert await ask(8) == [200] * 8
+
+
+async def test_tritons_that_move_on_one_by_one_lose_no_request(
+    start: Start, two: tuple[FakeTriton, FakeTriton], repository: Path
+) -> None:
+    with listening(two[0]) as first, listening(two[1]) as second:
+        async with start(triton_url=f"{first},{second}") as client:
+            publish(repository, "2")
+            for moving in two:
+                moving.served.clear()
+                moving.serve(repository, version="2")
+                answers = await asyncio.gather(*[client.post("/v1/ground", json=GOOD) for _ in range(24)])
+                assert [answer.status_code for answer in answers] == [200] * 24
+                assert (await client.post("/v1/reload")).json()["models"][0]["ready"]
+            assert (await client.post("/v1/ground", json=GOOD)).json()["version"] == "2"
+
+
+async def test_version_that_goes_while_a_request_looks_for_it_costs_no_answer(start: Start, triton: FakeTriton) -> None:
+    gone = grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'tiny' version 1 is not at ready state"
+    async with start() as client:
+        triton.failures = [gone] * 7  # all tries of the first look, and some of the golden inference after it
+        assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+        assert not triton.failures
 
 
 class Nameserver(threading.Thread):

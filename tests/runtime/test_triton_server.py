@@ -1,6 +1,7 @@
 """The launcher and the Python backend on the real tritonserver, with an ensemble of two tiny graphs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ PART = """
 backend: "onnxruntime"
 max_batch_size: 8
 dynamic_batching { max_queue_delay_microseconds: 20000 }
-version_policy { latest { num_versions: 2 } }
+version_policy { specific { versions: VERSION } }
 instance_group { kind: KIND_CPU count: 1 }
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }
 """
@@ -60,11 +61,12 @@ def publish(repository: Path, version: int, constant: float) -> None:
     )
     for name, config, graph in (("tiny_add", ADD, add), ("tiny_pick", PICK, pick)):
         (repository / name / str(version)).mkdir(parents=True)
-        (repository / name / "config.pbtxt").write_text(PART + config)
+        (repository / name / "config.pbtxt").write_text(PART.replace("VERSION", str(version)) + config)
         model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> {name} {graph}')
         onnx.save(model, repository / name / str(version) / "model.onnx")
     (repository / "tiny" / str(version)).mkdir(parents=True)
-    (repository / "tiny" / "next").write_text(ENSEMBLE.replace("VERSION", str(version)))
+    (repository / "tiny" / str(version) / "config.pbtxt").write_text(ENSEMBLE.replace("VERSION", str(version)))
+    shutil.copy(repository / "tiny" / str(version) / "config.pbtxt", repository / "tiny" / "next")
     os.replace(repository / "tiny" / "next", repository / "tiny" / "config.pbtxt")
 
 
@@ -143,7 +145,7 @@ def test_killed_stub_is_healed(server: TritonServer) -> None:
 
 def test_killed_server_is_started_again(server: TritonServer) -> None:
     server._process.kill()
-    wait_until(lambda: not server._is_ready())
+    wait_until(lambda: not answers(server, 1, 4))
     wait_until(lambda: answers(server, 1, 4))
 
 
@@ -162,24 +164,56 @@ def test_broken_version_leaves_the_one_before(server: TritonServer, caplog: pyte
 
 
 def test_version_that_the_probe_refuses_is_never_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    asked: list[str] = []
-
     def probe(grpc_url: str, name: str, served_as: str) -> None:
-        asked.append(served_as)
-        if served_as != name:
-            with InferenceServerClient(grpc_url) as client:
-                assert client.is_model_ready(served_as)
+        with InferenceServerClient(grpc_url) as client:
+            if client.get_model_metadata(served_as).versions == ["2"]:
                 assert client.get_model_metadata(name).versions == ["1"]
-            raise ValueError("nonsense")
+                raise ValueError("nonsense")
 
     publish(tmp_path, 1, constant=1)
     with TritonServer(tmp_path, probe=probe) as server:
         publish(tmp_path, 2, constant=100)
         wait_until(lambda: "cannot be served, the one before stays: nonsense" in caplog.text)
         assert ground(server, 0, 3) == [1, 4]
-        assert asked == ["tiny", "tiny.candidate"]
         with InferenceServerClient(server.grpc_url) as client:
             wait_until(lambda: not client.is_model_ready("tiny.candidate"))
+
+
+def none_of_hundreds(grpc_url: str, name: str, served_as: str) -> None:
+    """A probe that refuses versions published with a constant from 100 on."""
+    inputs = [InferInput("x", [1, 4], "FP32"), InferInput("index", [1, 1], "INT64")]
+    inputs[0].set_data_from_numpy(X)
+    inputs[1].set_data_from_numpy(np.array([[0]], np.int64))
+    with InferenceServerClient(grpc_url) as client:
+        if (answer := client.infer(served_as, inputs).as_numpy("picked")[0, 0]) >= 100:
+            raise ValueError(f"{answer:g} is too much")
+
+
+def test_refused_versions_in_a_row_leave_the_good_one_whatever_dies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path, 1, constant=1)
+    with TritonServer(tmp_path, probe=none_of_hundreds) as server:
+        for version in (2, 3):
+            publish(tmp_path, version, constant=100 * version)
+            wait_until(lambda version=version: f"{100 * version} is too much" in caplog.text)
+            assert ground(server, 0, 3) == [1, 4]
+        next(stub for stub in stubs(server) if "tiny_add/1" in stub.cmdline()[1]).kill()
+        wait_until(lambda: "died" in caplog.text)
+        wait_until(lambda: answers(server, 1, 4))
+        server._process.kill()
+        wait_until(lambda: not answers(server, 1, 4))
+        wait_until(lambda: answers(server, 1, 4))
+    with TritonServer(tmp_path, probe=none_of_hundreds) as server:
+        assert ground(server, 0, 3) == [1, 4]
+        publish(tmp_path, 4, constant=4)
+        wait_until(lambda: answers(server, 4, 7))
+        (tmp_path / "tiny_add" / "3" / "model.onnx").write_bytes(b"no model")  # what is not served cannot hold it up
+        server._process.kill()
+        wait_until(lambda: not answers(server, 4, 7))
+        wait_until(lambda: answers(server, 4, 7))
+        shutil.copy(tmp_path / "tiny" / "1" / "config.pbtxt", tmp_path / "tiny" / "config.pbtxt")  # roll back
+        wait_until(lambda: answers(server, 1, 4))
 
 
 def left_by(pid: int) -> list[Path]:
@@ -214,7 +248,7 @@ time.sleep(60)
     assert left_by(os.getpid()) == others
 
 
-def refuse(repository: Path, name: str) -> None:
+def refuse(repository: Path, name: str, version: str) -> None:
     raise ValueError(f"{name} is not as published")
 
 
@@ -227,7 +261,7 @@ def test_start_refuses_what_verify_refuses(tmp_path: Path) -> None:
 def test_start_names_a_corrupt_model(tmp_path: Path) -> None:
     publish(tmp_path, 1, constant=1)
     (tmp_path / "tiny_add" / "1" / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(TritonServerError, match=r"ended with status 1(.|\n)*tiny_add(.|\n)*Protobuf parsing failed"):
+    with pytest.raises(TritonServerError, match=r"tiny_add(.|\n)*Protobuf parsing failed"):
         TritonServer(tmp_path).start()
 
 
