@@ -52,11 +52,16 @@ class Registry:
         self._repository, self._triton, self._default = repository, triton, default_model
         self._refreshing, self._suspected = asyncio.Lock(), asyncio.Event()
         self._warned: dict[str, str] = {}
+        self._complete = False  # whether all models have been ready at the same time
 
     @property
     def ready(self) -> bool:
-        """Whether to send requests here: there are models, the latest golden inference of each passed, no draining."""
-        return bool(self.models) and not self.faults and not self.draining
+        """Whether to send requests here: there are models, the latest golden inference of each passed, no draining.
+
+        A name that is new in the repository of a service that has been ready takes nothing away from it.
+        """
+        ill = self.faults.keys() & self.models.keys() if self._complete else self.faults
+        return bool(self.models) and not ill and not self.draining
 
     def check_ready(self) -> None:
         """Raises NotReadyError unless `ready`, saying why."""
@@ -88,6 +93,7 @@ class Registry:
             log.warning("no model in the repository", repository=str(self._repository))
         for name in names:
             await self.refresh_model(name)
+        self._complete |= bool(self.models) and not self.faults
 
     def suspect(self) -> None:
         """Has the models examined soon: an inference failed in a way that a healthy one does not."""

@@ -20,20 +20,20 @@ logger = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Tends the ensembles `models` of a server process, and of the next one after it; `verify` and `probe` are as in
-    `TritonServer`, the latter without its first argument."""
+    """Tends the ensembles that `find` names of a server process, and of the next one after it; `verify` and `probe` are
+    as in `TritonServer`, the latter without its first argument."""
 
     def __init__(
         self,
         client: InferenceServerClient,
         repository: Path,
-        models: Sequence[str],
+        find: Callable[[], Sequence[str]],
         verify: Callable[[Path, str, str], object],
         probe: Callable[[str, str], object],
     ) -> None:
-        self._client, self._repository = client, repository
+        self._client, self._repository, self._find = client, repository, find
         self._verify, self._probe = verify, probe
-        self._published = {name: read_config(repository, name) for name in models}
+        self._published = {name: read_config(repository, name) for name in find()}
         self._served: dict[str, ModelConfig] = {}
 
     def attach(self, server_pid: int) -> None:
@@ -62,9 +62,9 @@ class Keeper:
 
     def tend(self) -> None:
         """One look at the stubs and the repository, and what follows. Raises if Triton refuses; then call again."""
-        for name, before in list(self._published.items()):
+        for name in self._find():
             config = read_config(self._repository, name)
-            if config != before:
+            if config != self._published.get(name):
                 self._published[name] = config  # a version that cannot be served is tried once, not at every look
                 self._bring_in(name, config)
         self._broken |= self.find_dead()
@@ -108,13 +108,14 @@ class Keeper:
         raise faults[0]
 
     def _bring_in(self, name: str, config: ModelConfig) -> None:
-        """Serves a newly published version, or goes on with the one before."""
+        """Serves a newly published version, or goes on with the one before, if there is one."""
         logger.info("%s was published; loading it", name)
         try:
             self._serve(name, config)
         except Exception as error:
             logger.error("the new version of %s cannot be served, the one before stays: %s", name, error)
-            self._load(self._served[name])
+            if name in self._served:
+                self._load(self._served[name])
         else:
             logger.info("%s is served as published", name)
 

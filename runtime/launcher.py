@@ -51,7 +51,7 @@ class TritonServer:
     start falls back to older versions in the same way. Nothing else may load or unload models.
 
     model_repository: a folder a model, each with a full config.pbtxt.
-    models: ensembles to serve; by default all of the repository.
+    models: ensembles to serve; by default all of the repository, those too that are published later.
     grpc_port, metrics_port: 0 picks a free one.
     log_path: file to append the server's log to; by default a temporary one.
     verify(model_repository, name, version): raises if files of an ensemble are not as published; called before every
@@ -74,7 +74,7 @@ class TritonServer:
         arguments: Sequence[str] = (),
     ) -> None:
         self.model_repository = model_repository
-        self.models = list(models or find_ensembles(model_repository))
+        self._named = list(models or [])
         if not self.models:
             raise TritonServerError(f"no ensemble in {model_repository}: publish one there or name another folder")
         self._grpc_port, self._metrics_port = grpc_port or _free_port(), metrics_port or _free_port()
@@ -85,6 +85,11 @@ class TritonServer:
         self.log_path = log_path or self._directory / "tritonserver.log"
         self._verify, self._probe, self._arguments = verify, probe, arguments
         self._stopping, self._thread = Event(), Thread()
+
+    @property
+    def models(self) -> list[str]:
+        """The ensembles to serve, as the repository is now."""
+        return self._named or find_ensembles(self.model_repository)
 
     def __enter__(self) -> Self:
         self.start()
@@ -121,7 +126,7 @@ class TritonServer:
             self._distribution = find_distribution()
             self._backends = self._distribution.assemble_backends(self._directory)
             probe = partial(self._probe, self.grpc_url)
-            self._keeper = Keeper(self._client, self.model_repository, self.models, self._verify, probe)
+            self._keeper = Keeper(self._client, self.model_repository, lambda: self.models, self._verify, probe)
             self._launch(timeout_s)
         except BaseException as error:
             started.set_exception(error)

@@ -137,6 +137,17 @@ async def test_several_models_and_no_default(start: Start, triton: FakeTriton, r
         assert defaults == {"other": True, "tiny": False}
 
 
+async def test_new_name_that_triton_does_not_serve_yet_leaves_the_others(
+    registry: Registry, triton: FakeTriton, repository: Path
+) -> None:
+    await registry.refresh()
+    publish(repository, "1", name="other")
+    await registry.refresh()
+    assert registry.ready
+    with pytest.raises(NotReadyError, match="other is not ready yet"):
+        registry.get("other")
+
+
 async def test_gateway_waits_for_triton(start: Start, triton: FakeTriton) -> None:
     served, triton.served = triton.served, {}
     async with start() as client:

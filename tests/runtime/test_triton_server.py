@@ -154,6 +154,16 @@ def test_published_version_is_served_next(server: TritonServer) -> None:
     wait_until(lambda: answers(server, 100, 103))
 
 
+def test_name_that_is_new_is_served_too(tmp_path: Path) -> None:
+    publish(tmp_path, 1, constant=1)
+    with TritonServer(tmp_path) as server, InferenceServerClient(server.grpc_url) as client:
+        shutil.copytree(tmp_path / "tiny", tmp_path / ".other")
+        os.rename(tmp_path / ".other", tmp_path / "other")
+        wait_until(lambda: bool(client.is_model_ready("other")))
+        assert answers(server, 1, 4)
+    assert server.models == ["other", "tiny"]
+
+
 def test_broken_version_leaves_the_one_before(server: TritonServer, caplog: pytest.LogCaptureFixture) -> None:
     before = ground(server, 0, 3)
     publish(server.model_repository, 3, constant=7)
