@@ -13,6 +13,7 @@ from gateway.deadline import Deadline, DeadlineError
 from gateway.registry import Model, Registry
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
+from gateway.shadow import Shadow
 from gateway.sources import Sources
 from gateway.telemetry import EXPRESSIONS, IMAGE_PIXELS, STAGE_SECONDS
 from gateway.triton import Prediction, Triton, TritonBusyError, TritonError, VersionGoneError
@@ -21,6 +22,8 @@ from referent.drawing import draw
 from referent.images import ImageTooLargeError, decode_image
 from referent.processor import Found, Inputs
 from referent.prompts import ExpressionError
+
+VERSION_TRIES = 3  # several Tritons that move on one by one may show the same request both versions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,8 +40,13 @@ class Pipeline:
         self.settings, self._registry, self._triton = settings, registry, triton
         self._sources = Sources(settings)
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._shadow: Shadow | None = None
+        if settings.shadow_model:
+            self._shadow = Shadow(settings.shadow_model, settings.shadow_share, settings.max_pixels, registry, triton)
 
     def close(self) -> None:
+        if self._shadow:
+            self._shadow.close()
         self._pool.shutdown(cancel_futures=True)
 
     async def ground(
@@ -63,12 +71,15 @@ class Pipeline:
                 if isinstance(image, ImageInput) and image.url:
                     clock.enter("fetch")
                 data = await self.read(image, deadline)
-                try:
-                    inputs, prediction = await self._infer(clock, chosen, data, expressions, deadline, request_id)
-                except VersionGoneError:  # another was published: its tokenizer and transform are its own
-                    await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
-                    chosen = self._registry.get(model)
-                    inputs, prediction = await self._infer(clock, chosen, data, expressions, deadline, request_id)
+                for tries_left in reversed(range(VERSION_TRIES)):
+                    try:
+                        inputs, prediction = await self._infer(clock, chosen, data, expressions, deadline, request_id)
+                        break
+                    except VersionGoneError:  # another was published: its tokenizer and transform are its own
+                        if not tries_left:
+                            raise
+                        await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
+                        chosen = self._registry.get(model)
                 clock.enter("postprocess")
                 results = chosen.processor.postprocess(inputs, *prediction)
         except TimeoutError as error:
@@ -80,6 +91,8 @@ class Pipeline:
             raise
         width, height = inputs.placement.image_size
         IMAGE_PIXELS.observe(width * height)
+        if self._shadow:
+            self._shadow.compare(chosen, data, results)
         return GroundResponse(
             model=chosen.bundle.name,
             version=chosen.bundle.version,

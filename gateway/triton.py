@@ -1,7 +1,7 @@
 """Triton over gRPC: what it serves, whether that is our bundle, and inference; with errors of our own."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from referent.packing import PackedRow
 from referent.processor import Inputs
 
 LOOKUP_TIMEOUT_S = 5  # for what Triton answers from memory
+VERSION_TRIES = 4  # each asks the next Triton: while they are replaced one by one, some have another version
 CHANNEL = [
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel shall mean new connections
@@ -93,16 +94,11 @@ class Triton:
 
     async def latest_version(self, name: str) -> str:
         """The highest version of a model that Triton has ready. Raises `TritonError`."""
-        with own_errors():
-            metadata = await self._client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)
-        if not metadata.versions:
-            raise VersionGoneError(f"Triton has no version of {name} ready")
-        return str(max(metadata.versions, key=int))
+        return str(max(await _persist(lambda: self._versions(name)), key=int))
 
     async def check(self, bundle: Bundle, digest: str) -> None:
         """Raises `TritonError` unless Triton serves this very bundle with the tensors of the contract."""
-        with own_errors():
-            answer = await self._client.get_model_config(bundle.name, bundle.version, client_timeout=LOOKUP_TIMEOUT_S)
+        answer = await _persist(lambda: self._config(bundle))
         config, subject = answer.config, f"{bundle.name} version {bundle.version}"
         if (served := config.parameters[tensors.DIGEST_PARAMETER].string_value) != digest:
             raise TritonError(f"Triton serves {subject} of digest {served or 'none'}, its bundle has {digest}")
@@ -125,15 +121,35 @@ class Triton:
     ) -> list[Floats]:
         request = row_request(bundle, image, row) | {"request_id": request_id, "headers": tracing.context()}
         deadline = asyncio.get_running_loop().time() + timeout_s
-        try:
-            result = await self._send(request, deadline)
-        except LostConnectionError:  # inference is pure, so asking again, the next Triton if there are several, is safe
-            result = await self._send(request, deadline)
-        return read_answer(bundle, row, result)
+        return read_answer(bundle, row, await _persist(lambda: self._send(request, deadline)))
+
+    async def _versions(self, name: str) -> Sequence[str]:
+        with own_errors():
+            metadata = await self._client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)
+        if not metadata.versions:
+            raise VersionGoneError(f"Triton has no version of {name} ready")
+        return list(metadata.versions)
+
+    async def _config(self, bundle: Bundle) -> Any:
+        with own_errors():
+            return await self._client.get_model_config(bundle.name, bundle.version, client_timeout=LOOKUP_TIMEOUT_S)
 
     async def _send(self, request: dict[str, Any], deadline: float) -> Any:
         with own_errors():
             return await self._client.infer(**request, client_timeout=deadline - asyncio.get_running_loop().time())
+
+
+async def _persist(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """The answer, at the second try after a lost connection and at one of VERSION_TRIES where the version is gone: what
+    is asked is pure, and the next try goes to the next Triton if there are several."""
+    tries = {LostConnectionError: 2, VersionGoneError: VERSION_TRIES}
+    while True:
+        try:
+            return await ask()
+        except (LostConnectionError, VersionGoneError) as error:
+            tries[type(error)] -= 1
+            if not tries[type(error)]:
+                raise
 
 
 def row_request(bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class TritonServerError(RuntimeError):
 
 
 class TritonServer:
-    """A tritonserver on the loopback interface (gRPC and metrics, no HTTP) and a thread that tends it.
+    """A tritonserver on a loopback address (gRPC and metrics, no HTTP) and a thread that tends it.
 
     The thread starts the server again when it dies, reloads a model whose Python stub died, and brings in what is
     published: once the content of an ensemble's config.pbtxt changes, its parts and then the ensemble are loaded.
@@ -51,6 +51,7 @@ class TritonServer:
 
     model_repository: a folder a model, each with a full config.pbtxt.
     models: ensembles to serve; by default all of the repository.
+    address: to listen on.
     grpc_port, metrics_port: 0 picks a free one.
     log_path: file to append the server's log to; by default a temporary one.
     verify(model_repository, name): raises if files of an ensemble are not as published; called before every load.
@@ -64,6 +65,7 @@ class TritonServer:
         model_repository: Path,
         models: Sequence[str] | None = None,
         *,
+        address: str = "127.0.0.1",
         grpc_port: int = 0,
         metrics_port: int = 0,
         log_path: Path | None = None,
@@ -75,9 +77,10 @@ class TritonServer:
         self.models = list(models or find_ensembles(model_repository))
         if not self.models:
             raise TritonServerError(f"no ensemble in {model_repository}: publish one there or name another folder")
+        self._address = address
         self._grpc_port, self._metrics_port = grpc_port or _free_port(), metrics_port or _free_port()
-        self.grpc_url = f"127.0.0.1:{self._grpc_port}"
-        self.metrics_url = f"http://127.0.0.1:{self._metrics_port}/metrics"
+        self.grpc_url = f"{address}:{self._grpc_port}"
+        self.metrics_url = f"http://{address}:{self._metrics_port}/metrics"
         self._id = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._directory = TEMPORARY / self._id
         self.log_path = log_path or self._directory / "tritonserver.log"
@@ -186,9 +189,9 @@ class TritonServer:
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self.models),  # and their parts
             "--allow-http=false",
-            "--grpc-address=127.0.0.1",
+            f"--grpc-address={self._address}",
             f"--grpc-port={self._grpc_port}",
-            "--metrics-address=127.0.0.1",
+            f"--metrics-address={self._address}",
             f"--metrics-port={self._metrics_port}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *self._arguments,

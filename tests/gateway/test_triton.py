@@ -12,7 +12,7 @@ import pytest
 from gateway.registry import Registry
 from gateway.triton import Triton
 from tests.gateway.conftest import Start, listening
-from tests.gateway.fake_triton import FakeTriton
+from tests.gateway.fake_triton import FakeTriton, publish
 from tests.gateway.samples import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +46,23 @@ async def test_load_is_shared_and_one_that_goes_is_not_noticed(
             await asyncio.to_thread(stack.close)
             assert await asking == [200] * 4
             assert await ask(8) == [200] * 8
+
+
+async def test_while_they_move_on_one_by_one_requests_find_their_version(
+    start: Start, two: tuple[FakeTriton, FakeTriton], repository: Path
+) -> None:
+    with listening(two[0]) as first, listening(two[1]) as second:
+        async with start(triton_url=f"{first},{second}", readiness_interval_s=0.05) as client:
+            publish(repository, "2")
+            two[1].serve(repository, version="2")
+            del two[1].served["tiny"]["1"]
+            answers = [await client.post("/v1/ground", json=GOOD) for _ in range(40)]
+            assert [answer.status_code for answer in answers] == [200] * 40
+            assert (await client.get("/readyz")).status_code == 200
+            two[0].served["tiny"] = dict(two[1].served["tiny"])
+            async with asyncio.timeout(30):
+                while (await client.post("/v1/ground", json=GOOD)).json()["version"] != "2":
+                    pass
 
 
 class Nameserver(threading.Thread):
