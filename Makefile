@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PAGE := web/dist/index.html
 
-.PHONY: serve test test-web lint format export clean help page chromium web/openapi.json
+.PHONY: serve test test-web lint format export deploy-check image dist clean help page chromium web/openapi.json
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,8 +30,20 @@ format: .venv/development  ## put the sources into shape
 export: .venv/development  ## publish CHECKPOINT=directory as NAME=mini into model_repository/
 	$(BIN)/python -m export $(CHECKPOINT) --name $(or $(NAME),mini)
 
+deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
+	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/test_compose.py
+
+image:  ## build the gateway's image
+	docker build --file gateway/Dockerfile --tag referent-gateway .
+
+dist: .venv-deploy/tools  ## the wheel and the rendered manifests of a release into dist/
+	.venv-deploy/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+	for overlay in cpu gpu; do \
+		PATH=$(CURDIR)/.venv-deploy/bin:$$PATH kubectl kustomize deploy/kubernetes/overlays/$$overlay >dist/$$overlay.yaml || exit 1; \
+	done
+
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
+	rm -rf .venv .venv-deploy dist .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
 
 # the API goes without the page
 page:
@@ -71,3 +83,13 @@ chromium:
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[gateway,local,export,train,demo,dev]'
 	touch $@ .venv/serving
+
+# checkov pins much, so it lives apart
+.venv-deploy/tools: pyproject.toml deploy/tools.sh
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/pip install --quiet --editable '.[gateway,local,deploy]'
+	$(PYTHON) -m venv .venv-deploy/checkov
+	.venv-deploy/checkov/bin/pip install --quiet checkov==3.3.30
+	ln -sf ../checkov/bin/checkov .venv-deploy/bin/checkov
+	deploy/tools.sh .venv-deploy
+	touch $@

@@ -40,7 +40,8 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
             # not sooner than the longest request ends, which would lose its connection
             interval_s = max(settings.triton_reconnect_s, settings.deadline_s)
             stack.callback(asyncio.create_task(triton.keep_reconnecting(interval_s)).cancel)
-            registry = Registry(settings.model_repository, triton, settings.default_model)
+            served = settings.models, settings.shadow_model
+            registry = Registry(settings.model_repository, triton, settings.default_model, *served)
             pipeline = Pipeline(settings, registry, triton)
             stack.callback(pipeline.close)
             app.state.registry, app.state.pipeline = registry, pipeline

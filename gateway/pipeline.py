@@ -13,6 +13,7 @@ from gateway.budget import Budget, DeadlineError
 from gateway.registry import Model, Registry
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
+from gateway.shadow import Shadow
 from gateway.sources import Sources
 from gateway.telemetry import EXPRESSIONS, IMAGE_PIXELS, STAGE_SECONDS
 from gateway.triton import Triton
@@ -40,8 +41,13 @@ class Pipeline:
         self.settings, self._registry, self._triton = settings, registry, triton
         self._sources = Sources(settings)
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._shadow: Shadow | None = None
+        if settings.shadow_model:
+            self._shadow = Shadow(settings.shadow_model, settings.shadow_share, settings.max_pixels, registry, triton)
 
     def close(self) -> None:
+        if self._shadow:
+            self._shadow.close()
         self._pool.shutdown(cancel_futures=True)
 
     async def ground(
@@ -86,6 +92,8 @@ class Pipeline:
             raise
         width, height = inputs.placement.image_size
         IMAGE_PIXELS.observe(width * height)
+        if self._shadow:
+            self._shadow.compare(chosen, data, results)
         return GroundResponse(
             model=chosen.bundle.name,
             version=chosen.bundle.version,

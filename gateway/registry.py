@@ -43,15 +43,25 @@ class Model:
 
 class Registry:
     """`models` are the versions that requests get; `faults` says why models are not ready, by name; `draining` that the
-    service is going down."""
+    service is going down. Served are the models of `only`, by default all of the repository; no fault of `shadow` makes
+    the service unready."""
 
-    def __init__(self, repository: Path, triton: Triton, default_model: str) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        triton: Triton,
+        default_model: str,
+        only: frozenset[str] = frozenset(),
+        shadow: str | None = None,
+    ) -> None:
         self.models: dict[str, Model] = {}
         self.faults: dict[str, str] = {}
         self.draining = False
         self._repository, self._triton, self._default = repository, triton, default_model
+        self._only, self._shadow = only, shadow
         self._refreshing, self._suspected = asyncio.Lock(), asyncio.Event()
         self._warned: dict[str, str] = {}
+        self._passed: dict[str, list[Model]] = {}  # by name, the last two versions that passed a golden inference
         self._complete = False  # whether all models have been ready at the same time
 
     @property
@@ -60,20 +70,24 @@ class Registry:
 
         A name that is new in the repository of a service that has been ready takes nothing away from it.
         """
-        ill = self.faults.keys() & self.models.keys() if self._complete else self.faults
-        return bool(self.models) and not ill and not self.draining
+        ill = self._serious & self.models.keys() if self._complete else self._serious
+        return bool(self.models.keys() - {self._shadow}) and not ill and not self.draining
+
+    @property
+    def _serious(self) -> set[str]:
+        return self.faults.keys() - {self._shadow}
 
     def check_ready(self) -> None:
         """Raises NotReadyError unless `ready`, saying why."""
         if self.draining:
             raise DrainingError("going down: ask another instance")
         if not self.ready:
-            raise NotReadyError(f"not ready: {', '.join(sorted(self.faults)) or 'no model in the repository'}")
+            raise NotReadyError(f"not ready: {', '.join(sorted(self._serious)) or 'no model in the repository'}")
 
     @property
     def default_model(self) -> str | None:
         """The configured default, or the only model."""
-        names = sorted({*self.models, *self.faults})
+        names = sorted({*self.models, *self.faults} - {self._shadow})
         return names[0] if len(names) == 1 else self._default if self._default in names else None
 
     def get(self, name: str | None) -> Model:
@@ -88,7 +102,9 @@ class Registry:
 
     async def refresh(self) -> None:
         """Brings all models up to date; what fails is logged and stands in `faults`."""
-        names = await asyncio.to_thread(bundle_names, self._repository)
+        names = sorted(self._only) or await asyncio.to_thread(bundle_names, self._repository)
+        if self._shadow:
+            names = sorted({*names, self._shadow})
         if not names:
             log.warning("no model in the repository", repository=str(self._repository))
         for name in names:
@@ -100,13 +116,14 @@ class Registry:
         self._suspected.set()
 
     async def refresh_model(self, name: str, stale: Model | None = None) -> None:
-        """The same for one model; with `stale`, does nothing where another request has replaced it already."""
+        """The same for one model; with `stale`, does nothing where another request has replaced it already, and takes a
+        version that passed before at its word."""
         async with self._refreshing:
             current = self.models.get(name)
             if stale and current is not stale:
                 return
             try:
-                model = await self._newest(name, current)
+                model = await self._newest(name, current, trusting=stale is not None)
             except TritonBusyError:  # full of requests that it answers: not ill
                 pass
             except Exception as error:  # whatever a file or an answer holds, the service goes on
@@ -119,6 +136,9 @@ class Registry:
                     MODEL_INFO.clear()
                     for each in self.models.values():
                         MODEL_INFO.labels(each.bundle.name, each.bundle.version, each.digest).set(1)
+                passed = self._passed.get(name, [])
+                if model not in passed:
+                    self._passed[name] = [*passed, model][-2:]
                     log.info("serving", model=name, version=model.bundle.version, digest=model.digest)
 
     async def keep_fresh(self, interval_s: float, on_ready: Callable[[], None]) -> None:
@@ -138,11 +158,12 @@ class Registry:
             self._suspected.clear()
             await self.refresh()
 
-    async def _newest(self, name: str, current: Model | None) -> Model:
+    async def _newest(self, name: str, current: Model | None, trusting: bool) -> Model:
         """The version that Triton serves if it passes, else the current one if that does. Raises anything."""
         try:
-            model = await self._load(name, current)
-            await self._examine(model)
+            model = await self._load(name)
+            if not (trusting and model in self._passed.get(name, [])):
+                await self._examine(model)
         except Exception as error:
             if current is None:
                 raise
@@ -152,11 +173,12 @@ class Registry:
         self._warned.pop(name, None)
         return model
 
-    async def _load(self, name: str, current: Model | None) -> Model:
+    async def _load(self, name: str) -> Model:
         version = await self._triton.latest_version(name)
         bundle, digest = await asyncio.to_thread(load_bundle, self._repository, name, version)
-        if current and current.digest == digest:
-            return current
+        for known in self._passed.get(name, []):
+            if known.digest == digest:
+                return known
         encoder = await asyncio.to_thread(load_encoder, self._repository, bundle)
         return Model(bundle, digest, Processor(bundle, encoder))
 

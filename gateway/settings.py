@@ -37,6 +37,9 @@ class Settings(BaseSettings):
         default=30, gt=0, description="between new connections, which find Tritons that were added to the name"
     )
     model_repository: Path = Field(default=Path("model_repository"), description="the repository that Triton serves")
+    models: Names = Field(
+        default=frozenset(), description="of the repository, those to serve, with commas between; none named: all"
+    )
     default_model: str = Field(default="mini", description="model of requests that name none; a single model always is")
     web: Path = Field(default=Path("web/dist"), description="the built web page, served at /")
     max_image_bytes: int = Field(default=20 * 2**20, gt=0, description="of an encoded image")
@@ -78,6 +81,10 @@ class Settings(BaseSettings):
     )
     decode_threads: int = Field(default=2, gt=0, description="threads that decode and resize images")
     readiness_interval_s: float = Field(default=5, gt=0, description="between golden inferences of each model")
+    shadow_model: str | None = Field(
+        default=None, description="model that is asked too, after the answer, to compare its boxes: see the metrics"
+    )
+    shadow_share: float = Field(default=0.1, gt=0, le=1, description="of requests that the shadow model gets")
 
     @property
     def max_body_bytes(self) -> int:
@@ -121,6 +128,12 @@ class Settings(BaseSettings):
     def _know_hosts(self) -> Self:
         if self.image_urls == "allow-list" and not self.image_url_hosts:
             raise ValueError(f"images by URL from an allow-list, and the list is empty: set {PREFIX}IMAGE_URL_HOSTS")
+        return self
+
+    @model_validator(mode="after")
+    def _compare_with_another(self) -> Self:
+        if self.shadow_model == self.default_model:
+            raise ValueError(f"{PREFIX}SHADOW_MODEL is the model that serves: name another to compare it with")
         return self
 
     @model_validator(mode="after")

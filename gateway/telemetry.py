@@ -21,6 +21,10 @@ REJECTIONS = Counter("referent_rejections_total", "Requests answered with a prob
 CANCELLED = Counter("referent_cancelled_total", "Requests whose client left before the answer")
 IMAGE_PIXELS = Histogram("referent_image_pixels", "Pixels of an image", buckets=[mp * 1e6 for mp in MEGAPIXELS])
 EXPRESSIONS = Histogram("referent_expressions_per_request", "Expressions of a request", buckets=(1, 2, 4, 8, 16, 32))
+SHADOW_REQUESTS = Counter("referent_shadow_requests_total", "Requests in the shadow model's share", ["outcome"])
+SHADOW_IOU = Histogram(
+    "referent_shadow_iou", "Agreement of served and shadow model on an expression", buckets=[i / 10 for i in range(10)]
+)
 MODEL_INFO = Gauge("referent_model_info", "1 for each version being served", ["model", "version", "digest"])
 
 

@@ -2,10 +2,16 @@
 
 A bundle is `model_repository/NAME/<version>/`: bundle.json and tokenizer.json. Its digest, the sha256 of bundle.json,
 covers every file of the version through the hashes that it lists.
+
+    python -m referent.bundle REPOSITORY NAME [--digest sha256:...]
+
+checks the files of the latest version; with --digest, also that it is this very bundle.
 """
 
+import argparse
 import hashlib
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,3 +137,22 @@ def file_entry(file: Path) -> FileEntry:
     """Hash and size of a file."""
     with file.open("rb") as stream:
         return FileEntry(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), bytes=file.stat().st_size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m referent.bundle", description="Checks a published model's files.")
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("name", help="of the model")
+    parser.add_argument("--digest", default="", help="that its bundle must have; where empty, any will do")
+    args = parser.parse_args()
+    try:
+        bundle, digest = verify_files(args.repository, args.name)
+    except BundleError as error:
+        sys.exit(str(error))
+    if args.digest not in ("", digest):
+        sys.exit(f"{bundle.name} version {bundle.version} has the digest {digest}, not {args.digest}: publish that one")
+    print(f"{bundle.name} version {bundle.version}, {digest}: {len(bundle.files)} files are as published")
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ class TritonServerError(RuntimeError):
 
 
 class TritonServer:
-    """A tritonserver on the loopback interface (gRPC and metrics, no HTTP) and a thread that tends it.
+    """A tritonserver on a loopback address (gRPC and metrics, no HTTP) and a thread that tends it.
 
     The thread starts the server again when it dies, reloads a model whose Python stub died, and brings in what is
     published: once the content of an ensemble's config.pbtxt changes, its parts and then the ensemble are loaded.
@@ -52,6 +52,7 @@ class TritonServer:
 
     model_repository: a folder a model, each with a full config.pbtxt.
     models: ensembles to serve; by default all of the repository, those too that are published later.
+    address: to listen on.
     grpc_port, metrics_port: 0 picks a free one.
     log_path: file to append the server's log to; by default a temporary one.
     verify(model_repository, name, version): raises if files of an ensemble are not as published; called before every
@@ -66,6 +67,7 @@ class TritonServer:
         model_repository: Path,
         models: Sequence[str] | None = None,
         *,
+        address: str = "127.0.0.1",
         grpc_port: int = 0,
         metrics_port: int = 0,
         log_path: Path | None = None,
@@ -77,9 +79,10 @@ class TritonServer:
         self._named = list(models or [])
         if not self.models:
             raise TritonServerError(f"no ensemble in {model_repository}: publish one there or name another folder")
+        self._address = address
         self._grpc_port, self._metrics_port = grpc_port or _free_port(), metrics_port or _free_port()
-        self.grpc_url = f"127.0.0.1:{self._grpc_port}"
-        self.metrics_url = f"http://127.0.0.1:{self._metrics_port}/metrics"
+        self.grpc_url = f"{address}:{self._grpc_port}"
+        self.metrics_url = f"http://{address}:{self._metrics_port}/metrics"
         self._id = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._directory = TEMPORARY / self._id
         self.log_path = log_path or self._directory / "tritonserver.log"
@@ -188,9 +191,9 @@ class TritonServer:
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self._keeper.as_published()),  # and their parts
             "--allow-http=false",
-            "--grpc-address=127.0.0.1",
+            f"--grpc-address={self._address}",
             f"--grpc-port={self._grpc_port}",
-            "--metrics-address=127.0.0.1",
+            f"--metrics-address={self._address}",
             f"--metrics-port={self._metrics_port}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *self._arguments,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from referent.bundle import BundleError, ModelSpec, bundle_names, load_bundle, verify_files
+from referent.bundle import BundleError, ModelSpec, bundle_names, load_bundle, main, verify_files
 from tests.tiny import MODEL_REPOSITORY, TINY_BUCKETS, TINY_IMAGE, TINY_PROMPT
 
 
@@ -37,6 +37,28 @@ def test_unknown_names_and_broken_bundles_give_a_clear_error(tmp_path: Path) -> 
     (tmp_path / "bad" / "1" / "bundle.json").write_text(json.dumps({"name": "bad"}))
     with pytest.raises(BundleError, match="not a bundle of this release"):
         load_bundle(tmp_path, "bad")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mini"], None),
+        (["mini", "--digest="], None),
+        (["mini", "--digest=sha256:0"], "not sha256:0"),
+        (["no"], "no version"),
+    ],
+    ids=["any digest", "none given", "another digest", "no such model"],
+)
+def test_the_command_says_whether_files_are_as_published(
+    arguments: list[str], message: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bundle", str(MODEL_REPOSITORY), *arguments])
+    if message:
+        with pytest.raises(SystemExit, match=message):
+            main()
+    else:
+        main()
+        assert "files are as published" in capsys.readouterr().out
 
 
 def test_buckets_must_ascend() -> None:

@@ -63,13 +63,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.failures: list[tuple[grpc.StatusCode, str]] = []  # of the next inferences
         self.misreported_size: int | None = None  # of the image, in the model's config
         self.holds = False  # whether inferences are not answered until `release`
+        self.holds_model: str | None = None  # the same for one model
         self.requests: list[dict[str, Any]] = []  # arrays by name, "id" and gRPC "metadata"
         self.arrived, self.abandoned = threading.Event(), threading.Event()
         self._held: list[threading.Event] = []
 
     def release(self) -> None:
         """Answers what is held, and all that follows."""
-        self.holds = False
+        self.holds, self.holds_model = False, None
         for held in self._held:
             held.set()
 
@@ -99,7 +100,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             for tensor, content in zip(request.inputs, request.raw_input_contents, strict=True)
         }
         self.requests.append(arrays | {"id": request.id, "metadata": dict(context.invocation_metadata())})
-        if self.holds:
+        if self.holds or request.model_name == self.holds_model:
             ended = threading.Event()
             context.add_callback(ended.set)
             self._held.append(ended)

@@ -217,3 +217,11 @@ def test_launchers_probe_asks_a_candidate_for_the_golden_boxes(
     with nullcontext() if fit else pytest.raises(TritonError, match="finite"):
         probe(repository, triton_url, "tiny", "tiny.candidate")
     assert len(triton.requests) == 1
+
+
+async def test_models_that_are_not_to_be_served_make_nobody_wait(start: Start, repository: Path) -> None:
+    publish(repository, name="another")  # which Triton doesn't serve
+    async with start(default_model="tiny", models=frozenset({"tiny"})) as client:
+        assert (await client.get("/readyz")).status_code == 200
+    async with start(default_model="tiny") as client:
+        assert (await client.get("/readyz")).status_code == 503

@@ -72,6 +72,23 @@ async def test_version_that_goes_while_a_request_looks_for_it_costs_no_answer(st
         assert not triton.failures
 
 
+async def test_while_they_move_on_one_by_one_requests_find_their_version(
+    start: Start, two: tuple[FakeTriton, FakeTriton], repository: Path
+) -> None:
+    with listening(two[0]) as first, listening(two[1]) as second:
+        async with start(triton_url=f"{first},{second}", readiness_interval_s=0.05) as client:
+            publish(repository, "2")
+            two[1].serve(repository, version="2")
+            del two[1].served["tiny"]["1"]
+            answers = [await client.post("/v1/ground", json=GOOD) for _ in range(40)]
+            assert [answer.status_code for answer in answers] == [200] * 40
+            assert (await client.get("/readyz")).status_code == 200
+            two[0].served["tiny"] = dict(two[1].served["tiny"])
+            async with asyncio.timeout(30):
+                while (await client.post("/v1/ground", json=GOOD)).json()["version"] != "2":
+                    pass
+
+
 class Nameserver(threading.Thread):
     """Answers every question for an IPv4 address over UDP with `addresses`."""
 

@@ -1,0 +1,215 @@
+"""The images without docker: clean by hadolint; the steps of the Dockerfiles run in a plain folder, and what they make
+serves; the commands that start Triton are given to the real one."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import httpx
+import pytest
+import yaml
+from dockerfile_parse import DockerfileParser
+
+from gateway.golden import probe
+from runtime.distribution import find_distribution
+from runtime.launcher import TritonServer
+from tests.deploy.conftest import KUBERNETES, ROOT, run, tool
+from tests.deploy.manifests import render
+from tests.tiny import MODEL_REPOSITORY
+
+DOCKERFILES = [ROOT / "gateway/Dockerfile", ROOT / "export/Dockerfile"]
+SAMPLES = ROOT / "tests" / "samples"
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
+def test_dockerfile_is_clean(dockerfile: Path) -> None:
+    run(tool("hadolint"), "--failure-threshold", "style", dockerfile)
+    run(tool("checkov"), "--file", dockerfile, "--framework", "dockerfile", "--compact", "--quiet")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
+def test_image_runs_as_nobody_and_its_context_has_what_it_copies(dockerfile: Path) -> None:
+    steps = steps_of(dockerfile)
+    assert [step.value for step in steps if step.instruction == "USER"] == ["65534:65534"]
+    let_in = re.findall(r"^!([\w./]+?)(?:/\*\*)?$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = [shlex.split(step.value)[:-1] for step in steps if step.instruction == "COPY"]
+    sources = {source for words in copied if not words[0].startswith("--from") for source in words}
+    assert all(any(Path(source).is_relative_to(folder) for folder in let_in) for source in sources)
+    assert all(re.search(r":[\w.-]*\d", step.value) for step in steps if step.instruction == "FROM")
+
+
+class Step(NamedTuple):
+    """An instruction of a Dockerfile, and the stage that it belongs to."""
+
+    stage: str
+    instruction: str
+    value: str
+
+
+def steps_of(dockerfile: Path) -> list[Step]:
+    steps, stage = [], ""
+    for entry in DockerfileParser(str(dockerfile)).structure:
+        if entry["instruction"] == "FROM":
+            stage = entry["value"].partition(" AS ")[2]
+        if entry["instruction"] != "COMMENT":
+            steps.append(Step(stage, entry["instruction"], entry["value"]))
+    return steps
+
+
+def build(
+    dockerfile: Path, root: Path, leave_out: frozenset[str] = frozenset(), edit: tuple[str, str] = ("", "")
+) -> None:
+    """Runs the steps with `root` for /: the stages share it, so that what one copies from another lies there."""
+    folder = root
+    for stage, instruction, value in steps_of(dockerfile):
+        if stage in leave_out:
+            continue
+        if instruction == "WORKDIR":
+            folder = root / value.lstrip("/")
+            folder.mkdir(parents=True, exist_ok=True)
+        elif instruction == "RUN":
+            run("sh", "-ec", value.replace(*edit), cwd=folder)
+        elif instruction == "COPY" and value.removeprefix("--from=").split()[0] not in leave_out:
+            *sources, target = [word for word in shlex.split(value) if not word.startswith("--from=")]
+            for source in sources:
+                copy(root / source[1:] if value.startswith("--from=") else ROOT / source, folder / target)
+
+
+def copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored) if source != target else None
+    else:
+        shutil.copy(source, target)
+
+
+@pytest.fixture(scope="module")
+def gateway_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("gateway-image")
+    build(ROOT / "gateway/Dockerfile", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TritonServer]:
+    with TritonServer(MODEL_REPOSITORY, probe=partial(probe, MODEL_REPOSITORY)) as server:
+        yield server
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def test_gateways_image_serves(gateway_root: Path, server: TritonServer) -> None:
+    ports = {"REFERENT_PORT": free_port(), "REFERENT_METRICS_PORT": free_port()}
+    settings = {"REFERENT_TRITON_URL": server.grpc_url, "REFERENT_MODEL_REPOSITORY": MODEL_REPOSITORY, **ports}
+    environment = {name: str(value) for name, value in settings.items()}
+    environment["PATH"] = f"{gateway_root}/app/venv/bin:{os.environ['PATH']}"
+    last = {step.instruction: step.value for step in steps_of(ROOT / "gateway/Dockerfile")}
+    command = json.loads(last["CMD"])
+    health = json.loads(last["HEALTHCHECK"].partition("CMD ")[2].replace("\\", ""))
+    health[-1] = health[-1].replace(":8000", f":{ports['REFERENT_PORT']}")
+    started = partial(subprocess.Popen, cwd=gateway_root / "app", env=environment, stderr=subprocess.PIPE, text=True)
+    program = gateway_root / "app/venv/bin" / command[0]
+    with started([program, *command[1:]]) as process:
+        try:
+            url = next(line["url"] for line in map(json.loads, process.stderr) if line["event"] == "ready")
+            image = (SAMPLES / "scene-2.jpg").read_bytes()
+            answer = httpx.post(f"{url}/v1/ground", files={"image": image}, data={"expression": "the pumpkin"})
+            assert (answer.status_code, answer.json()["results"][0]["present"]) == (200, True)
+            metrics = httpx.get(f"http://127.0.0.1:{ports['REFERENT_METRICS_PORT']}/metrics").text
+            assert 'referent_requests_total{code="200",route="/v1/ground"} 1.0' in metrics
+            run(gateway_root / "app/venv/bin" / health[0], *health[1:], env=environment)
+        finally:
+            process.terminate()
+
+
+def test_gateways_image_has_no_torch_and_verifies_bundles(gateway_root: Path) -> None:
+    python = gateway_root / "app/venv/bin/python"
+    installed = {name.partition("==")[0] for name in run(python, "-m", "pip", "freeze", cwd="/").split()}
+    assert {"torch", "onnxruntime"}.isdisjoint(installed)
+    verify = render(KUBERNETES / "overlays/cpu", tool("kubectl")).pod("triton")["initContainers"][0]
+    values = {"/models": str(MODEL_REPOSITORY), "$(MODEL)": "mini", "--digest=$(DIGEST)": "--digest="}
+    arguments = [values[argument] for argument in verify["args"]]
+    assert "files are as published" in run(python, *verify["command"][1:], *arguments, cwd="/")
+    with pytest.raises(AssertionError, match="not sha256:0"):
+        run(python, *verify["command"][1:], *arguments[:2], "--digest=sha256:0", cwd="/")
+
+
+def test_export_image_has_the_code_of_its_job(tmp_path: Path) -> None:
+    """Its steps without the gigabytes of torch and transformers, which `make test` runs the same code with."""
+    build(ROOT / "export/Dockerfile", tmp_path, edit=("torch==2.13.0 '.[export]'", "--no-deps ."))
+    packages = next((tmp_path / "app/venv/lib").glob("python3.*/site-packages"))
+    assert (packages / "export/__main__.py").exists()
+    assert (packages / "referent/modeling/checkpoint.py").exists()
+
+
+def compose_command() -> list[str]:
+    triton = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton-gpu"]
+    words = [*triton["entrypoint"], *triton["command"]]
+    return [re.sub(r"\$\{REFERENT_MODEL:[^}]+\}", "mini", word).replace("$$", "$") for word in words]
+
+
+def kubernetes_command() -> list[str]:
+    triton = render(KUBERNETES / "overlays/gpu", tool("kubectl")).container("triton")
+    words = [*triton["command"], *triton["args"]]
+    return [word.replace("$(MODEL)", "mini").replace("$$", "$") for word in words]
+
+
+@contextmanager
+def started(command: list[str], folder: Path) -> Iterator[int]:
+    """The command with this machine's Triton for tritonserver, and its gRPC port."""
+    distribution, ports = find_distribution(), (free_port(), free_port())
+    own = {
+        "backend-directory": distribution.assemble_backends(folder),
+        "grpc-port": ports[0],
+        "metrics-port": ports[1],
+    }
+    binaries = folder / "bin"
+    binaries.mkdir()
+    options = " ".join(f"--{name}={value}" for name, value in own.items())
+    program = binaries / "tritonserver"
+    # the options of this machine stand last, where they win
+    program.write_text(f'#!/bin/sh\nexec {distribution.executable} "$@" {options}\n')
+    program.chmod(0o755)
+    environment = distribution.environment()
+    environment["PATH"] = f"{binaries}:{environment['PATH']}"
+    command = [word.replace("/models", str(MODEL_REPOSITORY)) for word in command]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield ports[0]
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("command", [compose_command, kubernetes_command])
+def test_triton_serves_by_its_command_and_takes_no_orders(command: object, tmp_path: Path) -> None:
+    def call(method: str) -> bytes:
+        return channel.unary_unary(method)(b"", timeout=60, wait_for_ready=True)
+
+    with started(command(), tmp_path) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert call("/grpc.health.v1.Health/Check") == b"\x08\x01", (tmp_path / "log").read_text()  # SERVING
+        probe(MODEL_REPOSITORY, f"127.0.0.1:{port}", "mini", "mini")
+        for method in (
+            "RepositoryIndex",
+            "RepositoryModelUnload",
+            "LogSettings",
+            "TraceSetting",
+            "SystemSharedMemoryStatus",
+        ):
+            with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
+                call(f"/inference.GRPCInferenceService/{method}")
