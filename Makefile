@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test lint format export clean help
+.PHONY: serve test lint format export bench perf-analyzer clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,6 +25,12 @@ format: .venv/development  ## put the sources into shape
 export: .venv/development  ## publish CHECKPOINT=directory as NAME=mini into model_repository/
 	$(BIN)/python -m export $(CHECKPOINT) --name $(or $(NAME),mini)
 
+bench: .venv/benchmarks  ## measure every goal of the design in a short run; BENCH='--checkpoint DIR' for trained peers
+	$(BIN)/python -m benchmarks.goals $(BENCH)
+
+perf-analyzer: .venv/benchmarks  ## install Triton's load tester for python -m benchmarks.perf_analyzer
+	$(BIN)/python -m benchmarks.perf_analyzer --install
+
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -40,3 +46,7 @@ clean:  ## remove the virtual environment and caches
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[gateway,local,export,train,dev]'
 	touch $@ .venv/serving
+
+.venv/benchmarks: .venv/development
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@

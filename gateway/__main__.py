@@ -66,6 +66,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http="h11",  # also where httptools is installed, which takes as long
                 log_config=None,
                 access_log=False,
                 server_header=False,
