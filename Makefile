@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PAGE := web/dist/index.html
 
-.PHONY: serve test test-web lint format export deploy-check image dist clean help page chromium web/openapi.json
+.PHONY: serve test test-web lint format export bench perf-analyzer deploy-check image dist clean help page chromium web/openapi.json
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,12 @@ format: .venv/development  ## put the sources into shape
 
 export: .venv/development  ## publish CHECKPOINT=directory as NAME=mini into model_repository/
 	$(BIN)/python -m export $(CHECKPOINT) --name $(or $(NAME),mini)
+
+bench: .venv/benchmarks  ## measure every goal of the design in a short run; BENCH='--checkpoint DIR' for trained peers
+	$(BIN)/python -m benchmarks.goals $(BENCH)
+
+perf-analyzer: .venv/benchmarks  ## install Triton's load tester for python -m benchmarks.perf_analyzer
+	$(BIN)/python -m benchmarks.perf_analyzer --install
 
 deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
 	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/test_compose.py
@@ -92,4 +98,8 @@ chromium:
 	.venv-deploy/checkov/bin/pip install --quiet checkov==3.3.30
 	ln -sf ../checkov/bin/checkov .venv-deploy/bin/checkov
 	deploy/tools.sh .venv-deploy
+	touch $@
+
+.venv/benchmarks: .venv/development
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@

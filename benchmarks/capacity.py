@@ -19,8 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.latency import EXPRESSIONS, PICTURE
-from benchmarks.soak import serve
+from benchmarks.service import EXPRESSIONS, PICTURE, serve
 from referent.bundle import load_bundle
 
 FILE = Path("benchmarks/capacity.json")
@@ -64,25 +63,23 @@ def load(url: str, image: bytes, clients: int, seconds: float) -> list[float]:
 
 def measure(seconds: float) -> dict[str, Any]:
     """Closed-loop load on a service of its own, by number of clients."""
-    process, url = serve()
-    gateway, image = psutil.Process(process.pid), PICTURE.read_bytes()
-    levels: dict[int, dict[str, float]] = {}
-    for clients in (1, 4, 8, 16):
-        triton = gateway.children(recursive=True)
-        before, start = (cpu_s(gateway), sum(map(cpu_s, triton))), time.perf_counter()
-        latencies = sorted(load(url, image, clients, seconds))
-        elapsed, count = time.perf_counter() - start, len(latencies)
-        levels[clients] = {
-            "requests": count,
-            "requests_per_s": count / elapsed,
-            "p50_ms": 1000 * latencies[count // 2],
-            "p99_ms": 1000 * latencies[count * 99 // 100],
-            "gateway_cpu_ms": 1000 * (cpu_s(gateway) - before[0]) / count,
-            "triton_cpu_ms": 1000 * (sum(map(cpu_s, triton)) - before[1]) / count,
-        }
-        print(clients, levels[clients], flush=True)
-    process.terminate()
-    process.wait()
+    image, levels = PICTURE.read_bytes(), dict[int, dict[str, float]]()
+    with serve() as served:
+        gateway = psutil.Process(served.process.pid)
+        for clients in (1, 4, 8, 16):
+            triton = gateway.children(recursive=True)
+            before, start = (cpu_s(gateway), sum(map(cpu_s, triton))), time.perf_counter()
+            latencies = sorted(load(served.url, image, clients, seconds))
+            elapsed, count = time.perf_counter() - start, len(latencies)
+            levels[clients] = {
+                "requests": count,
+                "requests_per_s": count / elapsed,
+                "p50_ms": 1000 * latencies[count // 2],
+                "p99_ms": 1000 * latencies[count * 99 // 100],
+                "gateway_cpu_ms": 1000 * (cpu_s(gateway) - before[0]) / count,
+                "triton_cpu_ms": 1000 * (sum(map(cpu_s, triton)) - before[1]) / count,
+            }
+            print(clients, levels[clients], flush=True)
     bundle, _ = load_bundle(Path("model_repository"), "mini")
     square = bundle.image.size**2 * 3
     return {

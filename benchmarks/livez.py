@@ -81,14 +81,15 @@ def main() -> None:
     print(f"a photograph has {len(data) / 1e6:.1f} MB\n")
     print("| /livez | polls | p50 ms | p95 | p99 | max |\n|---|---|---|---|---|---|")
     report("alone", poll(arguments.url, arguments.seconds / 4))
-    stop, answered = Event(), Queue()
+    stop = Event()
+    answered: Any = Queue()
     share = arguments.clients // PROCESSES
     senders = [Process(target=send, args=(arguments.url, share, data, stop, answered)) for _ in range(PROCESSES)]
     for sender in senders:
         sender.start()
     report(f"with {arguments.clients} clients", poll(arguments.url, arguments.seconds))
     stop.set()
-    statuses = sum((answered.get() for _ in senders), Counter())
+    statuses: Counter[int] = sum((answered.get() for _ in senders), Counter())
     for sender in senders:
         sender.join()
     print(f"\nphotographs answered meanwhile, by status: {dict(statuses)}")

@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.latency import EXPRESSIONS, PICTURE
+from benchmarks.service import EXPRESSIONS, PICTURE
 
 SIZES = [(64, 64), (200, 320), (640, 480), (1280, 720), (1500, 2000), (4000, 3000)]
 SAMPLE_S = 5

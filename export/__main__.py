@@ -1,6 +1,6 @@
 """Checkpoint -> merged -> split -> ONNX -> verified -> published.
 
-python -m export CHECKPOINT --name mini --to model_repository
+python -m export CHECKPOINT --name mini --to model_repository [--dtype fp16 | --int8]
 """
 
 import argparse
@@ -17,6 +17,7 @@ from rich.console import Console
 from export.parity import ParityError, reference, verify
 from export.parts import export_onnx, split
 from export.publish import publish
+from export.quantize import quantize
 from referent.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint
 from referent.tensors import STEPS
@@ -25,12 +26,14 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def export(
-    checkpoint: Path, name: str, repository: Path, dtype: str = "fp32", max_batch_size: int = 8
+    checkpoint: Path, name: str, repository: Path, dtype: str = "fp32", max_batch_size: int = 8, int8: bool = False
 ) -> tuple[Bundle, str]:
     """Export and publish a checkpoint as the next version of `name`; returns the bundle and its digest.
 
-    Takes little more memory than the weights as they are stored, so long as those are of `dtype`. Raises
-    `CheckpointError` and, before anything is published, `ParityError`.
+    Takes little more memory than the weights as they are stored, so long as those are of `dtype`. `int8` has vision
+    encoder and language model of an fp32 export multiply integers (`export.quantize`).
+
+    Raises `CheckpointError` and, before anything is published, `ParityError`.
     """
     console = Console(stderr=True)
     model, spec = load_checkpoint(checkpoint, dtype=None)
@@ -53,6 +56,12 @@ def export(
         del model  # a graph and its model together may be too much
         with console.status("verifying against PyTorch"):
             worst = verify(files, cases, dtype)
+        if int8:
+            with console.status("quantizing and verifying against PyTorch"):
+                for file in files[:-1]:
+                    quantize(file)
+                worst = verify(files, cases, "int8")
+            spec = spec.model_copy(update={"training": spec.training | {"int8": True}})
         console.print("  largest differences: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
         bundle, digest = publish(
             repository, name, spec, {step: file.parent for step, file in zip(STEPS, files, strict=True)},
@@ -71,12 +80,16 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
     parser.add_argument("--name", required=True, help="of the served model")
     parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="fp16 is for GPUs")
+    parser.add_argument("--int8", action="store_true", help="for CPUs: integers in vision encoder and language model")
     parser.add_argument("--max-batch-size", type=int, default=8)
     arguments = parser.parse_args(given)
     if not re.match(MODEL_NAME, arguments.name):
         parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")
+    if arguments.int8 and arguments.dtype != "fp32":
+        parser.error("--int8 starts from fp32: leave --dtype out")
+    options = (arguments.dtype, arguments.max_batch_size, arguments.int8)
     try:
-        export(arguments.checkpoint, arguments.name, arguments.to, arguments.dtype, arguments.max_batch_size)
+        export(arguments.checkpoint, arguments.name, arguments.to, *options)
     except (CheckpointError, ParityError) as error:
         sys.exit(f"{error}\nNothing was published.")
 

@@ -19,13 +19,15 @@ from referent.tensors import (
     part_name,
 )
 
-# Long enough for requests that arrive together to meet, short beside a pass; only the first two steps can gain by it.
-QUEUE_DELAY_US = {"vision_encoder": 1000, "language_model": 500, "box_head": 0}
 HEADER = "# Written by python -m export from referent/tensors.py; see export/config.py.\n"
 
 
 def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> str:
-    """One step: dynamic batching by delay, an instance where the hardware is, warm-up with zeros for each bucket."""
+    """One step: dynamic batching, an instance where the hardware is, warm-up with zeros for each bucket.
+
+    Nothing waits for batch-mates: a batch forms of what arrives while the instance is busy, which costs a lone request
+    no time (`benchmarks.sweep` has the figures of other delays and counts).
+    """
     name = part_name(bundle.name, step)
     config = triton.ModelConfig(
         name=name,
@@ -35,7 +37,7 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in step.inputs],
         output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in _present(step.outputs, bundle)],
         instance_group=[triton.ModelInstanceGroup(count=1, kind=triton.ModelInstanceGroup.KIND_AUTO)],
-        dynamic_batching=triton.ModelDynamicBatching(max_queue_delay_microseconds=QUEUE_DELAY_US[step.suffix]),
+        dynamic_batching=triton.ModelDynamicBatching(),
     )
     # Triton's Python backends copy inputs to the host unless told not to; C++ backends ignore the key
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"

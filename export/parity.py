@@ -21,6 +21,7 @@ from referent.tensors import BOXES, SCORES
 
 FP32_TOLERANCE = 1e-4  # of the range of the reference, which for boxes and scores is 0..1
 FP16_BOX_TOLERANCE = 5e-3  # of the image's side: the end that matters
+INT8_BOX_TOLERANCE = 5e-2  # likewise; what it costs on data is for an evaluation to say
 BATCHES = (1, 2, 3, 4)
 
 
@@ -113,7 +114,10 @@ def tolerances(dtype: str) -> Callable[[str, torch.Tensor], float | None]:
     def fp16(name: str, reference: torch.Tensor) -> float | None:
         return FP16_BOX_TOLERANCE if name == BOXES.name else None
 
-    return {"fp32": fp32, "fp16": fp16}[dtype]
+    def int8(name: str, reference: torch.Tensor) -> float | None:
+        return INT8_BOX_TOLERANCE if name == BOXES.name else None
+
+    return {"fp32": fp32, "fp16": fp16, "int8": int8}[dtype]
 
 
 def check(

@@ -35,6 +35,7 @@ class TritonPythonModel:
         path = Path(args["model_repository"], args["model_version"], "model.onnx")
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.session = ort.InferenceSession(path, _options(parameters), providers=_providers(*self.device))
+        self.binding = self.session.io_binding()  # one for all runs: making it took 0.1 ms each
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Answers a batch; a request that cannot be answered gets an error of its own."""
@@ -58,16 +59,19 @@ class TritonPythonModel:
             return [_error("INTERNAL", "inference failed; the server's log has the cause")]
 
     def _run(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        binding = self.session.io_binding()
-        for name in self.inputs:
-            tensors = [pb_utils.get_input_tensor_by_name(request, name) for request in requests]
-            parts = [OrtValue.from_dlpack(tensor.to_dlpack()) for tensor in tensors]
-            rows = [part.shape()[0] for part in parts]
-            binding.bind_ortvalue_input(name, self._join(parts) if len(parts) > 1 else parts[0])
-        for name in self.outputs:
-            binding.bind_output(name, *self.device)
-        self.session.run_with_iobinding(binding)
-        wholes = binding.get_outputs()
+        try:
+            for name in self.inputs:
+                tensors = [pb_utils.get_input_tensor_by_name(request, name) for request in requests]
+                parts = [OrtValue.from_dlpack(tensor.to_dlpack()) for tensor in tensors]
+                rows = [part.shape()[0] for part in parts]
+                self.binding.bind_ortvalue_input(name, self._join(parts) if len(parts) > 1 else parts[0])
+            for name in self.outputs:
+                self.binding.bind_output(name, *self.device)
+            self.session.run_with_iobinding(self.binding)
+            wholes = self.binding.get_outputs()
+        finally:  # lets go of the requests' memory, and of outputs that the next run would overwrite
+            self.binding.clear_binding_inputs()
+            self.binding.clear_binding_outputs()
         columns = [self._split(whole, rows) if len(rows) > 1 else [whole] for whole in wholes]
         return [self._response(values) for values in zip(*columns, strict=True)]
 

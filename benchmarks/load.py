@@ -1,0 +1,128 @@
+"""Load on an HTTP service: so many clients that wait for their answers, or arrivals that wait for nobody.
+
+A closed loop finds what a service can do at most; its clients slow down with it, so it hides queues. An open loop with
+Poisson arrivals is what a service meets in production.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import aiohttp
+
+from benchmarks.service import Body
+
+WARM_UP_S = 1.0
+TIMEOUT = aiohttp.ClientTimeout(total=60)
+
+
+class Answer(NamedTuple):
+    """When a request was due (seconds into the run), how long it took from then, and its status; 0: no answer."""
+
+    due_s: float
+    ms: float
+    status: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came back of the requests that were due in `seconds`."""
+
+    seconds: float
+    answers: list[Answer]
+
+    @property
+    def statuses(self) -> Counter[int]:
+        return Counter(answer.status for answer in self.answers)
+
+    @property
+    def per_s(self) -> float:
+        """Requests answered with 200, a second."""
+        return self.statuses[200] / self.seconds
+
+    def goodput(self, objective_ms: float) -> float:
+        """Requests answered with 200 in time, a second."""
+        return sum(answer.status == 200 and answer.ms <= objective_ms for answer in self.answers) / self.seconds
+
+    def percentile(self, percent: int) -> float:
+        """Milliseconds of those answered with 200; NaN where there are too few."""
+        times = [answer.ms for answer in self.answers if answer.status == 200]
+        return statistics.quantiles(times, n=100)[percent - 1] if len(times) > 1 else float("nan")
+
+    def times(self) -> dict[str, float]:
+        """Columns of a table."""
+        return {f"p{percent} ms": self.percentile(percent) for percent in (50, 95, 99)}
+
+
+def closed(url: str, bodies: Sequence[Body], clients: int, seconds: float) -> Load:
+    """`clients` each send their next request when they have the answer to the one before.
+
+    What is answered after the warm-up counts, until the last answer to what was sent in `seconds`.
+    """
+
+    async def run() -> Load:
+        answers: list[Answer] = []
+        async with _session() as session:
+            start = time.perf_counter() + WARM_UP_S
+            end = start + seconds
+
+            async def one(number: int) -> None:
+                turn = number
+                while (now := time.perf_counter()) < end:
+                    answer = await _ask(session, url, bodies[turn % len(bodies)], now)
+                    if time.perf_counter() >= start:
+                        answers.append(answer._replace(due_s=now - start))
+                    turn += clients
+
+            await asyncio.gather(*[one(number) for number in range(clients)])
+            return Load(time.perf_counter() - start, answers)
+
+    return asyncio.run(run())
+
+
+def opened(url: str, bodies: Sequence[Body], rate: float, seconds: float, seed: int = 0) -> Load:
+    """`rate` requests a second on average, at random moments, however many are unanswered.
+
+    Times count from the moment at which a request was due, so a client that falls behind doesn't hide it.
+    """
+
+    async def run() -> Load:
+        generator = random.Random(seed)
+        due, dues = generator.expovariate(rate) - WARM_UP_S, []
+        while due < seconds:
+            dues.append(due)
+            due += generator.expovariate(rate)
+        async with _session() as session:
+            start = time.perf_counter() + WARM_UP_S
+
+            async def one(number: int, due: float) -> Answer:
+                answer = await _ask(session, url, bodies[number % len(bodies)], start + due)
+                return answer._replace(due_s=due)
+
+            tasks = []
+            for number, due in enumerate(dues):
+                await asyncio.sleep(start + due - time.perf_counter())
+                tasks.append(asyncio.create_task(one(number, due)))
+            answers = await asyncio.gather(*tasks)
+        return Load(seconds, [answer for answer in answers if answer.due_s >= 0])
+
+    return asyncio.run(run())
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=TIMEOUT)
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, body: Body, due: float) -> Answer:
+    try:
+        async with session.post(f"{url}/v1/ground", data=body.content, headers=body.headers) as response:
+            await response.read()
+            status = response.status
+    except (aiohttp.ClientError, TimeoutError):
+        status = 0
+    return Answer(0, 1000 * (time.perf_counter() - due), status)

@@ -1,0 +1,110 @@
+"""What each layer adds: in-process ONNX Runtime, the Triton ensemble, the gateway; with mini and with a no-op model.
+
+    python -m benchmarks.stages [--rounds 7] [--calls 40]
+
+Side by side in one run, blocks alternating. The no-op model has mini's tensors and computes nothing, so that what is
+left is the layers' own cost. The gateway is held against what a caller would do without it: decode and preprocess the
+image itself and ask Triton.
+"""
+
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.measuring import Blocks, Report, Row, alternate, arguments_of, bars, flat, median, over_rounds, spread
+from benchmarks.measuring import summary as summary_of
+from benchmarks.noop import NAME as NOOP
+from benchmarks.noop import publish_noop
+from benchmarks.service import (
+    EXPRESSIONS,
+    PICTURE,
+    REPOSITORY,
+    Ensemble,
+    Gateway,
+    InProcess,
+    Subject,
+    first_row,
+    form,
+    serve,
+)
+
+IN_PROCESS = "in-process ONNX Runtime"
+ENSEMBLE = "Triton ensemble, gRPC"
+WITHOUT_GATEWAY = "decode + preprocess + ensemble"
+GATEWAY = "gateway, HTTP"
+
+
+def measure(
+    repository: Path, name: str, url: str, grpc_url: str, count: int, rounds: int, calls: int
+) -> dict[str, Blocks]:
+    """Times of the four paths for one picture with `count` expressions."""
+    subject, data, expressions = Subject(repository, name), PICTURE.read_bytes(), EXPRESSIONS[:count]
+    chain, arrays, body = InProcess(subject), subject.arrays(data, expressions), form(data, expressions, name)
+    with Ensemble(subject, grpc_url) as ensemble, Gateway(url) as gateway:
+        paths = {
+            IN_PROCESS: lambda: chain(arrays),
+            ENSEMBLE: lambda: ensemble(arrays),
+            WITHOUT_GATEWAY: lambda: ensemble(first_row(subject.prepare(data, expressions))),
+            GATEWAY: lambda: gateway(body),
+        }
+        return alternate(paths, rounds, calls)
+
+
+def overheads(times: dict[str, Blocks]) -> list[Row]:
+    """Each layer against the one below, as a ratio and in milliseconds; medians round by round."""
+    rows = []
+    for what, above, below in (
+        ("ensemble over in-process", ENSEMBLE, IN_PROCESS),
+        ("gateway over decode + preprocess + ensemble", GATEWAY, WITHOUT_GATEWAY),
+    ):
+        pair = times[above], times[below]
+        ratios, added = over_rounds(lambda a, b: a / b, *pair), over_rounds(lambda a, b: a - b, *pair)
+        rows.append(
+            {"layer": what, "ratio": spread(ratios), "added ms": spread(added)}
+            | {"ratio of p50": median(times[above]) / median(times[below])}
+            | {"added ms, p50": median(times[above]) - median(times[below])}
+        )
+    return rows
+
+
+def with_noop(repository: Path, model: str, directory: Path) -> Path:
+    """A copy of the repository with a no-op model like `model` beside it."""
+    copy = directory / "model_repository"
+    shutil.copytree(repository, copy)
+    publish_noop(copy, model, copy)
+    return copy
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    parser.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=40, help="in a block")
+    parser.add_argument("--expressions", type=int, nargs="+", default=[1, 8])
+    arguments = parser.parse_args()
+    report = Report("stages", arguments.out)
+    rows: list[Row] = []
+    layers: list[Row] = []
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        repository = with_noop(arguments.model_repository, arguments.model, directory)
+        served = stack.enter_context(serve(repository, REFERENT_DEFAULT_MODEL=arguments.model))
+        for model in (arguments.model, NOOP):
+            for count in arguments.expressions:
+                times = measure(
+                    repository, model, served.url, served.grpc_url, count, arguments.rounds, arguments.calls
+                )
+                key = {"model": model, "expressions": count}
+                rows += [key | {"path": path} | summary_of(flat(blocks)) for path, blocks in times.items()]
+                layers += [key | row for row in overheads(times)]
+    report.add("milliseconds by path", rows)
+    report.add("what a layer adds", layers)
+    first = arguments.expressions[0]
+    named = {f"{row['model']}: {row['path']}": row["p50"] for row in rows if row["expressions"] == first}
+    report.chart(lambda axes: bars(axes, named, f"median ms, {first} expression"))
+
+
+if __name__ == "__main__":
+    main()
