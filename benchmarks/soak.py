@@ -12,10 +12,7 @@ import argparse
 import io
 import itertools
 import json
-import os
 import random
-import re
-import subprocess
 import sys
 import threading
 import time
@@ -30,7 +27,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.service import EXPRESSIONS, PICTURE
+from benchmarks.service import EXPRESSIONS, PICTURE, serve
 
 SIZES = [(64, 64), (200, 320), (640, 480), (1280, 720), (1500, 2000), (4000, 3000)]
 SAMPLE_S = 5
@@ -52,16 +49,6 @@ def cases() -> list[Case]:
         picture.resize(size).save(buffer, kind if max(size) < 1000 else "JPEG")
         made.append(Case(buffer.getvalue(), EXPRESSIONS[:count]))
     return made
-
-
-def serve() -> tuple[subprocess.Popen[str], str]:
-    """The service on free ports, and its URL."""
-    command = [sys.executable, "-c", "from referent.cli import app; app()", "serve", "--port", "0", "--grpc-port", "0"]
-    env = os.environ | {"REFERENT_METRICS_PORT": "0"}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout
-    ready = next(match for line in process.stdout if (match := re.search(r"http://\S+", line)))
-    return process, ready[0]
 
 
 def memory_mb(gateway: psutil.Process) -> dict[str, float]:
@@ -87,13 +74,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("soak"), help="of two files, less their endings")
     arguments = parser.parse_args()
-    process, url = serve()
-    gateway, made = psutil.Process(process.pid), cases()
+    made = cases()
     outcomes: Counter[str] = Counter()
     samples: list[dict[str, float]] = []
     lock, done = threading.Lock(), threading.Event()
     choices = random.Random(0).choices(range(len(made)), k=arguments.requests)
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with serve() as served, httpx.Client(base_url=served.url, timeout=60) as client:
+        gateway = psutil.Process(served.process.pid)
 
         def ask(index: int) -> np.ndarray:
             case = made[index]
@@ -127,11 +114,10 @@ def main() -> None:
                 pass
         done.set()
         sampler.join()
-    process.terminate()
     raw, plot = arguments.out.with_suffix(".json"), arguments.out.with_suffix(".png")
     raw.write_text(json.dumps({"clients": arguments.clients, "outcomes": outcomes, "samples": samples}, indent=1))
     draw(samples, plot)
-    print(f"exit status {process.wait()}; {dict(outcomes)}; memory over time in {raw} and {plot}")
+    print(f"exit status {served.process.returncode}; {dict(outcomes)}; memory over time in {raw} and {plot}")
     sys.exit(0 if outcomes["right"] == arguments.requests else 1)
 
 
