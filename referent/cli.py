@@ -207,7 +207,7 @@ def bench(
     """Run a benchmark of the checkout, or list them."""
     if not (BENCHMARKS / "RESULTS.md").is_file():  # other packages leave a folder of that name beside ours
         raise failure(f"there is no {BENCHMARKS}: benchmarks are in the project's checkout, not in the package")
-    scripts = {file.stem: file for file in sorted(BENCHMARKS.glob("*.py")) if file.stem != "__init__"}
+    scripts = {file.stem: file for file in sorted(BENCHMARKS.glob("*.py")) if "def main(" in file.read_text()}
     if name is None:
         table = Table("benchmark", "what it measures", "figures: benchmarks/RESULTS.md")
         for stem, file in scripts.items():

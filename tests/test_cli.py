@@ -135,8 +135,8 @@ def test_models_are_listed_with_their_figures() -> None:
 def test_benchmarks_are_listed_and_run(capfd: pytest.CaptureFixture[str]) -> None:
     code, output, _ = run("bench")
     assert code == 0
-    assert "latency" in {row[0] for row in cells(output)}
-    assert run("bench", "latency", "--help")[0] == 0
+    assert "stages" in {row[0] for row in cells(output)}
+    assert run("bench", "stages", "--help")[0] == 0
     assert "--rounds" in capfd.readouterr().out  # the script's own options
     code, _, errors = run("bench", "speed")
     assert (code, "no benchmark 'speed'; there are: " in errors) == (1, True)
@@ -144,7 +144,7 @@ def test_benchmarks_are_listed_and_run(capfd: pytest.CaptureFixture[str]) -> Non
 
 def test_bench_without_a_checkout_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("referent.cli.BENCHMARKS", tmp_path / "benchmarks")
-    code, _, errors = run("bench", "latency")
+    code, _, errors = run("bench", "stages")
     assert (code, "in the project's checkout" in errors) == (1, True)
 
 
