@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PAGE := web/dist/index.html
+PLACEHOLDER := registry.example.com/referent-gateway:0.1.0
+IMAGE ?= $(PLACEHOLDER)
 
 .PHONY: serve test test-web lint format export bench perf-analyzer deploy-check image dist clean help page chromium web/openapi.json
 
@@ -45,7 +47,7 @@ image:  ## build the gateway's image
 dist: .venv-deploy/tools  ## the wheel and the rendered manifests of a release into dist/
 	.venv-deploy/bin/pip wheel --quiet --no-deps --wheel-dir dist .
 	for overlay in cpu gpu; do \
-		PATH=$(CURDIR)/.venv-deploy/bin:$$PATH kubectl kustomize deploy/kubernetes/overlays/$$overlay >dist/$$overlay.yaml || exit 1; \
+		PATH=$(CURDIR)/.venv-deploy/bin:$$PATH kubectl kustomize deploy/kubernetes/overlays/$$overlay | sed 's#$(PLACEHOLDER)#$(IMAGE)#' >dist/$$overlay.yaml || exit 1; \
 	done
 
 clean:  ## remove the virtual environment and caches

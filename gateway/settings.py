@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REFERENT_"
 # same prefix, read by runtime/, by tests and by clients
-OTHERS = {"REFERENT_TRITON_DIR", "REFERENT_TEST_DATA", "REFERENT_URL", "REFERENT_API_KEY"}
+OTHERS = {"REFERENT_MODEL", "REFERENT_TRITON_DIR", "REFERENT_TEST_DATA", "REFERENT_URL", "REFERENT_API_KEY"}
 
 
 def _split(text: Any) -> Any:

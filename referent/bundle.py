@@ -21,7 +21,8 @@ from referent.images import ImageTransform
 from referent.packing import Bucket
 from referent.prompts import Prompt, PromptEncoder
 
-BUNDLE_FILE, TOKENIZER_FILE = "bundle.json", "tokenizer.json"
+BUNDLE_FILE, TOKENIZER_FILE, CONFIG_FILE = "bundle.json", "tokenizer.json", "config.pbtxt"
+SERVED_VERSION = re.compile(r"version_policy\s*\{\s*specific\s*\{\s*versions:\s*(\d+)")
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -117,6 +118,15 @@ def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
     return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
 
 
+def served_version(repository: Path, name: str) -> str:
+    """The version that Triton loads, as NAME/config.pbtxt says. Raises `BundleError`."""
+    file = repository / name / CONFIG_FILE
+    found = SERVED_VERSION.search(file.read_text()) if file.is_file() else None
+    if not found:
+        raise BundleError(f"{file} names no version: publish one with python -m export")
+    return found[1]
+
+
 def verify_files(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:
     """Load a bundle and check every file that it lists. Raises `BundleError` naming the first bad one."""
     bundle, digest = load_bundle(repository, name, version)
@@ -146,7 +156,7 @@ def main() -> None:
     parser.add_argument("--digest", default="", help="that its bundle must have; where empty, any will do")
     args = parser.parse_args()
     try:
-        bundle, digest = verify_files(args.repository, args.name)
+        bundle, digest = verify_files(args.repository, args.name, served_version(args.repository, args.name))
     except BundleError as error:
         sys.exit(str(error))
     if args.digest not in ("", digest):

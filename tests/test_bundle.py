@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,6 @@ def test_the_committed_files_are_the_published_ones() -> None:
 
 
 def test_a_changed_or_missing_file_is_named(tmp_path: Path) -> None:
-    import shutil
-
     repository = tmp_path / "repository"
     shutil.copytree(MODEL_REPOSITORY, repository)
     bundle, _ = load_bundle(repository, "mini")
@@ -67,3 +66,14 @@ def test_buckets_must_ascend() -> None:
             image=TINY_IMAGE, image_tokens=4, box_frame="transformed", prompt=TINY_PROMPT,
             buckets=TINY_BUCKETS[::-1], present_threshold=None,
         )  # fmt: skip
+
+
+def test_the_command_checks_the_version_that_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Path(shutil.copytree(MODEL_REPOSITORY, tmp_path / "repository"))
+    (repository / "mini" / "2").mkdir()
+    (repository / "mini" / "2" / "bundle.json").write_text("{}")  # published, and gone back from
+    monkeypatch.setattr("sys.argv", ["bundle", str(repository), "mini"])
+    main()
+    assert "mini version 1" in capsys.readouterr().out

@@ -46,14 +46,16 @@ async def test_sdk_and_gateway_understand_each_other(url: str) -> None:
 
 
 @pytest.fixture
-def sigterm() -> Iterator[None]:
-    """Gives pytest its handler back."""
-    handler = signal.getsignal(signal.SIGTERM)
+def handlers() -> Iterator[None]:
+    """Those of a terminal's foreground, also where the tests run in the background; pytest gets its own back."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
-@pytest.mark.usefixtures("sigterm")
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_serve_says_when_it_is_ready_and_stops_all_on_a_signal(
     monkeypatch: pytest.MonkeyPatch, repository: Path, triton_url: str, stop: signal.Signals
@@ -61,8 +63,8 @@ def test_serve_says_when_it_is_ready_and_stops_all_on_a_signal(
     events: list[object] = []
 
     class FakeServer:
-        def __init__(self, repository: Path, **options: Any) -> None:
-            events.append((repository, options))
+        def __init__(self, repository: Path, models: list[str] | None, **options: Any) -> None:
+            events.append((repository, models, options))
 
         def __enter__(self) -> SimpleNamespace:
             return SimpleNamespace(grpc_url=triton_url, models=["tiny"])
@@ -87,7 +89,7 @@ def test_serve_says_when_it_is_ready_and_stops_all_on_a_signal(
 
     assert result.exit_code == 0
     started, ready, *ended = events
-    assert started == (repository, {"grpc_port": 0, "verify": verify_files, "probe": ANY})
+    assert started == (repository, None, {"grpc_port": 0, "verify": verify_files, "probe": ANY})
     assert str(ready).startswith("Referent is ready at http://127.0.0.1:")
     assert str(ready).endswith(f"(tiny; gRPC at {triton_url})")
     assert ended == ["triton stopped", "stopped"]
