@@ -87,6 +87,12 @@ class Settings(BaseSettings):
     shadow_share: float = Field(default=0.1, gt=0, le=1, description="of requests that the shadow model gets")
 
     @property
+    def triton_models(self) -> list[str] | None:
+        """What Triton must serve; None: all of the repository."""
+        shadow = {self.shadow_model} if self.shadow_model else set()
+        return sorted(self.models | shadow) if self.models else None
+
+    @property
     def max_body_bytes(self) -> int:
         """The largest image in base64, and room for the expressions."""
         return self.max_image_bytes * 4 // 3 + 2**20

@@ -76,7 +76,7 @@ def serve(
             listen(settings) as listener,  # before Triton starts, so that a port in use shows at once
             TritonServer(
                 settings.model_repository,
-                sorted({*settings.models, settings.shadow_model} - {None}) if settings.models else None,
+                settings.triton_models,
                 grpc_port=grpc_port,
                 verify=verify_files,
                 probe=partial(probe, settings.model_repository),
