@@ -85,6 +85,7 @@ class Server(uvicorn.Server):
                 app,
                 http=Connection,
                 timeout_keep_alive=HEAD_TIMEOUT_S,
+                proxy_headers=False,  # who sends X-Forwarded-For is not known here
                 log_config=None,
                 access_log=False,
                 server_header=False,

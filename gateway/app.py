@@ -12,7 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from gateway import tracing
-from gateway.admission import TIMEOUT_HEADER, Admission
+from gateway.admission import Admission
 from gateway.errors import problem_response
 from gateway.keys import Guard, Keys
 from gateway.middleware import Envelope
@@ -23,6 +23,7 @@ from gateway.routes import router
 from gateway.settings import Settings
 from gateway.triton import Triton
 from gateway.web import add_page
+from referent.api import TIMEOUT_HEADER
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -62,7 +63,8 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
     app.add_middleware(Admission, settings=settings)
     if settings.keys_file:
         app.add_middleware(Guard, keys=Keys(settings.keys_file))
-    app.add_middleware(Envelope, is_draining=lambda: app.state.registry.draining)
+    paths = {path for route in app.routes if (path := getattr(route, "path", None))}
+    app.add_middleware(Envelope, is_draining=lambda: app.state.registry.draining, paths=paths)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -64,6 +64,10 @@ TABLE: dict[type[Exception], Kind] = {
     DeadlineError: Kind(504, "deadline-exceeded", "The request took too long", None, True),
 }
 
+BEFORE_THE_BODY = (
+    UnauthenticatedError, ForbiddenError, RateLimitedError, OverloadedError, BodyTooLargeError, SlowBodyError
+)  # fmt: skip
+
 
 def kind_of(error: Exception) -> Kind:
     """The table's entry of the error's nearest class; errors of the router keep their own status."""
@@ -100,6 +104,6 @@ async def problem_response(request: Request, error: Exception) -> JSONResponse:
     headers = dict(getattr(error, "headers", None) or {})
     if problem.retryable:
         headers["Retry-After"] = str(getattr(error, "retry_after_s", 1))
-    if isinstance(error, SlowBodyError):
-        headers["Connection"] = "close"  # rather than wait for the rest
+    if isinstance(error, BEFORE_THE_BODY):
+        headers["Connection"] = "close"  # rather than take the rest of the body, which nothing counts any more
     return JSONResponse(problem.model_dump(), problem.status, headers, "application/problem+json")

@@ -1,7 +1,7 @@
 """Around every request: its problem where it fails, its metrics and its log line."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import structlog
 from starlette.requests import Request
@@ -15,10 +15,11 @@ log = structlog.get_logger("gateway")
 
 class Envelope:
     """ASGI middleware: turns any exception into its problem, counts and logs; while `is_draining`, tells clients to
-    connect anew for their next request, so that none meets a connection which the end of the service closes."""
+    connect anew for their next request, so that none meets a connection which the end of the service closes. `paths`
+    are those to count by, also where a request got no further than here."""
 
-    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
-        self._app, self._is_draining = app, is_draining
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool], paths: Container[str]) -> None:
+        self._app, self._is_draining, self._paths = app, is_draining, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,7 +43,8 @@ class Envelope:
                 await (await problem_response(Request(scope), error))(scope, receive, noted)
             finally:
                 status = status or 499  # cancelled: nobody was there to answer
-                seconds, route = time.perf_counter() - start, getattr(scope.get("route"), "path", "unmatched")
+                path = scope["path"] if scope["path"] in self._paths else "unmatched"
+                seconds, route = time.perf_counter() - start, getattr(scope.get("route"), "path", path)
                 REQUESTS.labels(route, status).inc()
                 if status == 499:
                     CANCELLED.inc()

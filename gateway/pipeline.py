@@ -57,21 +57,19 @@ class Pipeline:
         model: str | None,
         budget: Budget,
         request_id: str = "",
-    ) -> GroundResponse:
-        """An image (JPEG, PNG or WebP) and expressions -> where their referents are.
+    ) -> tuple[GroundResponse, bytes]:
+        """An image (JPEG, PNG or WebP) and expressions -> where their referents are, and the image's file.
 
         Raises `referent.images.ImageError`, `referent.prompts.ExpressionError`, `DeadlineError`, and as
         `Sources.read`, `Registry.get` and `Triton.infer` do.
         """
         self._check_count(expressions)
         EXPRESSIONS.observe(len(expressions))
-        clock = _Clock()
+        clock = _Clock("fetch" if isinstance(image, ImageInput) and image.url else "queue")
         try:
             async with asyncio.timeout(budget.left_s()):
                 chosen = self._registry.get(model)
-                if isinstance(image, ImageInput) and image.url:
-                    clock.enter("fetch")
-                data = await self.read(image, budget)
+                data = await self._read(image, budget)
                 for tries_left in reversed(range(VERSION_TRIES)):
                     try:
                         inputs, prediction = await self._infer(clock, chosen, data, expressions, budget, request_id)
@@ -94,7 +92,7 @@ class Pipeline:
         IMAGE_PIXELS.observe(width * height)
         if self._shadow:
             self._shadow.compare(chosen, data, results)
-        return GroundResponse(
+        answer = GroundResponse(
             model=chosen.bundle.name,
             version=chosen.bundle.version,
             digest=chosen.digest,
@@ -102,8 +100,9 @@ class Pipeline:
             results=results,
             timings_ms=clock.timings(),
         )
+        return answer, data
 
-    async def read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
+    async def _read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
         """The bytes of the image file. Raises as `Sources.read` does, and `ImageTooLargeError`."""
         data, limit = await self._sources.read(image, budget), self.settings.max_image_bytes
         if len(data) > limit:
@@ -157,13 +156,15 @@ class Pipeline:
 class _Clock:
     """Times the stages of one image, one after another; `stage` is the current one."""
 
-    def __init__(self) -> None:
-        self.stage = "queue"
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
         self._start = self._entered = time.perf_counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)  # a stage can run twice
 
     def enter(self, stage: str) -> None:
         """Ends the stage before, from whichever thread."""
+        if stage == self.stage:
+            return
         now = time.perf_counter()
         seconds, self._entered = now - self._entered, now
         self._seconds[self.stage] += seconds

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -12,7 +12,7 @@ from gateway import golden
 from gateway.telemetry import MODEL_INFO
 from gateway.triton import Triton
 from referent.bundle import Bundle, bundle_names, load_bundle, load_encoder
-from referent.processor import Processor
+from referent.processor import Inputs, Processor
 from referent.triton import TritonBusyError
 
 STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready
@@ -39,6 +39,7 @@ class Model:
     bundle: Bundle
     digest: str
     processor: Processor
+    golden: Inputs = field(compare=False)  # of the golden inference
 
 
 class Registry:
@@ -109,7 +110,7 @@ class Registry:
             log.warning("no model in the repository", repository=str(self._repository))
         for name in names:
             await self.refresh_model(name)
-        self._complete |= bool(self.models) and not self.faults
+        self._complete |= bool(self.models) and not self._serious
 
     def suspect(self) -> None:
         """Has the models examined soon: an inference failed in a way that a healthy one does not."""
@@ -143,12 +144,11 @@ class Registry:
 
     async def keep_fresh(self, interval_s: float, on_ready: Callable[[], None]) -> None:
         """Refreshes for ever; calls `on_ready` once, when all models are ready for the first time."""
-        announced = False
+        announced, quick_s = False, min(STARTING_INTERVAL_S, interval_s)
         while True:
             if self.ready and not announced:
                 announced = True
                 on_ready()
-            quick_s = min(STARTING_INTERVAL_S, interval_s)
             if self.ready:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._suspected.wait(), interval_s)
@@ -156,7 +156,10 @@ class Registry:
             else:
                 await asyncio.sleep(quick_s)
             self._suspected.clear()
-            await self.refresh()
+            try:
+                await self.refresh()
+            except OSError:  # of the repository's file system, which may come back
+                log.exception("looking for models failed; trying again")
 
     async def _newest(self, name: str, current: Model | None, trusting: bool) -> Model:
         """The version that Triton serves if it passes, else the current one if that does. Raises anything."""
@@ -180,12 +183,13 @@ class Registry:
             if known.digest == digest:
                 return known
         encoder = await asyncio.to_thread(load_encoder, self._repository, bundle)
-        return Model(bundle, digest, Processor(bundle, encoder))
+        processor = Processor(bundle, encoder)
+        return Model(bundle, digest, processor, await asyncio.to_thread(golden.inputs, processor))
 
     async def _examine(self, model: Model) -> None:
         """The golden inference: raises unless Triton serves this bundle and answers with boxes."""
         await self._triton.check(model.bundle, model.digest)
-        golden.check(await self._triton.infer(model.bundle, golden.inputs(model.processor), golden.TIMEOUT_S))
+        golden.check(await self._triton.infer(model.bundle, model.golden, golden.TIMEOUT_S))
 
     def _warn(self, event: str, name: str, error: Exception) -> None:
         """Logs a fault when it is new, not at every look."""

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from gateway import schemas
 from gateway.body import JSON, InvalidRequestError, Query, read_predict, read_queries
+from gateway.budget import Budget, DeadlineError
 from gateway.errors import problem_of
 from gateway.openapi import GROUND_ANSWERS, PNG, body_of, problems
 from gateway.pipeline import Pipeline
@@ -31,7 +32,8 @@ T = TypeVar("T")
 
 router = APIRouter()
 GROUNDING_PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 502, 503, 504)
-RELOAD_PROBLEMS = problems(401, 403, 429)
+RELOAD_PROBLEMS = problems(401, 403, 408, 413, 429, 504)
+KEY_PROBLEMS = problems(401, 403)
 READINESS_PROBLEMS = problems(503)
 
 
@@ -105,13 +107,13 @@ async def health(registry: TheRegistry, response: Response) -> schemas.HealthRes
     return schemas.HealthResponse(status=status, models_loaded=sorted(registry.models), device="triton")
 
 
-@router.get("/models", tags=["visual-grounding-api"])
+@router.get("/models", tags=["visual-grounding-api"], responses=KEY_PROBLEMS)
 async def models(registry: TheRegistry) -> schemas.ModelsResponse:
     """The models and their figures."""
     return schemas.ModelsResponse(models=[_summary(model) for _, model in sorted(registry.models.items())])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=KEY_PROBLEMS)
 async def served_models(registry: TheRegistry) -> ServedModels:
     """The versions being served."""
     served = [
@@ -130,13 +132,18 @@ async def served_models(registry: TheRegistry) -> ServedModels:
 
 
 @router.post("/v1/reload", responses=RELOAD_PROBLEMS)
-async def reload(registry: TheRegistry) -> ServedModels:
-    """Looks for new versions now rather than at the next interval; needs a key with the scope `admin`."""
-    await registry.refresh()
+async def reload(request: Request, registry: TheRegistry) -> ServedModels:
+    """Looks for new versions now, not at the next interval; needs a key with the scope `admin` where there are keys."""
+    budget: Budget = request.state.budget
+    try:
+        async with asyncio.timeout(budget.left_s()):
+            await _unless_client_leaves(request, registry.refresh())
+    except TimeoutError as error:
+        raise DeadlineError("inference", budget.seconds) from error
     return await served_models(registry)
 
 
-@router.get("/v1/metadata")
+@router.get("/v1/metadata", responses=KEY_PROBLEMS)
 async def metadata(registry: TheRegistry, pipeline: ThePipeline) -> Metadata:
     """The service's version, models with their figures, formats and limits."""
     settings = pipeline.settings
@@ -187,7 +194,7 @@ async def ready(registry: TheRegistry) -> dict[str, bool]:
 
 
 async def _answer(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundResponse:
-    return await pipeline.ground(*query, model, request.state.budget, correlation_id.get() or "")
+    return (await pipeline.ground(*query, model, request.state.budget, correlation_id.get() or ""))[0]
 
 
 async def _result(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundBatchResult:
@@ -201,8 +208,7 @@ async def _result(request: Request, pipeline: Pipeline, query: Query, model: str
 
 async def _drawn(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> Response:
     """The image with its boxes."""
-    data = await pipeline.read(query.image, request.state.budget)
-    answer = await _answer(request, pipeline, Query(data, query.expressions), model)
+    answer, data = await pipeline.ground(*query, model, request.state.budget, correlation_id.get() or "")
     png = await pipeline.draw(data, answer.results, request.state.budget)
     return Response(png, media_type=PNG, headers={"Server-Timing": _server_timing(answer)})
 

@@ -78,8 +78,15 @@ class Triton:
 
         Raises `TritonError`, and `TimeoutError` where Triton takes longer than `timeout_s`.
         """
-        rows = [self._infer_row(bundle, inputs.image, row, timeout_s, request_id) for row in inputs.rows]
-        return Prediction(*map(np.concatenate, zip(*await asyncio.gather(*rows), strict=True)))
+        rows = [
+            asyncio.ensure_future(self._infer_row(bundle, inputs.image, row, timeout_s, request_id))
+            for row in inputs.rows
+        ]
+        try:
+            return Prediction(*map(np.concatenate, zip(*await asyncio.gather(*rows), strict=True)))
+        finally:  # where one failed, the others would be for nobody
+            for row in rows:
+                row.cancel()
 
     async def _infer_row(
         self, bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow, timeout_s: float, request_id: str

@@ -34,7 +34,7 @@ def add_page(app: FastAPI, folder: Path) -> None:
     def page() -> Response:
         if index.is_file():
             return FileResponse(index, headers=SECURITY | ALWAYS_ASK)
-        remedy = f"{index} is missing: build it with make web/dist/index.html, which needs npm, or set REFERENT_WEB"
+        remedy = "not built: make web/dist/index.html does it, with npm; REFERENT_WEB says where it is"
         return JSONResponse({"name": "referent", "api": "/docs", "page": remedy}, headers=SECURITY)
 
     app.mount(ASSETS, Assets(directory=folder / ASSETS.strip("/"), check_dir=False))

@@ -7,6 +7,7 @@ from pydantic.config import JsonDict
 
 from referent.processor import Found
 
+TIMEOUT_HEADER = "X-Request-Timeout"  # seconds that the caller gives a request
 EXAMPLE: JsonDict = {
     "model": "mini",
     "version": "1",

@@ -18,14 +18,13 @@ import httpx
 import stamina
 from pydantic import ValidationError
 
-from referent.api import Metadata, ServedModel, ServedModels
+from referent.api import TIMEOUT_HEADER, Metadata, ServedModel, ServedModels
 from referent.results import Grounding
 from referent.sources import ImageSource, encoded, is_url
 from referent.terminal import progress_bar
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE, KEY_VARIABLE = "REFERENT_URL", "REFERENT_API_KEY"
-TIMEOUT_HEADER = "X-Request-Timeout"
 PASSING = (429, 503)  # of answers that do not say themselves whether asking again helps
 ENDS_A_RUN = (401, 403, 404)  # whatever the image: no key, the wrong one, no such model
 LONGEST_BACKOFF_S = 2  # between attempts where the service did not say how long to wait

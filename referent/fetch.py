@@ -132,16 +132,21 @@ async def _hop(
                 client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response,
             ):
                 if response.has_redirect_location:
-                    return _parsed(url.join(response.headers["location"]))
+                    return _parsed(_joined(url, response.headers["location"]))
                 return await read(response, host)
-        except httpx.InvalidURL as error:
-            raise FetchError(f"{host} redirects to what is not a URL: {error}") from None
         except httpx.HTTPError as error:
             fault = error
             if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 break
     # its own text may name the address
     raise FetchError(f"{host} can't be reached or broke off ({type(fault).__name__})", retryable=True)
+
+
+def _joined(url: httpx.URL, location: str) -> httpx.URL:
+    try:
+        return url.join(location)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise FetchError(f"{url.host} redirects to what is not a URL: {error}") from None
 
 
 async def _checked_addresses(url: httpx.URL, host: str, policy: FetchPolicy, resolver: Resolver) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -50,7 +50,8 @@ class Keeper:
 
     def serve_all(self) -> None:
         """Loads what the process before served or, in the first one, the newest versions that can be served. Raises
-        what is wrong with the newest where none can."""
+        what is wrong with the newest where none can; what was never served keeps no other process from serving."""
+        is_first = not self._served
         for name in self._published:
             if name in self.as_published():
                 self._verify(self._repository, name, str(version_of(self._served[name])))
@@ -58,19 +59,20 @@ class Keeper:
             elif name in self._served:
                 self._serve(name, self._served[name])
             else:
-                self._serve_newest(name)
+                with nullcontext() if is_first else suppress(Exception):  # it is in the log
+                    self._serve_newest(name)
 
     def tend(self) -> None:
         """One look at the stubs and the repository, and what follows. Raises if Triton refuses; then call again."""
+        self._broken |= self.find_dead()  # first: a file that nobody can read must keep nothing dead
+        for model in sorted(self._broken):
+            self._revive(model)
+            self._broken.discard(model)
         for name in self._find():
             config = read_config(self._repository, name)
             if config != self._published.get(name):
                 self._published[name] = config  # a version that cannot be served is tried once, not at every look
                 self._bring_in(name, config)
-        self._broken |= self.find_dead()
-        for model in sorted(self._broken):
-            self._revive(model)
-            self._broken.discard(model)
 
     def find_dead(self) -> set[str]:
         """Models whose Python stub died. Triton reaps the stubs that it ends itself; one it lost stays a zombie."""

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,11 @@ def until_held(service: Service, number: int, *arguments: object) -> Iterator[su
     service.hold = number
     service.held.clear()
     command = [*BATCH, *map(str, arguments), "--concurrency", "1", "--url", service.url]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # Ctrl-C works in the foreground; tests that run in the background would pass on that it is ignored
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
         assert service.held.wait(60)
         yield process
         process.kill()

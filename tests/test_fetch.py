@@ -196,6 +196,7 @@ FORBIDDEN = [
     "http://inside:22/",
     "http://[",
     "http://\ud800",
+    "http:////h]%",
 ]
 
 

@@ -196,3 +196,22 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
         listener.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.anyio
+async def test_refused_body_is_not_waited_for(make_app: Callable[..., FastAPI]) -> None:
+    ready = asyncio.Event()
+    server = Server(make_app(ready.set), Settings())
+    server.capture_signals = nullcontext
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        await ready.wait()
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(
+            b"POST /v1/ground HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: unknown\r\nContent-Length: 1000000000\r\n\r\n"
+        )
+        writer.write(b"some of it")
+        answer = await reader.read()  # to the end of the connection
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        server.should_exit = True
+        await serving

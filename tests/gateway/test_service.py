@@ -62,7 +62,9 @@ async def test_a_request_leaves_metrics_and_one_line_without_its_content(client:
     with capture_logs() as lines:
         await client.post("/v1/ground", json=in_json(jpeg(), "the secret"))
         await client.get("/v1/nowhere")
-    assert [(line["route"], line["status"]) for line in lines] == [("/v1/ground", 200), ("unmatched", 404)]
+        await client.post("/v1/ground", headers={"X-Request-Timeout": "soon"})  # refused before it has a route
+    outcomes = [("/v1/ground", 200), ("unmatched", 404), ("/v1/ground", 422)]
+    assert [(line["route"], line["status"]) for line in lines] == outcomes
     assert "secret" not in str(lines)
     metrics = generate_latest().decode()
     for sample in (

@@ -81,7 +81,7 @@ async def test_there_is_no_way_out_of_the_folder(page: httpx.AsyncClient, path: 
 async def test_without_the_page_the_api_works_and_says_how_to_get_it(start: Start, tmp_path: Path) -> None:
     async with start(web=tmp_path / "nowhere") as client:
         answer = (await client.get("/")).json()
-        assert "nowhere/index.html is missing: build it with make" in answer["page"]
+        assert "not built: make web/dist/index.html does it" in answer["page"]
         assert (await client.get(answer["api"])).status_code == 200
         assert (await client.get("/assets/index-1a2b.js")).status_code == 404
 

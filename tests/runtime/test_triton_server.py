@@ -226,6 +226,21 @@ def test_refused_versions_in_a_row_leave_the_good_one_whatever_dies(
         wait_until(lambda: answers(server, 1, 4))
 
 
+def test_name_that_cannot_be_served_keeps_no_other_from_coming_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path, 1, constant=1)
+    with TritonServer(tmp_path) as server:
+        shutil.copytree(tmp_path / "tiny", tmp_path / ".other")
+        config = tmp_path / ".other" / "config.pbtxt"
+        config.write_text(config.read_text().replace("tiny_pick", "tiny_gone"))
+        os.rename(tmp_path / ".other", tmp_path / "other")
+        wait_until(lambda: "the new version of other cannot be served" in caplog.text)
+        server._process.kill()
+        wait_until(lambda: not answers(server, 1, 4))
+        wait_until(lambda: answers(server, 1, 4))
+
+
 def left_by(pid: int) -> list[Path]:
     """Files of a launcher process."""
     return [path for folder in (SHARED_MEMORY, TEMPORARY) for path in folder.glob(f"{PREFIX}{pid}-*")]

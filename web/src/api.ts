@@ -117,7 +117,7 @@ export interface paths {
         put?: never;
         /**
          * Reload
-         * @description Looks for new versions now rather than at the next interval; needs a key with the scope `admin`.
+         * @description Looks for new versions now, not at the next interval; needs a key with the scope `admin` where there are keys.
          */
         post: operations["reload_v1_reload_post"];
         delete?: never;
@@ -401,14 +401,6 @@ export interface components {
             deadline_s: number;
         };
         /**
-         * Live
-         * @description The Open Inference protocol's liveness.
-         */
-        Live: {
-            /** Live */
-            live: boolean;
-        };
-        /**
          * Metadata
          * @description What this service is.
          */
@@ -511,14 +503,6 @@ export interface components {
              * @example request
              */
             stage: string | null;
-        };
-        /**
-         * Ready
-         * @description The Open Inference protocol's readiness.
-         */
-        Ready: {
-            /** Ready */
-            ready: boolean;
         };
         /**
          * ServedModel
@@ -1048,6 +1032,24 @@ export interface operations {
                     "application/json": components["schemas"]["ModelsResponse"];
                 };
             };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     served_models_v1_models_get: {
@@ -1066,6 +1068,24 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ServedModels"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -1106,8 +1126,35 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The request took too long to arrive */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is too large; The image is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The service is busy; Too many requests */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request took too long */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1133,6 +1180,24 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Metadata"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -1221,7 +1286,9 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Live"];
+                    "application/json": {
+                        [key: string]: boolean;
+                    };
                 };
             };
         };
@@ -1241,7 +1308,9 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Ready"];
+                    "application/json": {
+                        [key: string]: boolean;
+                    };
                 };
             };
             /** @description Not ready; The service is going down; Inference is unavailable */
