@@ -9,6 +9,7 @@ from importlib.metadata import version
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from gateway import tracing
@@ -63,7 +64,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
     app.add_middleware(Admission, settings=settings)
     if settings.keys_file:
         app.add_middleware(Guard, keys=Keys(settings.keys_file))
-    paths = {path for route in app.routes if (path := getattr(route, "path", None))}
+    paths = {route.path for route in router.routes if isinstance(route, APIRoute)}
     app.add_middleware(Envelope, is_draining=lambda: app.state.registry.draining, paths=paths)
     if settings.cors_origins:
         app.add_middleware(
