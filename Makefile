@@ -63,6 +63,7 @@ $(PAGE): web/index.html web/vite.config.ts web/package-lock.json $(wildcard web/
 	npm --prefix web run --silent build
 
 web/node_modules/.building: web/package-lock.json
+	@echo "installing what the web page is built with; the first time takes minutes where the registry is far"
 	npm --prefix web ci --silent --omit=dev
 	touch $@
 
