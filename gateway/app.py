@@ -76,5 +76,5 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         )
     app.add_middleware(CorrelationIdMiddleware, validator=lambda given: REQUEST_ID.fullmatch(given) is not None)
     provider = tracing.trace(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
-    add_schemas(app)
+    add_schemas(app, with_keys=settings.keys_file is not None)
     return app

@@ -8,10 +8,15 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.body import JSON, MULTIPART
 from gateway.errors import TABLE, Kind
+from gateway.keys import FREE_PATHS
 from gateway.schemas import PIXEL, GroundBatchRequest, GroundForm, GroundRequest, PredictRequest
 from referent.api import EXAMPLE, Problem
 from referent.images import ImageError
 
+KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 COMPONENT = "#/components/schemas/{model}"
 PNG, PROBLEM_JSON = "image/png", "application/problem+json"
 
@@ -74,8 +79,8 @@ GROUND_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_schemas(app: FastAPI) -> None:
-    """Makes the document hold the schemas that `body_of` and `problems` refer to."""
+def add_schemas(app: FastAPI, with_keys: bool) -> None:
+    """Makes the document hold the schemas that `body_of` and `problems` refer to, and where and how to send a key."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -84,6 +89,11 @@ def add_schemas(app: FastAPI) -> None:
         modes: Any = [*[(body, "validation") for body in bodies], (Problem, "serialization")]
         _, ours = models_json_schema(modes, ref_template=COMPONENT)
         document["components"]["schemas"] |= ours["$defs"]
+        if with_keys:
+            document["components"]["securitySchemes"] = KEY_SCHEMES
+            for path, operations in document["paths"].items():
+                for operation in operations.values() if path not in FREE_PATHS else ():
+                    operation["security"] = [{scheme: []} for scheme in KEY_SCHEMES]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

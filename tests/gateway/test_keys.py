@@ -56,6 +56,18 @@ async def test_each_path_asks_for_its_scope(start: Start, file: Path, make: Make
 
 
 @pytest.mark.anyio
+async def test_the_document_says_where_a_key_is_needed(start: Start, file: Path, make: Make) -> None:
+    make("alice")
+    async with start(keys_file=file) as client:
+        document = (await client.get("/openapi.json")).json()
+    assert document["components"]["securitySchemes"].keys() == {"bearer", "header"}
+    assert document["paths"]["/v1/ground"]["post"]["security"] == [{"bearer": []}, {"header": []}]
+    assert "security" not in document["paths"]["/livez"]["get"]
+    async with start() as client:
+        assert "securitySchemes" not in (await client.get("/openapi.json")).json()["components"]
+
+
+@pytest.mark.anyio
 async def test_refusals_are_problems_that_tell_how_and_health_is_free(start: Start, file: Path, make: Make) -> None:
     make("alice")
     async with start(keys_file=file) as client:
