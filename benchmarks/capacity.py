@@ -11,17 +11,16 @@ import argparse
 import json
 import math
 import platform
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
-from benchmarks.service import EXPRESSIONS, PICTURE, serve
+from benchmarks.load import closed
+from benchmarks.service import EXPRESSIONS, PICTURE, REPOSITORY, form, serve
 from referent.bundle import load_bundle
 
+MODEL = "mini"
 FILE = Path("benchmarks/capacity.json")
 RATES = (10, 1_000, 100_000)
 TARGET = 0.6  # of a replica's capacity: the rest is for peaks, and for the replica that is lost
@@ -38,53 +37,32 @@ def cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def load(url: str, image: bytes, clients: int, seconds: float) -> list[float]:
-    """Seconds of each request of clients that ask without pause."""
-    latencies: list[float] = []
-    stop = threading.Event()
-
-    def run() -> None:
-        with httpx.Client(base_url=url, timeout=60) as client:
-            while not stop.is_set():
-                start = time.perf_counter()
-                answer = client.post("/v1/ground", files={"image": image}, data={"expression": EXPRESSIONS[:1]})
-                latencies.append(time.perf_counter() - start)
-                answer.raise_for_status()
-
-    threads = [threading.Thread(target=run) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    stop.wait(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return latencies
-
-
 def measure(seconds: float) -> dict[str, Any]:
     """Closed-loop load on a service of its own, by number of clients."""
-    image, levels = PICTURE.read_bytes(), dict[int, dict[str, float]]()
+    body, levels = form(PICTURE.read_bytes(), EXPRESSIONS[:1], MODEL), dict[int, dict[str, float]]()
     with serve() as served:
         gateway = psutil.Process(served.process.pid)
         for clients in (1, 4, 8, 16):
             triton = gateway.children(recursive=True)
-            before, start = (cpu_s(gateway), sum(map(cpu_s, triton))), time.perf_counter()
-            latencies = sorted(load(served.url, image, clients, seconds))
-            elapsed, count = time.perf_counter() - start, len(latencies)
+            before = cpu_s(gateway), sum(map(cpu_s, triton))
+            load = closed(served.url, [body], clients, seconds, warm_up_s=0)  # processor time is of all requests
+            count = len(load.answers)
+            if load.statuses.keys() != {200}:
+                raise RuntimeError(f"not every request was answered: {dict(load.statuses)} by status")
             levels[clients] = {
                 "requests": count,
-                "requests_per_s": count / elapsed,
-                "p50_ms": 1000 * latencies[count // 2],
-                "p99_ms": 1000 * latencies[count * 99 // 100],
+                "requests_per_s": load.per_s,
+                "p50_ms": load.percentile(50),
+                "p99_ms": load.percentile(99),
                 "gateway_cpu_ms": 1000 * (cpu_s(gateway) - before[0]) / count,
                 "triton_cpu_ms": 1000 * (sum(map(cpu_s, triton)) - before[1]) / count,
             }
             print(clients, levels[clients], flush=True)
-    bundle, _ = load_bundle(Path("model_repository"), "mini")
+    bundle, _ = load_bundle(REPOSITORY, MODEL)
     square = bundle.image.size**2 * 3
     return {
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}",
-        "request_bytes": len(image),
+        "request_bytes": len(body.content),
         "triton_request_bytes": square + 3 * 8 * bundle.buckets[0].tokens,
         "clients": levels,
     }

@@ -1,16 +1,14 @@
 """Whether the event loop stays free: /livez is polled while clients send large photographs.
 
-    .venv/bin/python -m benchmarks.livez [--clients 64] [--seconds 20]
+    python -m benchmarks.livez [--clients 64] [--seconds 20]
 
 Against a running `referent serve`. The clients are processes of their own, a few with many connections each, of the
 lowest priority, since they stand for other machines; Triton takes its share of the same cores all the same.
 """
 
-import argparse
 import asyncio
 import io
 import os
-import statistics
 import time
 from collections import Counter
 from multiprocessing import Event, Process, Queue
@@ -19,6 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 from PIL import Image
+
+from benchmarks.measuring import Report, Row, arguments_of, bars, summary
 
 PROCESSES = 2
 POLL_S = 0.02
@@ -68,33 +68,34 @@ def poll(url: str, seconds: float) -> list[float]:
     return times
 
 
-def report(name: str, times: list[float]) -> None:
-    cuts = statistics.quantiles(times, n=100)
-    print(f"| {name} | {len(times)} | {cuts[49]:.1f} | {cuts[94]:.1f} | {cuts[98]:.1f} | {max(times):.1f} |")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments_of(__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20)
     arguments = parser.parse_args()
     data = photograph()
-    print(f"a photograph has {len(data) / 1e6:.1f} MB\n")
-    print("| /livez | polls | p50 ms | p95 | p99 | max |\n|---|---|---|---|---|---|")
-    report("alone", poll(arguments.url, arguments.seconds / 4))
+    report, rows = Report("livez", arguments.out), list[Row]()
+
+    def look(when: str, seconds: float) -> None:
+        times = poll(arguments.url, seconds)
+        rows.append({"/livez": when, "polls": len(times)} | summary(times))
+
+    look("alone", arguments.seconds / 4)
     stop = Event()
     answered: Any = Queue()
     share = arguments.clients // PROCESSES
     senders = [Process(target=send, args=(arguments.url, share, data, stop, answered)) for _ in range(PROCESSES)]
     for sender in senders:
         sender.start()
-    report(f"with {arguments.clients} clients", poll(arguments.url, arguments.seconds))
+    look(f"with {arguments.clients} clients", arguments.seconds)
     stop.set()
     statuses: Counter[int] = sum((answered.get() for _ in senders), Counter())
     for sender in senders:
         sender.join()
-    print(f"\nphotographs answered meanwhile, by status: {dict(statuses)}")
+    report.add(f"milliseconds; a photograph has {len(data) / 1e6:.1f} MB", rows)
+    report.add("photographs meanwhile", [{"status": status, "answers": count} for status, count in statuses.items()])
+    report.chart(lambda axes: bars(axes, {row["/livez"]: row["p99"] for row in rows}, "p99 of /livez, ms"))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Load:
         return {f"p{percent} ms": self.percentile(percent) for percent in (50, 95, 99)}
 
 
-def closed(url: str, bodies: Sequence[Body], clients: int, seconds: float) -> Load:
+def closed(url: str, bodies: Sequence[Body], clients: int, seconds: float, warm_up_s: float = WARM_UP_S) -> Load:
     """`clients` each send their next request when they have the answer to the one before.
 
     What is answered after the warm-up counts, until the last answer to what was sent in `seconds`.
@@ -68,7 +68,7 @@ def closed(url: str, bodies: Sequence[Body], clients: int, seconds: float) -> Lo
     async def run() -> Load:
         answers: list[Answer] = []
         async with _session() as session:
-            start = time.perf_counter() + WARM_UP_S
+            start = time.perf_counter() + warm_up_s
             end = start + seconds
 
             async def one(number: int) -> None:

@@ -1,32 +1,29 @@
 """A long run: memory stays flat and every answer is right.
 
-    .venv/bin/python -m benchmarks.soak [--requests 20000] [--clients 8] [--out soak]
+    python -m benchmarks.soak [--requests 20000] [--clients 8]
 
 Starts `referent serve` of its own and asks about pictures of many sizes with one to eight expressions. The first answer
 to each of them is the expected one; any later answer that differs by over half a pixel is wrong. Every few seconds the
-resident memory of the gateway (with the launcher), of tritonserver and of its stubs is sampled: raw in OUT.json, drawn
-in OUT.png. Exits with 1 unless all answers were right.
+resident memory of the gateway (with the launcher), of tritonserver and of its stubs is sampled. Exits with 1 unless all
+answers were right.
 """
 
-import argparse
 import io
 import itertools
-import json
 import random
 import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks.measuring import Report, Row, arguments_of, lines
 from benchmarks.service import EXPRESSIONS, PICTURE, serve
 
 SIZES = [(64, 64), (200, 320), (640, 480), (1280, 720), (1500, 2000), (4000, 3000)]
@@ -51,32 +48,23 @@ def cases() -> list[Case]:
     return made
 
 
-def memory_mb(gateway: psutil.Process) -> dict[str, float]:
+def memory_mb(gateway: psutil.Process) -> list[Row]:
     """Resident memory by program; the stubs together."""
     found: Counter[str] = Counter(gateway=gateway.memory_info().rss)
     for child in gateway.children(recursive=True):
         found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
-    return {name: round(size / 2**20, 1) for name, size in found.items()}
-
-
-def draw(samples: list[dict[str, float]], file: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for program in ("gateway", "triton", "stubs"):
-        axes.plot([each["requests"] for each in samples], [each[program] for each in samples], label=program)
-    axes.set(xlabel="requests answered", ylabel="resident memory, MB", ylim=(0, None))
-    axes.legend()
-    figure.savefig(file, dpi=120)
+    return [{"program": name, "resident MB": round(size / 2**20, 1)} for name, size in found.items()]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments_of(__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("soak"), help="of two files, less their endings")
     arguments = parser.parse_args()
+    report = Report("soak", arguments.out)
     made = cases()
     outcomes: Counter[str] = Counter()
-    samples: list[dict[str, float]] = []
+    samples: list[Row] = []
     lock, done = threading.Lock(), threading.Event()
     choices = random.Random(0).choices(range(len(made)), k=arguments.requests)
     with serve() as served, httpx.Client(base_url=served.url, timeout=60) as client:
@@ -101,9 +89,9 @@ def main() -> None:
         def sample() -> None:
             start = time.monotonic()
             while True:
-                seconds = round(time.monotonic() - start, 1)
-                samples.append({"seconds": seconds, "requests": outcomes.total(), **memory_mb(gateway)})
-                print(samples[-1], dict(outcomes), flush=True)
+                at = {"seconds": round(time.monotonic() - start), "requests": outcomes.total()}
+                samples.extend(at | program for program in memory_mb(gateway))
+                print(at, dict(outcomes), flush=True)
                 if done.wait(SAMPLE_S):
                     return
 
@@ -114,10 +102,9 @@ def main() -> None:
                 pass
         done.set()
         sampler.join()
-    raw, plot = arguments.out.with_suffix(".json"), arguments.out.with_suffix(".png")
-    raw.write_text(json.dumps({"clients": arguments.clients, "outcomes": outcomes, "samples": samples}, indent=1))
-    draw(samples, plot)
-    print(f"exit status {served.process.returncode}; {dict(outcomes)}; memory over time in {raw} and {plot}")
+    report.add("answers", [{"requests": arguments.requests, "clients": arguments.clients, **outcomes}])
+    report.add("memory", samples)
+    report.chart(lambda axes: lines(axes, samples, "requests", "resident MB", "program"))
     sys.exit(0 if outcomes["right"] == arguments.requests else 1)
 
 

@@ -48,7 +48,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         headers, state = Headers(scope=scope), scope.setdefault("state", {})
-        self._check_rate(_sender(scope))
+        self._check_rate(scope)
         held, received, expected, complete = 0, 0, 0, False
 
         def hold(more: int) -> None:
@@ -90,8 +90,9 @@ class Admission:
             self._requests -= 1
             self._bytes -= held
 
-    def _check_rate(self, sender: str) -> None:
+    def _check_rate(self, scope: Scope) -> None:
         for limit in self._limits:
+            sender = _sender(scope)
             if not self._rates.hit(limit, sender):
                 reset = self._rates.get_window_stats(limit, sender).reset_time
                 raise RateLimitedError(limit, max(1, math.ceil(reset - time.time())))

@@ -39,11 +39,8 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Answers a batch; a request that cannot be answered gets an error of its own."""
-        cancelled = [request.is_cancelled() for request in requests]
-        live = [request for request, gone in zip(requests, cancelled, strict=True) if not gone]
-        groups = [live] if self.batching and live else [[request] for request in live]
-        answers = iter([answer for group in groups for answer in self._answer(group)])
-        return [_error("CANCELLED", "request cancelled") if gone else next(answers) for gone in cancelled]
+        groups = [requests] if self.batching else [[request] for request in requests]
+        return [answer for group in groups for answer in self._answer(group)]
 
     def _answer(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         try:
@@ -76,8 +73,7 @@ class TritonPythonModel:
         return [self._response(values) for values in zip(*columns, strict=True)]
 
     def _response(self, values: Sequence[OrtValue]) -> pb_utils.InferenceResponse:
-        named = zip(self.outputs, values, strict=True)
-        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(name, value) for name, value in named])
+        return pb_utils.InferenceResponse([_tensor(*named) for named in zip(self.outputs, values, strict=True)])
 
     def _join(self, parts: Sequence[OrtValue]) -> OrtValue:
         whole = self._empty_like(parts[0], sum(part.shape()[0] for part in parts))
@@ -94,6 +90,12 @@ class TritonPythonModel:
     def _empty_like(self, value: OrtValue, rows: int) -> OrtValue:
         shape = [rows, *value.shape()[1:]]
         return OrtValue.ortvalue_from_shape_and_type(shape, value.element_type(), *self.device)
+
+
+def _tensor(name: str, value: OrtValue) -> pb_utils.Tensor:
+    if not value.tensor_size_in_bytes():  # its strides are not what Triton expects, from ONNX Runtime 1.32 on
+        return pb_utils.Tensor(name, value.numpy())
+    return pb_utils.Tensor.from_dlpack(name, value)
 
 
 def _places(whole: OrtValue, parts: Sequence[OrtValue]) -> Iterator[tuple[OrtValue, int, int]]:
