@@ -23,7 +23,7 @@ from referent.images import ImageTransform
 
 SIDE = 336
 SIZES = {0.3: (640, 480), 2: (1600, 1200), 12: (4000, 3000), 48: (8000, 6000)}  # megapixels -> width, height
-FORMATS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 1}, "WEBP": {"quality": 90, "method": 0}}
+FORMATS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 1}, "WEBP": {"quality": 90, "method": 2}}
 KINDS = ("mosaic", "enlarged")
 OURS, CLIP = "ours", "CLIPImageProcessor"
 
