@@ -66,8 +66,8 @@ class GroundingModel(nn.Module):
         self.llava = llava
         self.box_head = box_head
         self.checkpointing = False
-        self.register_buffer("mean", 255 * torch.tensor(CLIP_MEAN), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(CLIP_STD), persistent=False)
+        for name, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
+            self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)
 
     @property
     def base(self) -> LlavaForConditionalGeneration:
@@ -89,7 +89,8 @@ class GroundingModel(nn.Module):
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 RGB -> (B, K, D), CLIP's normalisation inside."""
         config, model = self.base.config, self.base.model
-        pixels = ((image.to(self.mean.dtype) - self.mean) / self.std).permute(0, 3, 1, 2)
+        # channels first: ONNX Runtime is slow where what it broadcasts over is three numbers long
+        pixels = (image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
         states = model.vision_tower(pixels, output_hidden_states=True).hidden_states
         features = states[config.vision_feature_layer]
         if config.vision_feature_select_strategy == "default":

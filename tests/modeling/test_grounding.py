@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
+from transformers.models.clip import CLIPImageProcessorPil
 
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import TorchGrounder
@@ -49,7 +50,8 @@ def test_the_packed_pass_is_llavas_own_pass(tiny_checkpoint: Path) -> None:
             torch.tensor([[ids.shape[1] - 1]]),
             model.encode_image(pixels),
         )
-        normalised = ((pixels.float() - model.mean) / model.std).permute(0, 3, 1, 2)
+        clip = CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
+        normalised = clip(images=Image.fromarray(pixels[0].numpy()), return_tensors="pt")["pixel_values"]
         theirs = model.base.model(input_ids=ids, pixel_values=normalised).last_hidden_state
     torch.testing.assert_close(hidden[:, 0], theirs[:, -1], atol=1e-4, rtol=1e-4)
 
