@@ -21,7 +21,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from benchmarks.flops import graph_flops
 from benchmarks.measuring import Report, Row, alternate, arguments_of, bars, flat, median, summary
-from benchmarks.service import Ensemble, Subject
+from benchmarks.service import Ensemble, Subject, step_times
 from export.__main__ import export
 from export.parts import Tensors, example_inputs
 from referent.bundle import TOKENIZER_FILE, BundleError, load_bundle
@@ -37,6 +37,7 @@ NAME = "llava-7b"
 MATRIX = 8192  # side of the square matrices whose product is the yardstick
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 NUMPY = {torch.uint8: np.uint8, torch.int64: np.int64, torch.float16: np.float16, torch.float32: np.float32}
 
 
@@ -74,12 +75,16 @@ def save_random_llava(directory: Path, layers: int, tokenizer_file: Path) -> Non
 class Chain:
     """The exported parts one after another with I/O binding: every tensor stays on the device, in memory of its own."""
 
-    def __init__(self, subject: Subject, inputs: Tensors, hidden: dict[str, int], **cuda: str) -> None:
+    def __init__(
+        self, subject: Subject, inputs: Tensors, hidden: dict[str, int], provider: str = CUDA, **options: str
+    ) -> None:
         self.tensors, self.parts = dict(inputs), []
         for step in STEPS:
-            file = subject.repository / part_name(NAME, step) / subject.bundle.version / "model.onnx"
-            providers: list[Any] = [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
-            session = onnxruntime.InferenceSession(file, providers=providers if ON_GPU else providers[1:])
+            file = subject.repository / part_name(subject.name, step) / subject.bundle.version / "model.onnx"
+            on_gpu: list[Any] = [(provider, options), CUDA] if provider != CUDA else [(CUDA, options)]
+            providers = [*on_gpu, "CPUExecutionProvider"] if ON_GPU else ["CPUExecutionProvider"]
+            session = onnxruntime.InferenceSession(file, providers=providers)
+            self.provider = session.get_providers()[0]  # the one asked for, unless its libraries are missing
             binding = session.io_binding()
             for node in session.get_inputs():
                 _bind(binding.bind_input, node.name, self.tensors[node.name])
@@ -149,6 +154,9 @@ def onnx_paths(subject: Subject, inputs: Tensors) -> dict[str, Callable[[], None
     paths["ONNX Runtime"] = waiting(chain)
     if ON_GPU:
         paths["ONNX Runtime, CUDA graphs"] = waiting(Chain(subject, inputs, sizes, enable_cuda_graph="1"))
+        tensorrt = Chain(subject, inputs, sizes, TENSORRT, trt_fp16_enable="1")
+        if tensorrt.provider == TENSORRT:
+            paths["ONNX Runtime, TensorRT"] = waiting(tensorrt)
     return paths
 
 
@@ -193,7 +201,9 @@ def main() -> None:
         for case, inputs in cases.items():
             arrays = {tensor.name: inputs[tensor.name].numpy() for tensor in ENSEMBLE_INPUTS}
             rows += measured(subject, case, {"Triton ensemble, gRPC": partial(ensemble, arrays)}, rate, arguments)
+        clocks = step_times(subject, server.grpc_url)
     report.add(f"milliseconds a pass; this device multiplies {rate / 1e12:.0f} TFLOP/s", rows)
+    report.add("Triton's own clock, mean of all requests", clocks)
     single = {row["path"]: row["p50"] for row in rows if (row["batch"], row["expressions"]) == next(iter(cases))}
     report.chart(lambda axes: bars(axes, single, "milliseconds, first case"))
 

@@ -27,6 +27,7 @@ from benchmarks.service import (
     first_row,
     form,
     serve,
+    step_times,
 )
 
 IN_PROCESS = "in-process ONNX Runtime"
@@ -87,6 +88,7 @@ def main() -> None:
     report = Report("stages", arguments.out)
     rows: list[Row] = []
     layers: list[Row] = []
+    clocks: list[Row] = []
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         repository = with_noop(arguments.model_repository, arguments.model, directory)
@@ -99,8 +101,10 @@ def main() -> None:
                 key = {"model": model, "expressions": count}
                 rows += [key | {"path": path} | summary_of(flat(blocks)) for path, blocks in times.items()]
                 layers += [key | row for row in overheads(times)]
+            clocks += step_times(Subject(repository, model), served.grpc_url)
     report.add("milliseconds by path", rows)
     report.add("what a layer adds", layers)
+    report.add("Triton's own clock, mean of all requests", clocks)
     first = arguments.expressions[0]
     named = {f"{row['model']}: {row['path']}": row["p50"] for row in rows if row["expressions"] == first}
     report.chart(lambda axes: bars(axes, named, f"median ms, {first} expression"))
