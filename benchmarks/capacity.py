@@ -1,7 +1,7 @@
 """How many replicas a rate of requests needs: measured service times, and the arithmetic from them.
 
-    .venv/bin/python -m benchmarks.capacity measure [--seconds 20]     # writes benchmarks/capacity.json
-    .venv/bin/python -m benchmarks.capacity sheet                      # prints the tables of docs/capacity.md from it
+    python -m benchmarks.capacity measure [--seconds 20]     # writes benchmarks/capacity.json
+    python -m benchmarks.capacity sheet                      # prints the tables of docs/capacity.md from it
 
 Processor seconds a request are what is measured, since they hold on a busy machine too; a replica's rate is its cores
 over them.
@@ -39,7 +39,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 def measure(seconds: float) -> dict[str, Any]:
     """Closed-loop load on a service of its own, by number of clients."""
-    body, levels = form(PICTURE.read_bytes(), EXPRESSIONS[:1], MODEL), dict[int, dict[str, float]]()
+    body, levels = form(PICTURE.read_bytes(), EXPRESSIONS[:1], MODEL), dict[int, dict[str, float | None]]()
     with serve() as served:
         gateway = psutil.Process(served.process.pid)
         for clients in (1, 4, 8, 16):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
 from referent.modeling.grounding import BoxHead, GroundingModel
@@ -11,10 +10,10 @@ from referent.modeling.mini import mini_config
 from referent.modeling.stem import ConvStemLlava
 
 
-def save_random(directory: Path, spec: CheckpointSpec, tokenizer_file: Path, config: LlavaConfig | None = None) -> Path:
-    """A checkpoint with random weights, of mini's shape unless there is a config; returns its directory."""
+def save_random(directory: Path, spec: CheckpointSpec, tokenizer_file: Path) -> Path:
+    """A checkpoint with random weights, of mini's shape; returns its directory."""
     torch.manual_seed(0)
-    llava = LlavaForConditionalGeneration(config) if config else ConvStemLlava(mini_config())
+    llava = ConvStemLlava(mini_config())
     head = None if spec.answer == "text" else BoxHead(llava.config.text_config.hidden_size)
     model = GroundingModel(llava, head).eval()
     save_checkpoint(directory, model, spec.model_copy(update={"base": "base"}), tokenizer_file)

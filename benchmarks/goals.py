@@ -99,6 +99,8 @@ def many_expressions(subject: Subject, gateway: Gateway, quick: bool) -> Iterato
         share = statistics.median(gains) / prediction
         found = f"{spread(gains)}x of {prediction:.2f}x predicted: {share:.0%}"
         met = share >= goal if goal else None
+        if min(gains) > prediction:  # a gain beyond the operations is not packing's: calls have costs of their own
+            found, met = f"{found}; void, all rounds beat the prediction", None
         wanted = ">= 90 % of the operations' ratio" if goal else "beside it"
         yield Goal(f"8 expressions packed against 8 singles, {level}", wanted, found, met)
 
@@ -135,16 +137,22 @@ def photographs(arguments: argparse.Namespace) -> Iterator[Goal]:
         row = comparison.row(data, 3, 2)
         faster, difference = row["times as fast"], row["max difference of 255"]
         found = f"{faster:.1f}x, {difference:.0f} of 255"
-        yield Goal(f"{what}, {kind}", ">= 6x, at most 8 of 255", found, faster >= 6 and difference <= 8)
+        yield Goal(
+            f"{what}, {kind} of {files[0].name} ...", ">= 6x, at most 8 of 255", found, faster >= 6 and difference <= 8
+        )
 
 
 def overload(arguments: argparse.Namespace) -> Iterator[Goal]:
     """Three times as many requests as can be answered."""
     bodies = [form(PICTURE.read_bytes(), EXPRESSIONS[:1], "mini")]
     with serve(REPOSITORY, REFERENT_DEFAULT_MODEL="mini") as served:
-        _, loads = gateway_load.measure(served.url, bodies, 4 if arguments.quick else 8, (0.9, 3.0))
-    kept = gateway_load.kept(loads, gateway_load.OBJECTIVE_MS)
-    yield Goal("goodput at 3x overload over its peak", ">= 0.9", f"{kept:.2f}", kept >= 0.9)
+        capacity, loads = gateway_load.measure(served.url, bodies, 4 if arguments.quick else 8, (1.0, 1.5, 3.0))
+    goodputs = [load.goodput(gateway_load.OBJECTIVE_MS) for load in loads]
+    kept = goodputs[-1] / max(capacity, *goodputs)
+    found = (
+        f"{kept:.2f}: {goodputs[-1]:.1f}/s; closed loop {capacity:.1f}, at 1x {goodputs[0]:.1f}, 1.5x {goodputs[1]:.1f}"
+    )
+    yield Goal("goodput at 3x overload over its peak", ">= 0.9", found, kept >= 0.9)
 
 
 def _quotient(above: float, below: float) -> float:

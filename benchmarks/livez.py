@@ -51,8 +51,10 @@ def send(url: str, connections: int, data: bytes, stop: Any, answered: Any) -> N
 
             await asyncio.gather(*[one() for _ in range(connections)])
 
-    asyncio.run(run())
-    answered.put(statuses)
+    try:
+        asyncio.run(run())
+    finally:
+        answered.put(statuses)
 
 
 def poll(url: str, seconds: float) -> list[float]:
@@ -88,8 +90,10 @@ def main() -> None:
     senders = [Process(target=send, args=(arguments.url, share, data, stop, answered)) for _ in range(PROCESSES)]
     for sender in senders:
         sender.start()
-    look(f"with {arguments.clients} clients", arguments.seconds)
-    stop.set()
+    try:
+        look(f"with {arguments.clients} clients", arguments.seconds)
+    finally:
+        stop.set()
     statuses: Counter[int] = sum((answered.get() for _ in senders), Counter())
     for sender in senders:
         sender.join()

@@ -6,7 +6,6 @@ Poisson arrivals is what a service meets in production.
 
 import asyncio
 import random
-import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import aiohttp
+import numpy as np
 
 from benchmarks.service import Body
 
@@ -49,12 +49,12 @@ class Load:
         """Requests answered with 200 in time, a second."""
         return sum(answer.status == 200 and answer.ms <= objective_ms for answer in self.answers) / self.seconds
 
-    def percentile(self, percent: int) -> float:
-        """Milliseconds of those answered with 200; NaN where there are too few."""
+    def percentile(self, percent: int) -> float | None:
+        """Milliseconds of those answered with 200; None where there are none."""
         times = [answer.ms for answer in self.answers if answer.status == 200]
-        return statistics.quantiles(times, n=100)[percent - 1] if len(times) > 1 else float("nan")
+        return float(np.percentile(times, percent)) if times else None
 
-    def times(self) -> dict[str, float]:
+    def times(self) -> dict[str, float | None]:
         """Columns of a table."""
         return {f"p{percent} ms": self.percentile(percent) for percent in (50, 95, 99)}
 

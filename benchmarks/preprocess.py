@@ -4,8 +4,8 @@
 
 Photographs come from --photos or $REFERENT_TEST_DATA/cards/images and stay there. None of them has 12 megapixels, so an
 image of each size is made of them in two ways: `mosaic` lays them side by side, which has more detail in every pixel
-than a photograph of that size, and `enlarged` is one of them scaled up, which has less. A photograph of --photos that
-has a size is used as it is. CLIPImageProcessor is timed whole (it also normalises); ours leaves that to the model.
+than a photograph of that size, and `enlarged` is one of them scaled up, which has less. CLIPImageProcessor is timed
+whole (it also normalises); ours leaves that to the model.
 """
 
 import io

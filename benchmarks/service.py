@@ -77,12 +77,12 @@ class Subject:
 
     def arrays(self, data: bytes, expressions: Sequence[str]) -> Arrays:
         """The ensemble's tensors, batch 1; the expressions must fit one row."""
-        return first_row(self.prepare(data, expressions))
+        return only_row(self.prepare(data, expressions))
 
 
-def first_row(inputs: Inputs) -> Arrays:
-    """The ensemble's tensors of the first row, batch 1."""
-    row = inputs.rows[0]
+def only_row(inputs: Inputs) -> Arrays:
+    """The ensemble's tensors of the only row, batch 1. Raises ValueError where the expressions filled more."""
+    [row] = inputs.rows
     arrays: tuple[npt.NDArray[Any], ...] = (inputs.image, row.input_ids, row.segment_ids, row.loc_positions)
     return {tensor.name: array[None] for tensor, array in zip(ENSEMBLE_INPUTS, arrays, strict=True)}
 
@@ -95,9 +95,8 @@ def batch(arrays: Sequence[Arrays]) -> Arrays:
 class InProcess:
     """The three graphs one after another, without Triton."""
 
-    def __init__(self, subject: Subject, threads: int = 0) -> None:
+    def __init__(self, subject: Subject) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         files = [
             subject.repository / part_name(subject.name, step) / subject.bundle.version / "model.onnx" for step in STEPS

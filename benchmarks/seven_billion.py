@@ -3,8 +3,9 @@
     python -m benchmarks.seven_billion WORK [--layers 32] [--batches 1 2 4 8] [--expressions 1 8]
 
 WORK (40 GB of disk) gets a checkpoint with random weights, which take the time that trained ones do, and a model
-repository with its fp16 export; both are kept for the next run. Speeds stand beside the rate at which the same GPU
-multiplies matrices in the same run. Without a GPU it runs on the CPU, which only shows that it runs: use --layers 1.
+repository with its fp16 export; both are kept for the next run with as many layers. Speeds stand beside
+the rate at which the same GPU multiplies matrices in the same run. Without a GPU it runs on the CPU, which only shows
+that it runs: use --layers 1.
 """
 
 from collections.abc import Callable, Iterator
@@ -128,6 +129,7 @@ def pytorch_paths(checkpoint: Path, dtype: torch.dtype) -> Iterator[Callable[[Te
     """The model as a researcher runs it: attention by its formula, fused, and compiled."""
     model, _ = load_checkpoint(checkpoint, dtype)
     model.to(DEVICE)
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # or the formula is computed in fp32
     compiled = torch.compile(model, dynamic=False)
 
     @torch.inference_mode()
@@ -171,7 +173,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20)
     arguments = parser.parse_args()
     report = Report("seven_billion", arguments.out)
-    checkpoint, repository = arguments.work / "checkpoint", arguments.work / "repository"
+    work = arguments.work / f"{arguments.layers}-layers"
+    checkpoint, repository = work / "checkpoint", work / "repository"
     if not (checkpoint / SPEC_FILE).exists():
         tokenizer = arguments.model_repository / "mini" / load_bundle(arguments.model_repository, "mini")[0].version
         save_random_llava(checkpoint, arguments.layers, tokenizer / TOKENIZER_FILE)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
 import httpx
@@ -52,7 +53,8 @@ def memory_mb(gateway: psutil.Process) -> list[Row]:
     """Resident memory by program; the stubs together."""
     found: Counter[str] = Counter(gateway=gateway.memory_info().rss)
     for child in gateway.children(recursive=True):
-        found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
+        with suppress(psutil.NoSuchProcess):  # one that ended meanwhile
+            found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
     return [{"program": name, "resident MB": round(size / 2**20, 1)} for name, size in found.items()]
 
 

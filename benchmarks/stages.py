@@ -24,8 +24,8 @@ from benchmarks.service import (
     Gateway,
     InProcess,
     Subject,
-    first_row,
     form,
+    only_row,
     serve,
     step_times,
 )
@@ -46,7 +46,7 @@ def measure(
         paths = {
             IN_PROCESS: lambda: chain(arrays),
             ENSEMBLE: lambda: ensemble(arrays),
-            WITHOUT_GATEWAY: lambda: ensemble(first_row(subject.prepare(data, expressions))),
+            WITHOUT_GATEWAY: lambda: ensemble(only_row(subject.prepare(data, expressions))),
             GATEWAY: lambda: gateway(body),
         }
         return alternate(paths, rounds, calls)

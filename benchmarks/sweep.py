@@ -1,6 +1,6 @@
-"""Triton's settings on this machine: queue delay, instances and threads of each part, all side by side.
+"""Triton's settings on this machine: queue delay, instances, threads and their spinning, all side by side.
 
-    python -m benchmarks.sweep [--delays 0 1000] [--instances 1 2] [--threads 1 2]
+    python -m benchmarks.sweep [--delays 0 1000] [--instances 1 2] [--threads 1 2] [--spinning 0 1]
 
 One server for each setting, all up at once, measured in turns: latency of one client, images a second of eight.
 """
@@ -33,6 +33,7 @@ class Setting(NamedTuple):
     delay_us: int
     instances: int
     threads: int
+    spinning: int
 
 
 def with_setting(repository: Path, model: str, setting: Setting, copy: Path) -> Path:
@@ -45,6 +46,7 @@ def with_setting(repository: Path, model: str, setting: Setting, copy: Path) -> 
         config.instance_group[0].count = setting.instances
         config.instance_group[0].kind = ModelInstanceGroup.KIND_CPU
         config.parameters["intra_op_thread_count"].string_value = str(setting.threads)
+        config.parameters["session.intra_op.allow_spinning"].string_value = str(setting.spinning)
         (copy / name / "config.pbtxt").write_text(text_format.MessageToString(config))
     return copy
 
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 1000], help="microseconds")
     parser.add_argument("--instances", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--spinning", type=int, nargs="+", choices=[0, 1], default=[0], help="of waiting threads")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--calls", type=int, default=20, help="in a block")
     parser.add_argument("--seconds", type=float, default=4, help="of a round's load")
@@ -80,7 +83,8 @@ def main() -> None:
     report = Report("sweep", arguments.out)
     subject = Subject(arguments.model_repository, arguments.model)
     arrays = subject.arrays(PICTURE.read_bytes(), EXPRESSIONS[:1])
-    settings = [Setting(*s) for s in itertools.product(arguments.delays, arguments.instances, arguments.threads)]
+    values = arguments.delays, arguments.instances, arguments.threads, arguments.spinning
+    settings = [Setting(*setting) for setting in itertools.product(*values)]
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         clients: dict[Setting, list[Ensemble]] = {}
@@ -103,7 +107,7 @@ def main() -> None:
             | {f"images/s, {CLIENTS} clients": statistics.median(rates[setting])}
         )
     report.add("ensemble over gRPC, one expression", rows)
-    named = [row | {"setting": f"{row['delay_us']} us, {row['instances']} x {row['threads']}"} for row in rows]
+    named = [row | {"setting": str(tuple(setting))} for setting, row in zip(settings, rows, strict=True)]
     rate = f"images/s, {CLIENTS} clients"
     report.chart(lambda axes: lines(axes, named, "p50 ms, 1 client", rate, "setting", ylim=None))
 

@@ -79,3 +79,9 @@ def test_goodput_counts_good_answers_in_time() -> None:
     load = Load(2, [Answer(0, 10, 200), Answer(0, 90, 200), Answer(1, 10, 429), Answer(1, 20, 200)])
     assert load.per_s == 1.5
     assert load.goodput(50) == 1
+
+
+def test_percentiles_stay_within_what_was_measured() -> None:
+    load = Load(1, [Answer(0, 10, 200), Answer(0, 20, 200), Answer(0, 500, 429)])
+    assert load.times() == {"p50 ms": 15, "p95 ms": pytest.approx(19.5), "p99 ms": pytest.approx(19.9)}
+    assert Load(1, []).percentile(50) is None
