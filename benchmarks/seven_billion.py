@@ -207,8 +207,29 @@ def main() -> None:
         clocks = step_times(subject, server.grpc_url)
     report.add(f"milliseconds a pass; this device multiplies {rate / 1e12:.0f} TFLOP/s", rows)
     report.add("Triton's own clock, mean of all requests", clocks)
+    report.add("goals on an H200", verdicts(rows))
     single = {row["path"]: row["p50"] for row in rows if (row["batch"], row["expressions"]) == next(iter(cases))}
     report.chart(lambda axes: bars(axes, single, "milliseconds, first case"))
+
+
+def verdicts(rows: list[Row]) -> list[Row]:
+    """The goals for the whole model, by ONNX Runtime and through Triton: latency and images/s of one picture with one
+    expression and of the best batch, and what eight expressions in a pass gain over eight passes."""
+    found: list[Row] = []
+    for path in ("ONNX Runtime", "ONNX Runtime, CUDA graphs", "ONNX Runtime, TensorRT", "Triton ensemble, gRPC"):
+        own = {(row["batch"], row["expressions"]): row for row in rows if row["path"] == path}
+        if not {(1, 1), (1, 8)} <= own.keys():
+            continue
+        single, packed = own[1, 1]["p50"], own[1, 8]["p50"]
+        best = max(row["images/s"] for (_, expressions), row in own.items() if expressions == 1)
+        for what, goal, value, met in (
+            ("ms, batch 1", "<= 17.5", single, single <= 17.5),
+            ("images/s", ">= 57", best, best >= 57),
+            ("8 expressions against 8 passes", ">= 4.5x", 8 * single / packed, 8 * single / packed >= 4.5),
+        ):
+            row = {"path": path, "what": what, "goal": goal, "found": value}
+            found.append(row | {"met": "pass" if met else "falls short"})
+    return found
 
 
 def on_device(inputs: Tensors) -> Tensors:
