@@ -212,7 +212,7 @@ async def _drawn(request: Request, pipeline: Pipeline, query: Query, model: str 
 
 
 def _json(answer: BaseModel, headers: dict[str, str] | None = None) -> Response:
-    """Written here: FastAPI would validate it again first, which takes as long."""
+    """Written here, since FastAPI would validate it again first."""
     return Response(answer.model_dump_json(), media_type=JSON, headers=headers)
 
 
