@@ -1,9 +1,11 @@
 """The capacity sheet is what its measurement and arithmetic say."""
 
 import json
+from pathlib import Path
 
 from benchmarks.capacity import FILE, sheet
-from tests.deploy.conftest import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_shows_the_tables_of_the_measurement() -> None:
