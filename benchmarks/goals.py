@@ -148,7 +148,7 @@ def overload(arguments: argparse.Namespace) -> Iterator[Goal]:
     with serve(REPOSITORY, REFERENT_DEFAULT_MODEL="mini") as served:
         capacity, loads = gateway_load.measure(served.url, bodies, 4 if arguments.quick else 8, (1.0, 1.5, 3.0))
     goodputs = [load.goodput(gateway_load.OBJECTIVE_MS) for load in loads]
-    kept = goodputs[-1] / max(capacity, *goodputs)
+    kept = gateway_load.kept(capacity, loads, gateway_load.OBJECTIVE_MS)
     found = (
         f"{kept:.2f}: {goodputs[-1]:.1f}/s; closed loop {capacity:.1f}, at 1x {goodputs[0]:.1f}, 1.5x {goodputs[1]:.1f}"
     )

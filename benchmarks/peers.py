@@ -133,7 +133,8 @@ def random_checkpoint(directory: Path, repository: Path, model: str, text: bool)
 
 
 def answers(urls: dict[str, str]) -> list[Row]:
-    """How far each peer's boxes are from ours, how many are boxes, and what (c) writes."""
+    """How far each peer's boxes are from ours, how many are boxes, and what (c) writes. Raises RuntimeError where (a)
+    or (b) finds others than ours."""
     asked = questions()
     found = {name: [ask(url, question.body) for question in asked] for name, url in urls.items()}
     ours = [answer["results"][0]["box_xyxy"] for answer in found[OURS]]
