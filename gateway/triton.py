@@ -34,7 +34,9 @@ CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 # while several Tritons move on to another version, each has one of the two
-TRIES = {LostConnectionError: 2, VersionGoneError: 5}
+TRIES = {LostConnectionError: 3, VersionGoneError: 5}
+# a call hears of a lost connection just before the channel does, and would be given the same one again
+PAUSE_S = 0.02
 
 
 class Triton:
@@ -108,3 +110,4 @@ class Triton:
                 tries[type(error)] -= 1
                 if not tries[type(error)]:
                     raise
+                await asyncio.sleep(PAUSE_S)

@@ -193,7 +193,7 @@ def test_killed_server_costs_a_retry_at_most(server: TritonServer, url: str) -> 
 
 def test_killed_server_of_two_costs_nothing(server: TritonServer, repository: Path) -> None:
     with TritonServer(repository) as other, gateway(repository, f"{server.grpc_url},{other.grpc_url}") as url:
-        with load(url) as noted:
+        with load(url, clients=24) as noted:
             process_of(other).kill()
             noted.more_ok(20)
         assert (noted.counts["lost"], noted.counts["retryable"]) == (0, 0)
