@@ -1,5 +1,6 @@
 """What the model repository says is served: ensembles, their parts and the files' versions."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -10,8 +11,16 @@ CONFIG = "config.pbtxt"
 
 def read_config(model_repository: Path, name: str, version: str = "") -> ModelConfig:
     """The parsed NAME/config.pbtxt, or NAME/<version>/config.pbtxt. Raises OSError or text_format.ParseError."""
-    config: ModelConfig = text_format.Parse((model_repository / name / version / CONFIG).read_text(), ModelConfig())
+    config = ModelConfig()
+    config.CopyFrom(_parsed((model_repository / name / version / CONFIG).read_text()))
     config.name = name  # a file may leave it to its folder
+    return config
+
+
+@lru_cache
+def _parsed(text: str) -> ModelConfig:
+    """Kept, since the parser is Python: the files of one model take milliseconds, at every look at the repository."""
+    config: ModelConfig = text_format.Parse(text, ModelConfig())
     return config
 
 
