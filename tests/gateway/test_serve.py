@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
-from gateway.__main__ import Server, listen, main
+from gateway.__main__ import MAX_FRAMING_BYTES, Server, listen, main
 from gateway.settings import Settings
 from referent.bundle import verify_files
 from referent.cli import app
@@ -128,6 +128,25 @@ async def test_head_that_does_not_arrive_is_not_waited_for(
         assert await slow_head[0].read() == await silent[0].read() == b""  # closed, after the time
         slow_body[1].write(body)
         assert b" 200 " in await slow_body[0].readline()
+        server.should_exit = True
+        await serving
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("start", ["X: ", "Transfer-Encoding: chunked\r\n\r\n0\r\nX: "], ids=["head", "trailers"])
+async def test_head_or_trailers_without_end_are_refused(make_app: Callable[..., FastAPI], start: str) -> None:
+    ready = asyncio.Event()
+    server = Server(make_app(ready.set), Settings())
+    server.capture_signals = nullcontext  # pytest keeps its own
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        await ready.wait()
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        sent = f"POST /v1/ground HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{start}".encode()
+        writer.write(sent.ljust(MAX_FRAMING_BYTES + 1, b"a"))
+        answer = await reader.read()
+        assert b" 400 " in answer
+        assert b"beside its body" in answer
         server.should_exit = True
         await serving
 
