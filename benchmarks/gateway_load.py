@@ -47,11 +47,11 @@ def main() -> None:
         capacity, loads = measure(served.url, bodies, arguments.seconds, OVERLOADS)
     rows: list[Row] = []
     for overload, load in zip(OVERLOADS, loads, strict=True):
-        answered = len(load.answers)
+        due = load.statuses.total()
         rows.append(
-            {"of capacity": overload, "offered/s": answered / load.seconds, "answered 200/s": load.per_s}
-            | {"goodput/s": load.goodput(arguments.objective_ms), "429 %": 100 * load.statuses[429] / answered}
-            | {"other": answered - load.statuses[200] - load.statuses[429]}
+            {"of capacity": overload, "offered/s": due / load.seconds, "answered 200/s": load.per_s}
+            | {"goodput/s": load.goodput(arguments.objective_ms), "429 %": 100 * load.statuses[429] / due}
+            | {"other": due - load.statuses[200] - load.statuses[429]}
             | load.times()
         )
     report.add(f"open loop; capacity {capacity:.1f}/s with {CLIENTS} clients in a closed loop", rows)

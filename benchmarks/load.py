@@ -5,6 +5,7 @@ Poisson arrivals is what a service meets in production.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
@@ -22,7 +23,8 @@ TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 
 class Answer(NamedTuple):
-    """When a request was due (seconds into the run), how long it took from then, and its status; 0: no answer."""
+    """When a request was due (seconds into the run, negative in the warm-up), how long it took from then, and its
+    status; 0: no answer."""
 
     due_s: float
     ms: float
@@ -31,27 +33,32 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """What came back of the requests that were due in `seconds`."""
+    """A run of `seconds`, and the answers to all that was sent, in the warm-up before it too.
+
+    A rate is of the answers that came within the run: a queue that fills meanwhile is work to come, not done. Statuses
+    and times are of the requests that were due in it, whenever their answers came.
+    """
 
     seconds: float
     answers: list[Answer]
 
     @property
     def statuses(self) -> Counter[int]:
-        return Counter(answer.status for answer in self.answers)
+        return Counter(answer.status for answer in self.answers if answer.due_s >= 0)
 
     @property
     def per_s(self) -> float:
-        """Requests answered with 200, a second."""
-        return self.statuses[200] / self.seconds
+        """Answers with 200, a second."""
+        return self.goodput(math.inf)
 
     def goodput(self, objective_ms: float) -> float:
-        """Requests answered with 200 in time, a second."""
-        return sum(answer.status == 200 and answer.ms <= objective_ms for answer in self.answers) / self.seconds
+        """Answers with 200 in time, a second."""
+        good = [answer for answer in self.answers if answer.status == 200 and answer.ms <= objective_ms]
+        return sum(0 <= answer.due_s + answer.ms / 1000 <= self.seconds for answer in good) / self.seconds
 
     def percentile(self, percent: int) -> float | None:
         """Milliseconds of those answered with 200; None where there are none."""
-        times = [answer.ms for answer in self.answers if answer.status == 200]
+        times = [answer.ms for answer in self.answers if answer.status == 200 and answer.due_s >= 0]
         return float(np.percentile(times, percent)) if times else None
 
     def times(self) -> dict[str, float | None]:
@@ -62,7 +69,7 @@ class Load:
 def closed(url: str, bodies: Sequence[Body], clients: int, seconds: float, warm_up_s: float = WARM_UP_S) -> Load:
     """`clients` each send their next request when they have the answer to the one before.
 
-    What is answered after the warm-up counts, until the last answer to what was sent in `seconds`.
+    The run is from the end of the warm-up to the last answer of what was sent in `seconds`.
     """
 
     async def run() -> Load:
@@ -75,8 +82,7 @@ def closed(url: str, bodies: Sequence[Body], clients: int, seconds: float, warm_
                 turn = number
                 while (now := time.perf_counter()) < end:
                     answer = await _ask(session, url, bodies[turn % len(bodies)], now)
-                    if time.perf_counter() >= start:
-                        answers.append(answer._replace(due_s=now - start))
+                    answers.append(answer._replace(due_s=now - start))
                     turn += clients
 
             await asyncio.gather(*[one(number) for number in range(clients)])
@@ -109,7 +115,7 @@ def opened(url: str, bodies: Sequence[Body], rate: float, seconds: float, seed: 
                 await asyncio.sleep(start + due - time.perf_counter())
                 tasks.append(asyncio.create_task(one(number, due)))
             answers = await asyncio.gather(*tasks)
-        return Load(seconds, [answer for answer in answers if answer.due_s >= 0])
+        return Load(seconds, answers)
 
     return asyncio.run(run())
 

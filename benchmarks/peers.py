@@ -174,7 +174,7 @@ def _distance(a: float, b: float) -> float:
 
 
 def _failed(load: Load) -> int:
-    return len(load.answers) - load.statuses[200]
+    return load.statuses.total() - load.statuses[200]
 
 
 def main() -> None:
