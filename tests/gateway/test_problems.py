@@ -161,15 +161,15 @@ async def test_refusals_of_triton_are_told_without_its_words_and_not_repeated(
     assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
 
 
-async def test_lost_connection_is_tried_again_once(client: httpx.AsyncClient, triton: FakeTriton) -> None:
+async def test_lost_connection_is_tried_again_twice(client: httpx.AsyncClient, triton: FakeTriton) -> None:
     triton.requests.clear()
-    triton.failures = [(UNAVAILABLE, "Socket closed")]
-    assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
     triton.failures = [(UNAVAILABLE, "Socket closed")] * 2
+    assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+    triton.failures = [(UNAVAILABLE, "Socket closed")] * 3
     assert_problem(
         await client.post("/v1/ground", json=GOOD), 503, "inference-unavailable", "inference", "try again soon"
     )
-    assert len(triton.requests) == 4
+    assert len(triton.requests) == 6
 
 
 async def test_answers_that_are_no_numbers_are_no_boxes(client: httpx.AsyncClient, triton: FakeTriton) -> None:

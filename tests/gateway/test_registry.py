@@ -195,7 +195,7 @@ async def test_passing_faults_of_triton_may_be_tried_again(
     start: Start, triton: FakeTriton, code: grpc.StatusCode, message: str
 ) -> None:
     async with start() as client:
-        triton.failures = [(code, message)] * 2
+        triton.failures = [(code, message)] * 3
         response = await client.post("/v1/ground", json=GOOD)
     assert (response.status_code, response.json()["retryable"]) == (503, True)
 
