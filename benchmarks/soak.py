@@ -5,7 +5,7 @@
 Starts `referent serve` of its own and asks about pictures of many sizes with one to eight expressions. The first answer
 to each of them is the expected one; any later answer that differs by over half a pixel is wrong. Every few seconds the
 resident memory of the gateway (with the launcher), of tritonserver and of its stubs is sampled. Exits with 1 unless all
-answers were right.
+answers were right and no program's memory grew by over 5 % in the second half of the run.
 """
 
 import io
@@ -14,7 +14,7 @@ import random
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from benchmarks.service import EXPRESSIONS, PICTURE, serve
 
 SIZES = [(64, 64), (200, 320), (640, 480), (1280, 720), (1500, 2000), (4000, 3000)]
 SAMPLE_S = 5
+GROWTH_PERCENT = 5
 TOLERANCE_PIXELS = 0.5  # batches of other sizes add in another order
 
 
@@ -56,6 +57,15 @@ def memory_mb(gateway: psutil.Process) -> list[Row]:
         with suppress(psutil.NoSuchProcess):  # one that ended meanwhile
             found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
     return [{"program": name, "resident MB": round(size / 2**20, 1)} for name, size in found.items()]
+
+
+def growth(samples: list[Row], requests: int) -> dict[str, float]:
+    """Percent by which each program's memory grew in the second half: batches of all sizes have come by then."""
+    late: defaultdict[str, list[float]] = defaultdict(list)
+    for sample in samples:
+        if sample["requests"] >= requests / 2:
+            late[sample["program"]].append(sample["resident MB"])
+    return {program: 100 * (sizes[-1] / sizes[0] - 1) for program, sizes in late.items()}
 
 
 def main() -> None:
@@ -106,8 +116,10 @@ def main() -> None:
         sampler.join()
     report.add("answers", [{"requests": arguments.requests, "clients": arguments.clients, **outcomes}])
     report.add("memory", samples)
+    grew = growth(samples, arguments.requests)
+    report.add("growth in the second half", [{"program": program, "%": percent} for program, percent in grew.items()])
     report.chart(lambda axes: lines(axes, samples, "requests", "resident MB", "program"))
-    sys.exit(0 if outcomes["right"] == arguments.requests else 1)
+    sys.exit(0 if outcomes["right"] == arguments.requests and max(grew.values()) <= GROWTH_PERCENT else 1)
 
 
 if __name__ == "__main__":
