@@ -146,12 +146,10 @@ def overload(arguments: argparse.Namespace) -> Iterator[Goal]:
     """Three times as many requests as can be answered."""
     bodies = [form(PICTURE.read_bytes(), EXPRESSIONS[:1], "mini")]
     with serve(REPOSITORY, REFERENT_DEFAULT_MODEL="mini") as served:
-        capacity, loads = gateway_load.measure(served.url, bodies, 4 if arguments.quick else 8, (1.0, 1.5, 3.0))
-    goodputs = [load.goodput(gateway_load.OBJECTIVE_MS) for load in loads]
-    kept = gateway_load.kept(capacity, loads, gateway_load.OBJECTIVE_MS)
-    found = (
-        f"{kept:.2f}: {goodputs[-1]:.1f}/s; closed loop {capacity:.1f}, at 1x {goodputs[0]:.1f}, 1.5x {goodputs[1]:.1f}"
-    )
+        loads = gateway_load.measure(served.url, bodies, 5, (1.0, 1.5, 3.0), 1 if arguments.quick else 3)
+    kept = gateway_load.kept(loads, gateway_load.OBJECTIVE_MS)
+    rates = gateway_load.goodputs(loads, gateway_load.OBJECTIVE_MS)
+    found = f"{kept:.2f}: " + ", ".join(f"{rate:.1f}/s at {name}" for name, rate in rates.items())
     yield Goal("goodput at 3x overload over its peak", ">= 0.9", found, kept >= 0.9)
 
 
