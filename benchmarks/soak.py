@@ -104,8 +104,9 @@ def main() -> None:
                 at = {"seconds": round(time.monotonic() - start), "requests": outcomes.total()}
                 samples.extend(at | program for program in memory_mb(gateway))
                 print(at, dict(outcomes), flush=True)
-                if done.wait(SAMPLE_S):
+                if done.is_set():  # so that there is one of the end
                     return
+                done.wait(SAMPLE_S)
 
         sampler = threading.Thread(target=sample)
         sampler.start()
