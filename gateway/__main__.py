@@ -10,18 +10,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+import h11
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import start_http_server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
 
 HEAD_TIMEOUT_S = 5  # from the connection, or the answer before, to the end of a request's head
-MAX_FRAMING_BYTES = 262_144  # of a request's head, and of a chunked body's sizes and trailers
 
 
 def main() -> None:
@@ -62,35 +62,16 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
     Server(create_app(settings, on_ready), settings).run([listener])
 
 
-class Connection(HttpToolsProtocol):
-    """Closes the connection where a request's head takes too long, or all but its body too much room: uvicorn stops its
-    clock at the first byte, and httptools knows no limit."""
+class Connection(H11Protocol):
+    """Closes the connection where a request's head takes too long: uvicorn stops its clock at the first byte."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._framing_bytes = 0
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    def data_received(self, data: bytes) -> None:
-        self._framing_bytes += len(data)
-        super().data_received(data)
-        if self._framing_bytes > MAX_FRAMING_BYTES:
-            self.send_400_response(f"The request has more than {MAX_FRAMING_BYTES} bytes beside its body.")
-
-    def on_body(self, body: bytes) -> None:
-        self._framing_bytes -= len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._framing_bytes = 0
-        super().on_message_complete()
-
-    def on_headers_complete(self) -> None:
-        super()._unset_keepalive_if_required()
-        super().on_headers_complete()
-
     def _unset_keepalive_if_required(self) -> None:
-        """Not at the first byte: the clock runs until the head is complete."""
+        if self.conn.their_state is not h11.IDLE:
+            super()._unset_keepalive_if_required()
 
 
 class Server(uvicorn.Server):
@@ -103,6 +84,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=Connection,
+                ws="none",
                 timeout_keep_alive=HEAD_TIMEOUT_S,
                 proxy_headers=False,  # who sends X-Forwarded-For is not known here
                 log_config=None,

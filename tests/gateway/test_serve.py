@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
-from gateway.__main__ import MAX_FRAMING_BYTES, Server, listen, main
+from gateway.__main__ import Server, listen, main
 from gateway.settings import Settings
 from referent.bundle import verify_files
 from referent.cli import app
@@ -109,46 +109,45 @@ def process(repository: Path, triton_url: str) -> Iterator[tuple[subprocess.Pope
         process.kill()
 
 
+@asynccontextmanager
+async def serving(make_app: Callable[..., FastAPI]) -> AsyncIterator[tuple[str, int]]:
+    """A server in this process, and its address; leaving ends it."""
+    ready = asyncio.Event()
+    server = Server(make_app(ready.set), Settings())
+    server.capture_signals = nullcontext  # pytest keeps its own
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(server.serve([listener]))
+        await ready.wait()
+        yield listener.getsockname()
+        server.should_exit = True
+        await task
+
+
 @pytest.mark.anyio
 async def test_head_that_does_not_arrive_is_not_waited_for(
     make_app: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.__main__.HEAD_TIMEOUT_S", 0.3)
-    ready = asyncio.Event()
-    server = Server(make_app(ready.set), Settings())
-    server.capture_signals = nullcontext  # pytest keeps its own
     body = json.dumps(in_json(jpeg(), "the queen")).encode()
     head = f"POST /v1/ground HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve([listener]))
-        await ready.wait()
-        slow_body, slow_head, silent = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
+    async with serving(make_app) as address:
+        slow_body, slow_head, silent = [await asyncio.open_connection(*address) for _ in range(3)]
         slow_body[1].write(head.encode() + b"\r\n")
         slow_head[1].write(b"POST /v1/gr")
         assert await slow_head[0].read() == await silent[0].read() == b""  # closed, after the time
         slow_body[1].write(body)
         assert b" 200 " in await slow_body[0].readline()
-        server.should_exit = True
-        await serving
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("start", ["X: ", "Transfer-Encoding: chunked\r\n\r\n0\r\nX: "], ids=["head", "trailers"])
-async def test_head_or_trailers_without_end_are_refused(make_app: Callable[..., FastAPI], start: str) -> None:
-    ready = asyncio.Event()
-    server = Server(make_app(ready.set), Settings())
-    server.capture_signals = nullcontext  # pytest keeps its own
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve([listener]))
-        await ready.wait()
-        reader, writer = await asyncio.open_connection(*listener.getsockname())
-        sent = f"POST /v1/ground HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{start}".encode()
-        writer.write(sent.ljust(MAX_FRAMING_BYTES + 1, b"a"))
-        answer = await reader.read()
-        assert b" 400 " in answer
-        assert b"beside its body" in answer
-        server.should_exit = True
-        await serving
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+async def test_offer_of_another_protocol_is_passed_over(make_app: Callable[..., FastAPI], protocol: str) -> None:
+    """Java's HttpClient offers h2c with every first request."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABkAAQAAP__", "Upgrade": protocol}
+    async with serving(make_app) as (host, port), httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+        for _ in range(2):
+            response = await client.post("/v1/ground", json=in_json(jpeg(), "the queen"), headers=offer)
+            assert response.status_code == 200
 
 
 async def accepts(client: httpx.AsyncClient) -> bool:
