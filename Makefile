@@ -39,7 +39,7 @@ perf-analyzer: .venv/benchmarks  ## install Triton's load tester for python -m b
 	$(BIN)/python -m benchmarks.perf_analyzer --install
 
 deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
-	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/test_compose.py
+	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/system/test_compose.py
 
 image:  ## build the gateway's image
 	docker build --file gateway/Dockerfile --tag referent-gateway .

@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, form, serve
 from benchmarks.load import closed
-from benchmarks.service import EXPRESSIONS, PICTURE, REPOSITORY, form, serve
-from referent.bundle import load_bundle
+from referent.core.bundle import load_bundle
 
 MODEL = "mini"
 FILE = Path("benchmarks/capacity.json")

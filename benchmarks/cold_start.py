@@ -6,8 +6,8 @@ python -m benchmarks.cold_start [--times 5]
 import time
 from pathlib import Path
 
-from benchmarks.measuring import Report, Row, arguments_of, bars, milliseconds, spread
-from benchmarks.service import EXPRESSIONS, PICTURE, REPOSITORY, Gateway, form, serve
+from benchmarks.lib.measuring import Report, Row, arguments_of, bars, milliseconds, spread
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Gateway, form, serve
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import onnx
 from onnx import NodeProto, shape_inference
 
-from benchmarks.service import Subject
-from referent.tensors import STEPS, part_name
+from benchmarks.lib.service import Subject
+from referent.core.contract import STEPS, part_name
 
 Shapes = dict[str, list[int]]
 
@@ -21,7 +21,7 @@ def model_flops(subject: Subject, tokens: int, slots: int) -> float:
 def graph_flops(file: Path, tokens: int, slots: int) -> float:
     """Multiplications and additions of matrix products, convolutions and attention; all else is small beside them."""
     model = onnx.load(file, load_external_data=False)
-    sizes = {"batch": 1, "tokens": tokens, "slots": slots}  # the names of export.parts
+    sizes = {"batch": 1, "tokens": tokens, "slots": slots}  # the names of export.graphs
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:

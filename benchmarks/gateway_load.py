@@ -12,9 +12,9 @@ import statistics
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.lib.measuring import Report, Row, arguments_of, lines
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Body, form, serve
 from benchmarks.load import Load, closed, opened
-from benchmarks.measuring import Report, Row, arguments_of, lines
-from benchmarks.service import EXPRESSIONS, PICTURE, REPOSITORY, Body, form, serve
 
 OVERLOADS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of the capacity
 CLIENTS = 16

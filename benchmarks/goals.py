@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import gateway_load, packing, peers, preprocess, stages
-from benchmarks.measuring import Blocks, Report, alternate, arguments_of, bars, over_rounds, spread
-from benchmarks.noop import NAME as NOOP
-from benchmarks.service import (
+from benchmarks import gateway_load, peers, preprocess, stages
+from benchmarks import packed as packing
+from benchmarks.lib.measuring import Blocks, Report, alternate, arguments_of, bars, over_rounds, spread
+from benchmarks.lib.service import (
     EXPRESSIONS,
     PICTURE,
     REPOSITORY,
@@ -31,6 +31,7 @@ from benchmarks.service import (
     form,
     serve,
 )
+from benchmarks.noop import NAME as NOOP
 
 SAME = 1e-5
 

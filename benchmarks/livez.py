@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import Report, Row, arguments_of, bars, summary
+from benchmarks.lib.measuring import Report, Row, arguments_of, bars, summary
 
 PROCESSES = 2
 POLL_S = 0.02

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import aiohttp
 import numpy as np
 
-from benchmarks.service import Body
+from benchmarks.lib.service import Body
 
 WARM_UP_S = 1.0
 TIMEOUT = aiohttp.ClientTimeout(total=60)

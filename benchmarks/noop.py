@@ -8,8 +8,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.publish import publish
-from referent.bundle import TOKENIZER_FILE, load_bundle
-from referent.tensors import BOX_HEAD, LANGUAGE_MODEL, STEPS, Step, Tensor, dims_of, dtype_of, part_name
+from referent.core.bundle import TOKENIZER_FILE, load_bundle
+from referent.core.contract import BOX_HEAD, LANGUAGE_MODEL, STEPS, Step, Tensor, dims_of, dtype_of, part_name
 
 NAME = "noop"
 VALUE = 0.5  # a box in 0..1, which the golden inference accepts

@@ -25,10 +25,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.lib.measuring import Report, Row, arguments_of, lines
+from benchmarks.lib.service import REPOSITORY, Body, serve
 from benchmarks.load import Load, closed, opened
-from benchmarks.measuring import Report, Row, arguments_of, lines
-from benchmarks.service import REPOSITORY, Body, serve
-from referent.bundle import TOKENIZER_FILE, load_bundle
+from referent.core.bundle import TOKENIZER_FILE, load_bundle
 
 SAMPLES = Path("tests/samples")
 EAGER, LITSERVE, TEXT, OURS = "(a) eager", "(b) litserve", "(c) text", "(d) referent"
@@ -74,7 +74,7 @@ def peer(name: str, checkpoint: Path, tokens: int | None, body: Body) -> Iterato
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.peer_servers", SERVERS[name], str(checkpoint), "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.lib.peer_servers", SERVERS[name], str(checkpoint), "--port", str(port)]
     command += ["--tokens", str(tokens)] if tokens else []
     variables = os.environ | THREADS
     with (
@@ -123,7 +123,7 @@ def servers(
 
 def random_checkpoint(directory: Path, repository: Path, model: str, text: bool) -> Path:
     """mini's shape and tokenizer with random weights."""
-    from benchmarks.checkpoints import save_random
+    from benchmarks.lib.checkpoints import save_random
     from referent.modeling.checkpoint import CheckpointSpec
 
     bundle, _ = load_bundle(repository, model)

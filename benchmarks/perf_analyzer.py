@@ -20,8 +20,8 @@ import zipfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.measuring import Report, Row, arguments_of, lines
-from benchmarks.service import EXPRESSIONS, PICTURE, REPOSITORY, Arrays, Subject
+from benchmarks.lib.measuring import Report, Row, arguments_of, lines
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Arrays, Subject
 from runtime.distribution import find_distribution
 from runtime.launcher import TritonServer
 

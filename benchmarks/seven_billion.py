@@ -21,17 +21,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from benchmarks.flops import graph_flops
-from benchmarks.measuring import Report, Row, alternate, arguments_of, bars, flat, median, summary
-from benchmarks.service import Ensemble, Subject, step_times
-from export.__main__ import export
-from export.parts import Tensors, example_inputs
-from referent.bundle import TOKENIZER_FILE, BundleError, load_bundle
-from referent.images import ImageTransform
+from benchmarks.lib.measuring import Report, Row, alternate, arguments_of, bars, flat, median, summary
+from benchmarks.lib.service import Ensemble, Subject, step_times
+from export.build import export
+from export.graphs import Tensors, example_inputs
+from referent.core.bundle import TOKENIZER_FILE, BundleError, load_bundle
+from referent.core.contract import ENSEMBLE_INPUTS, STEPS, part_name
+from referent.core.images import ImageTransform
+from referent.core.packing import Bucket
+from referent.core.prompts import Prompt
 from referent.modeling.checkpoint import SPEC_FILE, CheckpointSpec, load_checkpoint, save_checkpoint
 from referent.modeling.grounding import BoxHead, GroundingModel
-from referent.packing import Bucket
-from referent.prompts import Prompt
-from referent.tensors import ENSEMBLE_INPUTS, STEPS, part_name
 from runtime.launcher import TritonServer
 
 NAME = "llava-7b"

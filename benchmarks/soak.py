@@ -24,8 +24,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.measuring import Report, Row, arguments_of, lines
-from benchmarks.service import EXPRESSIONS, PICTURE, serve
+from benchmarks.lib.measuring import Report, Row, arguments_of, lines
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, serve
 
 SIZES = [(64, 64), (200, 320), (640, 480), (1280, 720), (1500, 2000), (4000, 3000)]
 SAMPLE_S = 5

@@ -12,11 +12,20 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.measuring import Blocks, Report, Row, alternate, arguments_of, bars, flat, median, over_rounds, spread
-from benchmarks.measuring import summary as summary_of
-from benchmarks.noop import NAME as NOOP
-from benchmarks.noop import publish_noop
-from benchmarks.service import (
+from benchmarks.lib.measuring import (
+    Blocks,
+    Report,
+    Row,
+    alternate,
+    arguments_of,
+    bars,
+    flat,
+    median,
+    over_rounds,
+    spread,
+)
+from benchmarks.lib.measuring import summary as summary_of
+from benchmarks.lib.service import (
     EXPRESSIONS,
     PICTURE,
     REPOSITORY,
@@ -29,6 +38,8 @@ from benchmarks.service import (
     serve,
     step_times,
 )
+from benchmarks.noop import NAME as NOOP
+from benchmarks.noop import publish_noop
 
 IN_PROCESS = "in-process ONNX Runtime"
 ENSEMBLE = "Triton ensemble, gRPC"

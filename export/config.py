@@ -1,12 +1,12 @@
-"""config.pbtxt of the ensemble and its parts, built as Triton's own ModelConfig message from `referent.tensors`."""
+"""config.pbtxt of an ensemble and its parts, built as Triton's own ModelConfig message from the contract."""
 
 from collections.abc import Sequence
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
-from referent.bundle import Bundle
-from referent.tensors import (
+from referent.core.bundle import Bundle
+from referent.core.contract import (
     DIGEST_PARAMETER,
     ENSEMBLE_INPUTS,
     ENSEMBLE_OUTPUTS,
@@ -19,14 +19,14 @@ from referent.tensors import (
     part_name,
 )
 
-HEADER = "# Written by python -m export from referent/tensors.py; see export/config.py.\n"
+HEADER = "# Written by python -m export from referent/core/contract.py; see export/config.py.\n"
 
 
 def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> str:
     """One step: dynamic batching, an instance where the hardware is, warm-up with zeros for each bucket.
 
     Nothing waits for batch-mates: a batch forms of what arrives while the instance is busy, which costs a lone request
-    no time (`benchmarks.sweep` has the figures of other delays and counts).
+    no time (`benchmarks.batching` has the figures of other delays and counts).
     """
     name = part_name(bundle.name, step)
     config = triton.ModelConfig(

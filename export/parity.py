@@ -14,10 +14,10 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from export.parts import Tensors, example_inputs, run, split
-from referent.bundle import ModelSpec
+from export.graphs import Tensors, example_inputs, run, split
+from referent.core.bundle import ModelSpec
+from referent.core.contract import BOXES, SCORES
 from referent.modeling.grounding import GroundingModel
-from referent.tensors import BOXES, SCORES
 
 FP32_TOLERANCE = 1e-4  # of the range of the reference, which for boxes and scores is 0..1
 FP16_BOX_TOLERANCE = 5e-3  # of the image's side: the end that matters

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from export.config import ensemble_config, part_config
-from referent.bundle import BUNDLE_FILE, CONFIG_FILE, TOKENIZER_FILE, Bundle, ModelSpec, file_entry, load_bundle
-from referent.tensors import STEPS, Step, part_name
+from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, TOKENIZER_FILE, Bundle, ModelSpec, file_entry, load_bundle
+from referent.core.contract import STEPS, Step, part_name
 
 MINIMUM_ONNXRUNTIME = "1.27.0"  # older CUDA providers compute opset 23's fp16 norms wrongly
 

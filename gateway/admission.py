@@ -14,7 +14,7 @@ from gateway.body import BodyTooLargeError, InvalidRequestError
 from gateway.budget import Budget, SlowBodyError
 from gateway.settings import Settings
 from gateway.telemetry import INFLIGHT_BYTES, INFLIGHT_BYTES_LIMIT, INFLIGHT_LIMIT
-from referent.api import TIMEOUT_HEADER
+from referent.core.api import TIMEOUT_HEADER
 
 SENDER_PREFIX_BITS = {4: 32, 6: 64}  # one customer commonly has a whole /64 of IPv6
 

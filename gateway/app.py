@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.metadata import version
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
@@ -22,9 +21,10 @@ from gateway.pipeline import Pipeline
 from gateway.registry import Registry
 from gateway.routes import router
 from gateway.settings import Settings
-from gateway.triton import Triton
 from gateway.web import add_page
-from referent.api import TIMEOUT_HEADER
+from referent import __version__
+from referent.core.api import TIMEOUT_HEADER
+from referent.triton.aio import Triton
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -53,7 +53,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
 
     app = FastAPI(
         title="Referent",
-        version=version("referent"),
+        version=__version__,
         description="Where in an image is what these words refer to?",
         lifespan=lifespan,
     )

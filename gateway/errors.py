@@ -16,11 +16,11 @@ from gateway.pipeline import ExpressionCountError
 from gateway.registry import DrainingError, NotReadyError, UnknownModelError
 from gateway.sources import Base64Error
 from gateway.telemetry import REJECTIONS
-from referent.api import Problem
-from referent.fetch import FetchError
-from referent.images import ImageError, ImageFormatError, ImageTooLargeError
-from referent.prompts import ExpressionError
-from referent.triton import TritonBusyError, TritonError, TritonUnavailableError
+from referent.core.api import Problem
+from referent.core.fetch import FetchError
+from referent.core.images import ImageError, ImageFormatError, ImageTooLargeError
+from referent.core.prompts import ExpressionError
+from referent.triton.client import TritonBusyError, TritonError, TritonUnavailableError
 
 
 class Kind(NamedTuple):

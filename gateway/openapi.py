@@ -10,8 +10,8 @@ from gateway.body import JSON, MULTIPART
 from gateway.errors import TABLE, Kind
 from gateway.keys import FREE_PATHS
 from gateway.schemas import PIXEL, GroundBatchRequest, GroundForm, GroundRequest, PredictRequest
-from referent.api import EXAMPLE, Problem
-from referent.images import ImageError
+from referent.core.api import EXAMPLE, Problem
+from referent.core.images import ImageError
 
 KEY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},

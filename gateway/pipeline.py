@@ -16,13 +16,13 @@ from gateway.settings import Settings
 from gateway.shadow import Shadow
 from gateway.sources import Sources
 from gateway.telemetry import EXPRESSIONS, IMAGE_PIXELS, STAGE_SECONDS
-from gateway.triton import Triton
-from referent.api import GroundResponse, ImageSize, Timings
-from referent.drawing import draw
-from referent.images import ImageTooLargeError, decode_image
-from referent.processor import Found, Inputs
-from referent.prompts import ExpressionError
-from referent.triton import Prediction, TritonBusyError, TritonError, VersionGoneError
+from referent.client.drawing import draw
+from referent.core.api import GroundResponse, ImageSize, Timings
+from referent.core.images import ImageTooLargeError, decode_image
+from referent.core.processor import Found, Inputs
+from referent.core.prompts import ExpressionError
+from referent.triton.aio import Triton
+from referent.triton.client import Prediction, TritonBusyError, TritonError, VersionGoneError
 
 VERSION_TRIES = 3  # several Tritons that move on one by one may show the same request both versions
 
@@ -60,7 +60,7 @@ class Pipeline:
     ) -> tuple[GroundResponse, bytes]:
         """An image (JPEG, PNG or WebP) and expressions -> where their referents are, and the image's file.
 
-        Raises `referent.images.ImageError`, `referent.prompts.ExpressionError`, `DeadlineError`, and as
+        Raises `referent.core.images.ImageError`, `referent.core.prompts.ExpressionError`, `DeadlineError`, and as
         `Sources.read`, `Registry.get` and `Triton.infer` do.
         """
         self._check_count(expressions)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import structlog
 
-from gateway import golden
 from gateway.telemetry import MODEL_INFO
-from gateway.triton import Triton
-from referent.bundle import Bundle, bundle_names, load_bundle, load_encoder
-from referent.processor import Inputs, Processor
-from referent.triton import TritonBusyError
+from referent.core.bundle import Bundle, bundle_names, load_bundle, load_encoder
+from referent.core.processor import Inputs, Processor
+from referent.triton import golden
+from referent.triton.aio import Triton
+from referent.triton.client import TritonBusyError
 
 STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready
 

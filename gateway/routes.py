@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable
-from importlib.metadata import version
 from typing import Annotated, TypeVar
 
 from asgi_correlation_id import correlation_id
@@ -17,7 +16,8 @@ from gateway.errors import problem_of
 from gateway.openapi import GROUND_ANSWERS, PNG, body_of, problems
 from gateway.pipeline import Pipeline
 from gateway.registry import Model, Registry
-from referent.api import (
+from referent import __version__
+from referent.core.api import (
     GroundBatchResponse,
     GroundBatchResult,
     GroundResponse,
@@ -26,8 +26,8 @@ from referent.api import (
     ServedModel,
     ServedModels,
 )
-from referent.images import FORMATS
-from referent.prompts import MAX_EXPRESSION_CHARACTERS
+from referent.core.images import FORMATS
+from referent.core.prompts import MAX_EXPRESSION_CHARACTERS
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ async def metadata(registry: TheRegistry, pipeline: ThePipeline) -> Metadata:
     )
     return Metadata(
         name="referent",
-        version=version("referent"),
+        version=__version__,
         models=(await served_models(registry)).models,
         formats=[f"image/{name.lower()}" for name in FORMATS],
         image_urls=settings.image_urls,

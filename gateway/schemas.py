@@ -1,10 +1,10 @@
-"""Requests, and the answers that no client of ours reads; the others are in `referent.api`."""
+"""Requests, and the answers that no client of ours reads; the others are in `referent.core.api`."""
 
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
-from referent.boxes import Box
+from referent.core.boxes import Box
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4IScHAAK2AQUKW6YGAAAAAElFTkSuQmCC"
 MAX_URL_CHARACTERS = 2000

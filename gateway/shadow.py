@@ -10,9 +10,9 @@ import structlog
 
 from gateway.registry import Model, Registry
 from gateway.telemetry import SHADOW_IOU, SHADOW_REQUESTS
-from gateway.triton import Triton
-from referent.boxes import iou
-from referent.processor import Found, Inputs
+from referent.core.boxes import iou
+from referent.core.processor import Found, Inputs
+from referent.triton.aio import Triton
 
 TIMEOUT_S = 10
 

@@ -6,7 +6,7 @@ import base64
 from gateway.budget import Budget
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
-from referent.fetch import FetchError, FetchPolicy, fetch
+from referent.core.fetch import FetchError, FetchPolicy, fetch
 
 MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "application/octet-stream", "binary/octet-stream"})
 
@@ -28,8 +28,8 @@ class Sources:
         )
 
     async def read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
-        """The image file; what it fetches counts in the budget. Raises `Base64Error`, `referent.fetch.FetchError` and
-        `gateway.admission.OverloadedError`."""
+        """The image file; what it fetches counts in the budget. Raises `Base64Error`,
+        `referent.core.fetch.FetchError` and `gateway.admission.OverloadedError`."""
         if isinstance(image, bytes):
             return image
         if image.base64:

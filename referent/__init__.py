@@ -1,0 +1,31 @@
+"""Visual grounding: where in an image is what these words refer to?
+
+from referent import Client
+Client().ground("photo.jpg", ["the queen", "the king on the left"]).results[0].box_xyxy
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from referent.client import AsyncClient, Client, Grounding, ServiceError, ServiceUnreachableError
+    from referent.triton.client import TritonClient
+
+HOMES = {
+    "AsyncClient": "referent.client",
+    "Client": "referent.client",
+    "Grounding": "referent.client",
+    "ServiceError": "referent.client",
+    "ServiceUnreachableError": "referent.client",
+    "TritonClient": "referent.triton.client",
+}
+__version__ = version("referent-grounding")  # `referent` on PyPI is another project
+__all__ = ["AsyncClient", "Client", "Grounding", "ServiceError", "ServiceUnreachableError", "TritonClient"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is used, so that a part of the library loads no more than it needs."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)

@@ -25,12 +25,12 @@ if [ ! -f "$WORK/artwork.npz" ]; then
             tar -xzf "$archive" -C "${archive%.tgz}"
         done
     )
-    $PYTHON -m referent.data.artwork "$WORK/downloads" "$WORK/artwork.npz"
+    $PYTHON -m referent.mini.artwork "$WORK/downloads" "$WORK/artwork.npz"
 fi
-[ -f "$SPLIT" ] || $PYTHON -m referent.data.cards "$DATA/cards" "$SPLIT"
+[ -f "$SPLIT" ] || $PYTHON -m referent.mini.cards "$DATA/cards" "$SPLIT"
 
 export HF_HUB_OFFLINE=1
-$PYTHON -m referent.training.pretrain --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" \
+$PYTHON -m referent.mini.pretrain --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" \
     --backgrounds "$DATA/backgrounds" --out "$WORK/base" --steps 4000 --dense-steps 1000
 
 scenes=($REFERENT data scenes --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split-file "$SPLIT" --out "$WORK/data")

@@ -7,8 +7,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from gateway.golden import probe
-from referent.bundle import verify_files
+from referent.core.bundle import verify_files
+from referent.triton.golden import probe
 from runtime.launcher import TritonServer
 
 

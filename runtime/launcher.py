@@ -26,8 +26,8 @@ import psutil
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from runtime.distribution import find_distribution
-from runtime.keeper import Keeper
 from runtime.repository import find_ensembles
+from runtime.supervisor import Keeper
 
 POLL_S = 0.5
 RETRY_S = 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from tests.tiny import SPECIAL_TOKENS, TINY_BUCKETS, TINY_IMAGE, TINY_IMAGE_TOKENS, TINY_PROMPT, WORDS
+from tests.support.tiny import SPECIAL_TOKENS, TINY_BUCKETS, TINY_IMAGE, TINY_IMAGE_TOKENS, TINY_PROMPT, WORDS
 
 
 @pytest.fixture(scope="session")

@@ -48,8 +48,8 @@ def cached_name(url: str) -> str:
 
 
 def safe_fetch() -> Fetch:
-    """`referent.fetch` from any host with public addresses."""
-    from referent.fetch import FetchPolicy, fetch
+    """`referent.core.fetch` from any host with public addresses."""
+    from referent.core.fetch import FetchPolicy, fetch
 
     policy = FetchPolicy()
 

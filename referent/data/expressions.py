@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from referent.data.cards import RANKS
+from referent.mini.cards import RANKS
 
 Box = tuple[float, float, float, float]
 

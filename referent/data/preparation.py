@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from referent.data.downloads import Limits, download
 from referent.data.files import atomic, md5
-from referent.data.images import decoded_size
+from referent.data.image_files import decoded_size
 from referent.data.readers import place, read
 from referent.data.readers.pixmo import pixmo_downloads
 from referent.data.records import Record, Rejected, RowError, record_line

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from referent.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
+from referent.core.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from referent.boxes import area
+from referent.core.boxes import area
 from referent.evaluation.evaluate import (
     Results,
     baselines,

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from referent.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.core.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.data.records import Mask, Record
-from referent.data.sets import Item
 from referent.evaluation import metrics
 from referent.evaluation.metrics import Bools
 from referent.evaluation.predictions import Prediction, PredictionsError
-from referent.evaluation.sources import Grounder
+from referent.evaluation.predictors import Grounder
+from referent.mini.sets import Item
 
 BASELINES = {"centre box": 0.4, "whole image": 1.0}  # share of each side
 MAX_GROUPS = 300  # a tag with more values than this names single records, not groups

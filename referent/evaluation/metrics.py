@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import bootstrap
 
-from referent.boxes import Floats, clip_xyxy, iou
+from referent.core.boxes import Floats, clip_xyxy, iou
 
 Bools = npt.NDArray[np.bool_]
 Interval = tuple[float, float]

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from referent.boxes import Floats
+from referent.core.boxes import Floats
 
 
 def accuracy_curve(curves: Mapping[str, Mapping[str, float]]) -> bytes:

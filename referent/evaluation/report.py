@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from referent.boxes import Floats
+from referent.client.drawing import draw
+from referent.core.boxes import Floats
+from referent.core.images import ImageError, decode_image
+from referent.core.processor import Found
 from referent.data.records import Record, write_records
-from referent.drawing import draw
 from referent.evaluation import plots
 from referent.evaluation.analysis import failures, worst_and_best
 from referent.evaluation.evaluate import Results
 from referent.evaluation.predictions import write_predictions
 from referent.evaluation.tables import Table, markdown, number, tables
-from referent.images import ImageError, decode_image
-from referent.processor import Found
 
 FIGURES, RECORDS, PREDICTIONS = "figures.json", "records.jsonl", "predictions.jsonl"
 THUMBNAIL = 320  # longest side, pixels

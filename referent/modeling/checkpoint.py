@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from referent.bundle import TOKENIZER_FILE, ModelSpec
+from referent.core.bundle import TOKENIZER_FILE, ModelSpec
+from referent.core.prompts import PromptEncoder
 from referent.modeling.grounding import BoxHead, GroundingModel
 from referent.modeling.stem import load_llava
-from referent.prompts import PromptEncoder
 
 SPEC_FILE, HEAD_FILE, ADAPTER_DIRECTORY, BASE_DIRECTORY = "referent.json", "head.safetensors", "adapter", "base"
 

@@ -10,12 +10,12 @@ import torch
 from peft import PeftModel
 from PIL import Image
 
-from referent.answers import parse_box
-from referent.images import Picture
+from referent.core.images import Picture
+from referent.core.processor import Found, Inputs, Processor
+from referent.core.prompts import PromptEncoder
+from referent.core.text_boxes import parse_box
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounding import GroundingModel
-from referent.processor import Found, Inputs, Processor
-from referent.prompts import PromptEncoder
 
 MAX_NEW_TOKENS = 50  # of an answer in text, as visual-grounding-api's
 
@@ -28,7 +28,7 @@ class ModelGrounder(ABC):
         self._processor = processor
 
     def decode(self, data: bytes) -> Picture:
-        """An image file as the model needs it: just as the service does it. Raises `referent.images.ImageError`."""
+        """An image file as the model needs it: just as the service does it. Raises `ImageError`."""
         return self._processor.spec.image.decode(data)
 
     def ground(self, image: Image.Image | Picture, expressions: Sequence[str]) -> list[Found]:

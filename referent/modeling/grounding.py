@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
-from referent.packing import PREFIX_SEGMENT
+from referent.core.packing import PREFIX_SEGMENT
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # channel statistics of openai/clip-vit-large-patch14-336
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -81,7 +81,7 @@ class GroundingModel(nn.Module):
         segment_ids: torch.Tensor,
         loc_positions: torch.Tensor,
     ) -> Grounding:
-        """Tensors as in `referent.tensors`: (B, S, S, 3) uint8, (B, T), (B, T) and (B, N) int64."""
+        """Tensors as in `referent.core.contract`: (B, S, S, 3) uint8, (B, T), (B, T) and (B, N) int64."""
         image_features = self.encode_image(image)
         hidden_states, attention = self.read_expressions(input_ids, segment_ids, loc_positions, image_features)
         return Grounding(*self.box_head(hidden_states), image_features, attention)
@@ -104,9 +104,11 @@ class GroundingModel(nn.Module):
         loc_positions: torch.Tensor,
         image_features: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Packed rows (`referent.packing`) -> hidden states at each [LOC] (B, N, D), or at any other positions, and the
-        last layer's attention from there (B, H, N, T). Ids out of range are clamped, so that one bad row cannot fail a
-        batch."""
+        """Packed rows (`referent.core.packing`) -> hidden states at each [LOC] (B, N, D), or at other positions, and
+        the last layer's attention from there (B, H, N, T).
+
+        Ids out of range are clamped, so that one bad row cannot fail a batch.
+        """
         lm = self.base.model.language_model
         loc = loc_positions.clamp(0, input_ids.shape[1] - 1)[:, :, None]  # (B, N, 1)
         hidden = self.embed(input_ids, image_features)
@@ -171,7 +173,7 @@ def _run_layer(
 
 
 def visible(segment_ids: torch.Tensor) -> torch.Tensor:
-    """(B, T) -> (B, T, T) bool: which keys (last axis) a query sees; see `referent.packing`."""
+    """(B, T) -> (B, T, T) bool: which keys (last axis) a query sees; see `referent.core.packing`."""
     order = torch.arange(segment_ids.shape[1], device=segment_ids.device)
     query, key = segment_ids[:, :, None], segment_ids[:, None, :]
     return (order[:, None] >= order[None, :]) & ((key == PREFIX_SEGMENT) | (key == query))

@@ -7,11 +7,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 from transformers import LlavaConfig
 
-from referent.bundle import TOKENIZER_FILE
-from referent.images import ImageTransform
+from referent.core.bundle import TOKENIZER_FILE
+from referent.core.images import ImageTransform
+from referent.core.packing import Bucket
+from referent.core.prompts import LOC_MARK, Prompt
 from referent.modeling.checkpoint import CheckpointError, CheckpointSpec
-from referent.packing import Bucket
-from referent.prompts import LOC_MARK, Prompt
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 LOC_TEMPLATE = "<image>\nFind the object referred to: {expression}[LOC]"

@@ -53,7 +53,7 @@ def box_loss(boxes: torch.Tensor, targets: torch.Tensor, weights: LossWeights) -
 def expression_losses(
     grounding: Grounding, batch: dict[str, torch.Tensor], weights: LossWeights
 ) -> dict[str, torch.Tensor]:
-    """box, score and (where the batch has points) point of a batch (see `referent.training.samples`), and its mean
+    """box, score and (where the batch has points) point of a batch (see `referent.mini.stream`), and its mean
     IoU as a figure."""
     used, present = batch["used"], batch["present"]
     losses = {}

@@ -13,10 +13,10 @@ from typing import Any
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from referent.answers import format_box
+from referent.core.prompts import PromptEncoder
+from referent.core.text_boxes import format_box
 from referent.modeling.checkpoint import CheckpointSpec
 from referent.modeling.grounding import GroundingModel
-from referent.prompts import PromptEncoder
 from referent.training.recipe import Recipe, RecipeError
 
 TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v)_proj"  # CLIP has modules of these names too

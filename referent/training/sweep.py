@@ -51,7 +51,7 @@ def run_sweep(cells: Sequence[Cell], train_options: Sequence[str], out: Path) ->
     for cell in cells:
         result = out / cell.name / RESULT_FILE
         if not result.is_file():
-            command = [sys.executable, "-m", "referent.training", *train_options, *cell.options]
+            command = [sys.executable, "-m", "referent", "train", *train_options, *cell.options]
             subprocess.run([*command, "--out", str(out / cell.name)], check=True)
         yield cell, json.loads(result.read_text())
 

@@ -22,10 +22,11 @@ from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils.import_utils import is_bitsandbytes_available
 
-from referent.bundle import TOKENIZER_FILE
+from referent.core.bundle import TOKENIZER_FILE
+from referent.core.prompts import LOC_MARK, Prompt
 from referent.data.records import Record
 from referent.evaluation.evaluate import join, summary
-from referent.evaluation.sources import ask_checkpoint
+from referent.evaluation.predictors import ask_checkpoint
 from referent.modeling.checkpoint import (
     ADAPTER_DIRECTORY,
     BASE_DIRECTORY,
@@ -40,13 +41,12 @@ from referent.modeling.grounder import ModelGrounder, make_grounder
 from referent.modeling.grounding import BoxHead, GroundingModel
 from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer
 from referent.modeling.stem import load_llava
-from referent.prompts import LOC_MARK, Prompt
 from referent.training.curves import plot_curves
+from referent.training.encoding import collate, collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import end_token, parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
-from referent.training.records import RecordStream, load_records
-from referent.training.rows import collate, collate_trimmed
+from referent.training.record_stream import RecordStream, load_records
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
+from referent.training.encoding import Row, collate
 from referent.training.losses import Objective
-from referent.training.rows import Row, collate
 
 WEIGHTS_FILE = "model.safetensors"
 

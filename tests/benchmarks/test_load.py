@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from benchmarks.lib.service import Body
 from benchmarks.load import Answer, Load, closed, opened
-from benchmarks.service import Body
 
 BODIES = [Body(b"one", {}), Body(b"two", {})]
 

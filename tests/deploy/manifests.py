@@ -205,7 +205,7 @@ def _peer(manifests: Manifests, peer: Document) -> str:
 def check_bundle_is_verified_before_it_is_loaded(manifests: Manifests) -> None:
     pod, triton = manifests.pod("triton"), manifests.container("triton")
     [verify] = pod["initContainers"]
-    assert verify["command"] == ["python", "-m", "referent.bundle"]
+    assert verify["command"] == ["python", "-m", "referent.core.bundle"]
     loaded = [argument(triton, name) for name in ("model-repository", "load-model")]
     assert verify["args"] == [*loaded, "--digest=$(DIGEST)"]
     assert verify["env"] == triton["env"]

@@ -20,12 +20,12 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from gateway.golden import probe
+from referent.triton.golden import probe
 from runtime.distribution import find_distribution
 from runtime.launcher import TritonServer
 from tests.deploy.conftest import KUBERNETES, ROOT, run, tool
 from tests.deploy.manifests import render
-from tests.tiny import MODEL_REPOSITORY
+from tests.support.tiny import MODEL_REPOSITORY
 
 DOCKERFILES = [ROOT / "gateway/Dockerfile", ROOT / "export/Dockerfile"]
 SAMPLES = ROOT / "tests" / "samples"
@@ -152,7 +152,7 @@ def test_export_image_has_the_code_of_its_job(tmp_path: Path) -> None:
     """Its steps without the gigabytes of torch and transformers, which `make test` runs the same code with."""
     build(ROOT / "export/Dockerfile", tmp_path, edit=("torch==2.13.0 '.[export]'", "--no-deps ."))
     packages = next((tmp_path / "app/venv/lib").glob("python3.*/site-packages"))
-    assert (packages / "export/__main__.py").exists()
+    assert (packages / "export/build.py").exists()
     assert (packages / "referent/modeling/checkpoint.py").exists()
 
 

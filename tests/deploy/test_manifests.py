@@ -51,7 +51,7 @@ def test_export_job_is_valid_and_asks_what_the_command_takes(version: str) -> No
     checkpoint, *options = container["args"]
     mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
     assert (mounts[checkpoint], mounts[options[options.index("--to") + 1]]) == (True, False)
-    source = (ROOT / "export/__main__.py").read_text()  # importing it takes torch
+    source = (ROOT / "export/build.py").read_text()  # importing it takes torch
     assert all(f'"{option}"' in source for option in options if option.startswith("--"))
 
 

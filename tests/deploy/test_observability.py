@@ -12,12 +12,12 @@ from prometheus_client import generate_latest
 
 from gateway.app import create_app
 from gateway.errors import TABLE
-from gateway.golden import probe
 from gateway.settings import Settings
 from gateway.telemetry import SECONDS
+from referent.triton.golden import probe
 from runtime.launcher import TritonServer
 from tests.deploy.conftest import ROOT, run, tool
-from tests.tiny import MODEL_REPOSITORY
+from tests.support.tiny import MODEL_REPOSITORY
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())

@@ -1,7 +1,7 @@
 import pytest
 
 from referent.evaluation.analysis import analyse, bias_audit, failures, latency, worst_and_best
-from tests.evaluation.samples import BOX, FAR, HALF, record, results
+from tests.support.scored import BOX, FAR, HALF, record, results
 
 LONG = "the small red cup on the left"
 

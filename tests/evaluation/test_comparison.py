@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from referent.evaluation.__main__ import app
+from referent.commands.app import app
 from referent.evaluation.analysis import analyse
 from referent.evaluation.comparison import ComparisonError, compare, load_runs
 from referent.evaluation.report import write_report
-from tests.evaluation.samples import BOX, FAR, HALF, record, results
+from tests.support.scored import BOX, FAR, HALF, record, results
 
 Box = tuple[float, float, float, float]
 

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from referent.core.processor import Found
 from referent.data.expressions import Expression
 from referent.data.readers import read
 from referent.data.records import Mask, Record
-from referent.data.sets import Item
 from referent.evaluation.evaluate import (
     evaluate,
     groups,
@@ -19,8 +19,8 @@ from referent.evaluation.evaluate import (
     summary,
 )
 from referent.evaluation.predictions import Prediction, PredictionsError, read_predictions
-from referent.processor import Found
-from tests.evaluation.samples import BOX, FAR, HALF, record, results
+from referent.mini.sets import Item
+from tests.support.scored import BOX, FAR, HALF, record, results
 
 NAN = float("nan")
 

@@ -14,7 +14,7 @@ from referent.evaluation.analysis import analyse
 from referent.evaluation.evaluate import Results
 from referent.evaluation.predictions import read_predictions
 from referent.evaluation.report import picture, write_report
-from tests.evaluation.samples import BOX, FAR, HALF, record, results
+from tests.support.scored import BOX, FAR, HALF, record, results
 
 WILD = "<script>alert('|')</script>"
 

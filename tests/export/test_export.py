@@ -7,13 +7,13 @@ from google.protobuf import text_format
 from peft import LoraModel
 from tritonclient.grpc import model_config_pb2
 
-from export import __main__ as exporter
+from export import build as exporter
+from export.graphs import example_inputs, run, split
 from export.parity import ParityError, check, fp32_arithmetic, tolerances
-from export.parts import example_inputs, run, split
-from referent.bundle import Bundle, load_bundle, verify_files
+from referent.core.bundle import Bundle, load_bundle, verify_files
+from referent.core.contract import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, STEPS, dims_of, dtype_of, part_name
 from referent.modeling.checkpoint import load_checkpoint, save_checkpoint
-from referent.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, STEPS, dims_of, dtype_of, part_name
-from tests.tiny import MODEL_REPOSITORY
+from tests.support.tiny import MODEL_REPOSITORY
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from PIL import Image
 
 from export.parity import ParityError, check, tolerances
 from export.quantize import quantize
-from referent.boxes import cxcywh_to_xyxy, iou
-from referent.bundle import load_bundle, load_encoder
-from referent.processor import Processor
-from referent.tensors import BOX_HEAD, LANGUAGE_MODEL, STEPS, VISION_ENCODER, part_name
-from tests.tiny import MODEL_REPOSITORY
+from referent.core.boxes import cxcywh_to_xyxy, iou
+from referent.core.bundle import load_bundle, load_encoder
+from referent.core.contract import BOX_HEAD, LANGUAGE_MODEL, STEPS, VISION_ENCODER, part_name
+from referent.core.processor import Processor
+from tests.support.tiny import MODEL_REPOSITORY
 
 PICTURE = Path(__file__).parents[1] / "samples" / "scene-1.jpg"
 

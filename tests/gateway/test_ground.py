@@ -13,10 +13,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from gateway.settings import Settings
-from referent.api import GroundBatchResponse, GroundResponse
-from tests.gateway.conftest import Start
-from tests.gateway.fake_triton import FakeTriton
-from tests.gateway.samples import in_json, jpeg
+from referent.core.api import GroundBatchResponse, GroundResponse
+from tests.support.fake_triton import FakeTriton
+from tests.support.gateway import Start
+from tests.support.requests import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
 

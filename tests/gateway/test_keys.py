@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from gateway import keys
 from gateway.settings import Settings
-from tests.gateway.conftest import Start
-from tests.gateway.samples import in_json, jpeg
+from tests.support.gateway import Start
+from tests.support.requests import in_json, jpeg
 
 GOOD = in_json(jpeg(), "the queen")
 Make = Callable[..., str]

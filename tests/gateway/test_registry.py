@@ -8,13 +8,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.golden import probe
 from gateway.registry import NotReadyError, Registry, UnknownModelError
-from gateway.triton import Triton
-from referent.triton import TritonError
-from tests.gateway.conftest import Start
-from tests.gateway.fake_triton import FakeTriton, publish
-from tests.gateway.samples import in_json, jpeg
+from referent.triton.aio import Triton
+from referent.triton.client import TritonError
+from referent.triton.golden import probe
+from tests.support.fake_triton import FakeTriton, publish
+from tests.support.gateway import Start
+from tests.support.requests import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
 GOOD = in_json(jpeg(), "the queen")

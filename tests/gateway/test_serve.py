@@ -20,13 +20,13 @@ from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
-from gateway.__main__ import Server, listen, main
+from gateway.server import Server, listen, main
 from gateway.settings import Settings
-from referent.bundle import verify_files
-from referent.cli import app
-from referent.client import AsyncClient, Client, ServiceError
-from tests.gateway.fake_triton import FakeTriton
-from tests.gateway.samples import in_json, jpeg
+from referent.client.http import AsyncClient, Client, ServiceError
+from referent.commands.app import app
+from referent.core.bundle import verify_files
+from tests.support.fake_triton import FakeTriton
+from tests.support.requests import in_json, jpeg
 
 
 @pytest.mark.anyio
@@ -127,7 +127,7 @@ async def serving(make_app: Callable[..., FastAPI]) -> AsyncIterator[tuple[str, 
 async def test_head_that_does_not_arrive_is_not_waited_for(
     make_app: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.__main__.HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("gateway.server.HEAD_TIMEOUT_S", 0.3)
     body = json.dumps(in_json(jpeg(), "the queen")).encode()
     head = f"POST /v1/ground HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     async with serving(make_app) as address:
@@ -191,7 +191,7 @@ def test_gateway_that_cannot_start_says_why_without_a_trace(
 ) -> None:
     for name, setting in {"PORT": "0", "METRICS_PORT": "0", variable: value}.items():
         monkeypatch.setenv(f"REFERENT_{name}", setting)
-    monkeypatch.setattr("gateway.__main__.configure_logging", lambda: None)
+    monkeypatch.setattr("gateway.server.configure_logging", lambda: None)
     with pytest.raises(SystemExit, match=message):
         main()
 

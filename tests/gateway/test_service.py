@@ -12,10 +12,10 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from gateway.__main__ import listen, url_of
 from gateway.errors import TABLE
+from gateway.server import listen, url_of
 from gateway.settings import OTHERS, Settings
-from tests.gateway.samples import in_json, jpeg
+from tests.support.requests import in_json, jpeg
 
 
 @pytest.mark.anyio

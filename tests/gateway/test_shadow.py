@@ -9,10 +9,10 @@ from prometheus_client import REGISTRY
 
 from gateway.settings import Settings
 from gateway.shadow import agreement
-from referent.processor import Found
-from tests.gateway.conftest import Start
-from tests.gateway.fake_triton import FakeTriton, publish
-from tests.gateway.samples import in_json, jpeg
+from referent.core.processor import Found
+from tests.support.fake_triton import FakeTriton, publish
+from tests.support.gateway import Start
+from tests.support.requests import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
 SQUARE = (0.0, 0.0, 2.0, 2.0)

@@ -6,9 +6,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tests.gateway.conftest import Start
-from tests.gateway.fake_triton import FakeTriton
-from tests.gateway.samples import in_json, jpeg
+from tests.support.fake_triton import FakeTriton
+from tests.support.gateway import Start
+from tests.support.requests import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
 GOOD = in_json(jpeg(), "the secret")

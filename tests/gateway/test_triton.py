@@ -1,8 +1,6 @@
 """Several Tritons behind one gateway: one goes and nobody notices, one comes and gets its share."""
 
 import asyncio
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,10 +9,11 @@ import grpc
 import pytest
 
 from gateway.registry import Registry
-from gateway.triton import Triton
-from tests.gateway.conftest import Start, listening
-from tests.gateway.fake_triton import FakeTriton, publish
-from tests.gateway.samples import in_json, jpeg
+from referent.triton.aio import Triton
+from tests.support.fake_triton import FakeTriton, publish
+from tests.support.gateway import Start, listening
+from tests.support.nameserver import Nameserver
+from tests.support.requests import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
 GOOD = in_json(jpeg(), "the queen")
@@ -87,28 +86,6 @@ async def test_while_they_move_on_one_by_one_requests_find_their_version(
             async with asyncio.timeout(30):
                 while (await client.post("/v1/ground", json=GOOD)).json()["version"] != "2":
                     pass
-
-
-class Nameserver(threading.Thread):
-    """Answers every question for an IPv4 address over UDP with `addresses`."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.addresses = ["127.0.0.1"]
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
-
-    def run(self) -> None:
-        while True:
-            query, client = self.socket.recvfrom(512)
-            if not query:
-                return
-            end = query.index(b"\0", 12) + 5  # of the name, type and class
-            known = self.addresses if query[end - 4 : end - 2] == b"\0\1" else []
-            head = query[:2] + b"\x84\0" + b"\0\1" + len(known).to_bytes(2, "big") + bytes(4)
-            records = [b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(address) for address in known]
-            self.socket.sendto(head + query[12:end] + b"".join(records), client)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.keys import new_key
 from gateway.web import SECURITY
-from tests.gateway.conftest import Start
+from tests.support.gateway import Start
 
 pytestmark = pytest.mark.anyio
 

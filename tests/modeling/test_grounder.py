@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from referent.core.processor import Processor
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder, load_checkpoint_spec
 from referent.modeling.grounder import TextGrounder, TorchGrounder, load_grounder
 from referent.modeling.grounding import GroundingModel
-from referent.processor import Processor
-from tests.tiny import TINY_PROMPT
+from tests.support.tiny import TINY_PROMPT
 
 EXPRESSIONS = [["the red cup", "cup"], ["blue", "the plate on the left", "green", "red", "the cup"], ["plate"]]
 

@@ -7,10 +7,10 @@ from peft import PeftModel
 from PIL import Image
 from transformers.models.clip import CLIPImageProcessorPil
 
+from referent.core.processor import Processor
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import TorchGrounder
 from referent.modeling.grounding import BoxHead, visible
-from referent.processor import Processor
 
 EXPRESSIONS = ["the red cup", "cup", "the green plate on the left", "blue"]
 

@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
+from referent.core.prompts import Prompt, PromptEncoder
 from referent.modeling.checkpoint import CheckpointError
 from referent.modeling.llava import TEMPLATES, convert_sentencepiece, llava_spec, llava_tokenizer
-from referent.prompts import Prompt, PromptEncoder
 
 
 @pytest.fixture

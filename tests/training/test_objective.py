@@ -3,15 +3,15 @@ import copy
 import pytest
 import torch
 
+from referent.mini.shape import mini_config
+from referent.mini.stream import SceneStream
 from referent.modeling.grounding import BoxHead, GroundingModel
-from referent.modeling.mini import mini_config
 from referent.modeling.stem import ConvStemLlava
+from referent.training.encoding import collate
 from referent.training.losses import PRETRAINING, DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW
-from referent.training.rows import collate
-from referent.training.samples import SceneStream
-from tests.tiny import TINY_PROMPT
-from tests.training.conftest import NAMES
+from tests.support.tiny import TINY_PROMPT
+from tests.support.training import NAMES
 
 
 @pytest.fixture

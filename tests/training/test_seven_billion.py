@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from referent.core.packing import Bucket
+from referent.core.prompts import Prompt
 from referent.modeling.grounding import BoxHead, GroundingModel
 from referent.modeling.llava import TEMPLATES
-from referent.packing import Bucket
-from referent.prompts import Prompt
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe

@@ -18,11 +18,11 @@ from transformers import set_seed
 
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import TextGrounder, load_grounder
+from referent.training.encoding import collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
-from referent.training.records import DataError, RecordStream, load_records
-from referent.training.rows import collate_trimmed
+from referent.training.record_stream import DataError, RecordStream, load_records
 from referent.training.train import open_base, train
 
 MakeRecipe = Callable[..., Recipe]
@@ -123,7 +123,7 @@ KILLED = """
 import os, signal, sys
 import typer
 import referent.training.train as program
-from referent.training.command import train
+from referent.commands.train import train
 
 class Killed(program.GroundingTrainer):
     def training_step(self, *arguments, **named):
@@ -169,7 +169,7 @@ import os
 import typer
 from safetensors.torch import save_file
 import referent.training.train as program
-from referent.training.command import train
+from referent.commands.train import train
 from referent.training.trainer import trained_state
 
 class Observed(program.GroundingTrainer):
@@ -230,7 +230,7 @@ def test_missing_data_is_named(make_recipe: MakeRecipe, tmp_path: Path) -> None:
 
 
 def test_a_text_checkpoint_is_not_exported(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    from export.__main__ import export
+    from export.build import export
 
     recipe = make_recipe("text", steps=1)
     train(recipe)

@@ -6,7 +6,7 @@ export interface Size {
   height: number;
 }
 
-const GOLDEN_RATIO = 0.618; // of the colour circle, as referent/drawing.py has it
+const GOLDEN_RATIO = 0.618; // of the colour circle, as referent/client/drawing.py has it
 
 /** The colour of the index-th expression, or model: HSV (index * GOLDEN_RATIO, 0.65, 1). */
 export const colour = (index: number) => `hsl(${((index * GOLDEN_RATIO) % 1) * 360} 100% 67.5%)`;

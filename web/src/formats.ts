@@ -52,7 +52,7 @@ function asCurl({ picture, expressions, models }: Question): string {
 
 function asPython({ picture, expressions, models }: Question): string {
   const literal = (value: unknown) => JSON.stringify(value); // JSON's strings are Python's too
-  return `from referent.client import Client
+  return `from referent import Client
 
 with Client(${literal(new URL(".", location.href).href.replace(/\/$/, ""))}) as client:
     for model in ${literal(models.map(({ name }) => name))}:

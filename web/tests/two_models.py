@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from export.publish import publish
-from referent.bundle import TOKENIZER_FILE, load_bundle
-from referent.tensors import STEPS, part_name
+from referent.core.bundle import TOKENIZER_FILE, load_bundle
+from referent.core.contract import STEPS, part_name
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 THRESHOLD = 0.8

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from referent.data.images import upright_size
+from referent.data.image_files import upright_size
 from referent.data.readers.rows import json_rows, need_images, split_of, to_records
 from referent.data.records import Box, Record, Rejected, RowError
 

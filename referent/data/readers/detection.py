@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from referent.data.expressions import describe_objects
-from referent.data.images import upright_size
+from referent.data.image_files import upright_size
 from referent.data.records import Box, Record, Rejected, RowError, check_box
 
 EXPRESSIONS_PER_IMAGE = 8

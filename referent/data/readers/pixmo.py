@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from referent.data.downloads import Download, cached_name
-from referent.data.images import upright_size
+from referent.data.image_files import upright_size
 from referent.data.readers.rows import json_rows, need_images, split_of, to_records
 from referent.data.records import Record, Rejected, RowError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from referent.boxes import cxcywh_to_xyxy
-from referent.data.images import upright_size
+from referent.core.boxes import cxcywh_to_xyxy
+from referent.data.image_files import upright_size
 from referent.data.pickles import load_pickle
 from referent.data.readers.rows import AnnotationError, Rows, json_rows, need_images, split_of, to_records
 from referent.data.records import Box, Record, Rejected

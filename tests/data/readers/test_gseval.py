@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from referent.boxes import iou
+from referent.core.boxes import iou
 from referent.data.readers import read
 from referent.data.records import Rejected
 

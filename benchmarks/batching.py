@@ -1,0 +1,116 @@
+"""Triton's settings on this machine: queue delay, instances, threads and their spinning, all side by side.
+
+    python -m benchmarks.batching [--delays 0 1000] [--instances 1 2] [--threads 1 2] [--spinning 0 1]
+
+One server for each setting, all up at once, measured in turns: latency of one client, images a second of eight.
+"""
+
+import itertools
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
+from benchmarks.lib.measuring import Report, Row, alternate, arguments_of, flat, lines, summary
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Arrays, Ensemble, Subject
+from referent.core.contract import STEPS, part_name
+from runtime.launcher import TritonServer
+from runtime.repository import read_config
+
+CLIENTS = 8
+
+
+class Setting(NamedTuple):
+    """The same for all parts of a model."""
+
+    delay_us: int
+    instances: int
+    threads: int
+    spinning: int
+
+
+def with_setting(repository: Path, model: str, setting: Setting, copy: Path) -> Path:
+    """A copy of the repository whose parts have the setting."""
+    shutil.copytree(repository, copy)
+    for step in STEPS:
+        name = part_name(model, step)
+        config = read_config(copy, name)
+        config.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
+        config.instance_group[0].count = setting.instances
+        config.instance_group[0].kind = ModelInstanceGroup.KIND_CPU
+        config.parameters["intra_op_thread_count"].string_value = str(setting.threads)
+        config.parameters["session.intra_op.allow_spinning"].string_value = str(setting.spinning)
+        (copy / name / "config.pbtxt").write_text(text_format.MessageToString(config))
+    return copy
+
+
+def images_per_s(ensembles: list[Ensemble], arrays: Arrays, seconds: float) -> float:
+    """Closed loop, a thread for each ensemble client."""
+    end = time.perf_counter() + seconds
+
+    def ask(ensemble: Ensemble) -> int:
+        count = 0
+        while time.perf_counter() < end:
+            ensemble(arrays)
+            count += 1
+        return count
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(ensembles)) as pool:
+        answered = sum(pool.map(ask, ensembles))
+    return answered / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    parser.add_argument("--model-repository", type=Path, default=REPOSITORY)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--delays", type=int, nargs="+", default=[0, 1000], help="microseconds")
+    parser.add_argument("--instances", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--spinning", type=int, nargs="+", choices=[0, 1], default=[0], help="of waiting threads")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--calls", type=int, default=20, help="in a block")
+    parser.add_argument("--seconds", type=float, default=4, help="of a round's load")
+    arguments = parser.parse_args()
+    report = Report("sweep", arguments.out)
+    subject = Subject(arguments.model_repository, arguments.model)
+    arrays = subject.arrays(PICTURE.read_bytes(), EXPRESSIONS[:1])
+    values = arguments.delays, arguments.instances, arguments.threads, arguments.spinning
+    settings = [Setting(*setting) for setting in itertools.product(*values)]
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        clients: dict[Setting, list[Ensemble]] = {}
+        for setting in settings:
+            copy = with_setting(subject.repository, subject.name, setting, directory / "-".join(map(str, setting)))
+            server = stack.enter_context(TritonServer(copy, [subject.name]))
+            clients[setting] = [stack.enter_context(Ensemble(subject, server.grpc_url)) for _ in range(CLIENTS)]
+        paths = {str(setting): lambda own=own: own[0](arrays) for setting, own in clients.items()}
+        times = alternate(paths, arguments.rounds, arguments.calls)
+        rates: dict[Setting, list[float]] = {setting: [] for setting in settings}
+        for _ in range(arguments.rounds):
+            for setting, own in clients.items():
+                rates[setting].append(images_per_s(own, arrays, arguments.seconds))
+    rows: list[Row] = []
+    for setting in settings:
+        latency = summary(flat(times[str(setting)]))
+        rows.append(
+            setting._asdict()
+            | {"p50 ms, 1 client": latency["p50"], "p95 ms": latency["p95"]}
+            | {f"images/s, {CLIENTS} clients": statistics.median(rates[setting])}
+        )
+    report.add("ensemble over gRPC, one expression", rows)
+    named = [row | {"setting": str(tuple(setting))} for setting, row in zip(settings, rows, strict=True)]
+    rate = f"images/s, {CLIENTS} clients"
+    report.chart(lambda axes: lines(axes, named, "p50 ms, 1 client", rate, "setting", ylim=None))
+
+
+if __name__ == "__main__":
+    main()

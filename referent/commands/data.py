@@ -1,0 +1,186 @@
+"""Commands on data: referent data --help"""
+
+import math
+import os
+from concurrent.futures import BrokenExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from zipfile import BadZipFile
+
+import typer
+
+from referent.commands.terminal import failure
+
+app = typer.Typer(help="Datasets: prepare published ones, generate scenes.", no_args_is_help=True)
+
+TRAINING_MIX = "photo=.35,cut=.15,icons=.4,crowd=.1"
+
+
+class Split(StrEnum):
+    """Of the card photographs and the seeds."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Set(StrEnum):
+    """What `scenes` can write."""
+
+    mix = "mix"
+    scenes = "scenes"
+    unseen_style = "unseen_style"
+    cards = "cards"
+
+
+@app.command()
+def prepare(
+    format: Annotated[
+        str,
+        typer.Argument(help="jsonl, refer, refcoco, referit, gseval, conversations, pixmo, coco, voc or csv."),
+    ],
+    annotations: Annotated[
+        list[Path], typer.Argument(help="Annotation files, or the folder of a format that has one.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for SPLIT.jsonl and stats.json.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images; each is decoded once.", show_default="none is checked")
+    ] = None,
+    split_shares: Annotated[
+        str | None,
+        typer.Option(help="Split by image, such as train=.9,val=.1.", show_default="the source's own splits"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of --split-shares.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Stop at the first sample that is not fit for use.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Records to write at most.", show_default="all")] = None,
+    urls: Annotated[bool, typer.Option(help="First download what the rows name by URL into --images (pixmo).")] = False,
+    max_file_mb: Annotated[float, typer.Option(min=0.001, help="Limit of one download.")] = 20,
+    max_total_gb: Annotated[float, typer.Option(min=0.001, help="Limit of all downloads in --images.")] = 50,
+    deadline_s: Annotated[float, typer.Option(min=0.1, help="Limit of one download.")] = 30,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Downloads at a time.")] = 16,
+) -> None:
+    """Bring published annotations into Referent's records; broken samples are left out, counted by reason."""
+    try:
+        from referent.data.downloads import Limits
+        from referent.data.preparation import Options, fetch_images
+        from referent.data.preparation import prepare as prepare_dataset
+
+        if urls:
+            limits = Limits(round(max_file_mb * 1e6), round(max_total_gb * 1e9), deadline_s, concurrency)
+            _print_counts("download", fetch_images(format, annotations, images, limits))
+        shares = parse_shares(split_shares) if split_shares else None
+        stats = prepare_dataset(format, annotations, images, out, Options(shares, seed, strict, limit))
+    except ModuleNotFoundError as error:
+        raise failure(f"{error}; preparing data needs: pip install 'referent[train]'") from error
+    except (OSError, ValueError) as error:
+        raise failure(str(error)) from error
+    _print_stats(stats, out)
+
+
+@app.command()
+def scenes(
+    artwork: Annotated[Path, typer.Option(help="artwork.npz of referent.mini.artwork.")],
+    cards: Annotated[Path, typer.Option(help="Folder of card photographs with labels.csv.")],
+    split_file: Annotated[Path, typer.Option(help="CSV of referent.mini.cards: which photographs a split has.")],
+    split: Annotated[Split, typer.Option(help="Which photographs and seeds.")],
+    out: Annotated[Path, typer.Option(help="Folder for images/, SPLIT.jsonl and SPLIT.json.")],
+    sets: Annotated[
+        list[Set] | None, typer.Option("--set", help="Which set; may be given several times.", show_default="mix")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Images of each set; cards are always all of the split.")] = 400,
+    mix: Annotated[str, typer.Option(help="Share of each kind of scene in the set mix.")] = TRAINING_MIX,
+    backgrounds: Annotated[
+        Path | None, typer.Option(help="Folder of background photographs, for training alone.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option(help="Of the scenes.", show_default="the split")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+) -> None:
+    """Generate scenes that mini trains on or is evaluated on: images and records.
+
+    mix: what it trains on. scenes, unseen_style: icons, in styles that it trains on or in the one that it never sees.
+    cards: the photographs as they are.
+    """
+    try:
+        from referent.data.files import md5
+        from referent.mini.rendering import SceneSet, render
+        from referent.mini.scenes import KINDS, Materials
+
+        if backgrounds and split != Split.train:
+            raise ValueError(f"--backgrounds are for training alone: leave them out with --split {split.value}")
+        shares = parse_shares(mix, KINDS)
+        names = sets or [Set.mix]
+        materials = Materials.load(artwork, backgrounds, cards, split_file, split)
+        chosen = [
+            SceneSet.model_validate(
+                {
+                    "name": name.value,
+                    "count": len(materials.photos) if name == Set.cards else count,
+                    "seed": seed or split.value,
+                    "mix": shares if name == Set.mix else {},
+                }
+            )
+            for name in dict.fromkeys(names)
+        ]
+        sources = {"artwork_md5": md5(artwork), "split_file_md5": md5(split_file)}
+        sources["background_photographs"] = str(len(materials.backgrounds))
+        report = render(materials, chosen, split.value, out, sources, workers or os.cpu_count() or 1)
+    except ModuleNotFoundError as error:
+        raise failure(f"{error}; generating scenes needs: pip install 'referent[train]'") from error
+    except KeyError as error:
+        raise failure(f"--artwork, --cards or --split-file lacks {error}") from error
+    except (OSError, ValueError, BadZipFile, BrokenExecutor) as error:
+        raise failure(str(error)) from error
+    records, absent = report["statistics"]["records"], report["statistics"]["absent_share"]
+    typer.echo(f"{records} records ({absent:.0%} absent) -> {out / split.value}.jsonl")
+
+
+def _print_counts(title: str, counts: dict[str, int]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title, "count")
+    for name, count in counts.items():
+        table.add_row(escape(name), str(count))
+    Console().print(table)
+
+
+def _print_stats(stats: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", "records", "absent", "mean box area", "mean image", title=str(out))
+    for name, split in stats["splits"].items():
+        area, sides = split["box_area_share"], (split["image_width_px"], split["image_height_px"])
+        table.add_row(
+            name,
+            str(split["records"]),
+            f"{split['absent_share']:.0%}",
+            f"{area['mean']:.1%}" if area else "",
+            "x".join(f"{side['mean']:.0f}" for side in sides),
+        )
+    Console().print(table)
+    if stats["rejected"]:
+        _print_counts("left out", {reason: found["count"] for reason, found in stats["rejected"].items()})
+    if not stats["images_checked"]:
+        typer.echo("no image was looked at: give --images to leave out missing and broken ones")
+
+
+def parse_shares(text: str, known: tuple[str, ...] | None = None) -> dict[str, float]:
+    """ "a=.9,b=.1" -> shares, in order. Raises `ValueError` unless they are of `known` names and add up to 1."""
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if not name.isidentifier() or name in shares or (known and name not in known):
+            raise ValueError(
+                f"{part!r} in {text!r}: name {', '.join(known or ('each split',))} once at most, as NAME=.9"
+            )
+        try:
+            shares[name] = float(share)
+        except ValueError as error:
+            raise ValueError(f"{part!r} in {text!r} has no share; write NAME=.9") from error
+    total = sum(shares.values())
+    if min(shares.values()) < 0 or not math.isclose(total, 1):
+        raise ValueError(f"the shares {text!r} add up to {total:g}; they must be positive and add up to 1")
+    return shares

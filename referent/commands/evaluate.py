@@ -1,0 +1,187 @@
+"""The commands `referent evaluate` and `referent compare`."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from referent.commands.terminal import failure
+
+if TYPE_CHECKING:
+    from referent.data.records import Record
+    from referent.evaluation.predictions import Prediction
+
+
+def evaluate(
+    format: Annotated[str, typer.Argument(help="Of the annotations: jsonl, refer, refcoco, referit, gseval ...")],
+    annotations: Annotated[Path, typer.Option(help="File of annotations, or folder where the format has one.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Predict with the model of this directory.")] = None,
+    url: Annotated[str | None, typer.Option(help="Predict with the service that runs here.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Take the predictions of this JSON-lines file.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of the service.", show_default="the service's")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time to the service.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images a pass of the checkpoint.")] = 8,
+    split: Annotated[str | None, typer.Option(help="Take this split only.", show_default="all")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many records.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write a report into a new folder in here.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run.", show_default="the format")] = None,
+    record: Annotated[str | None, typer.Option(help="Write the figures into the checkpoint under this name.")] = None,
+) -> None:
+    """Judge a model: the predictions of a checkpoint, a running service or a file against annotations.
+
+    A missing or invalid prediction is a miss in every figure.
+    """
+    sources = {"--checkpoint": checkpoint, "--url": url, "--predictions": predictions}
+    given = [option for option, value in sources.items() if value is not None]
+    if len(given) != 1:
+        which = f"{' and '.join(given)} exclude each other" if given else "nothing to evaluate"
+        raise failure(f"{which}: give one of {', '.join(sources)}", 2)
+    if images is None and predictions is None:
+        raise failure(f"{given[0]} needs the images: give --images DIR", 2)
+    if record and checkpoint is None:
+        raise failure("--record writes into a checkpoint: give --checkpoint DIR", 2)
+    try:
+        from referent.evaluation.analysis import analyse
+        from referent.evaluation.evaluate import join
+        from referent.evaluation.report import write_report
+        from referent.evaluation.tables import console, tables
+
+        records, rejected = _read(format, annotations, images, split, limit)
+        if predictions is not None:
+            from referent.evaluation.predictions import read_predictions
+
+            found: Iterable[Prediction] = read_predictions(predictions)
+        elif checkpoint is not None:
+            found = _ask_checkpoint(checkpoint, records, images, batch)
+        else:
+            found = _ask_service(url, records, images, model, concurrency)
+        results = join(records, found)
+        reasons = [prediction.error if prediction else None for prediction in results.predictions]
+        if all(reasons):
+            raise ValueError(f"nothing could be asked: {reasons[0]}")
+        run = {
+            "name": name or format, "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+            "source": f"{given[0]} {sources[given[0]]}", "model": model,
+            "latency": _clock(given[0], batch, concurrency), "format": format,
+            "annotations": str(annotations), "images": str(images.resolve()) if images else None, "split": split,
+            "limit": limit, "rejected": dict(rejected),
+        }  # fmt: skip
+        figures = analyse(results)
+        if record:
+            _record(checkpoint, record, figures["summary"])
+        folder = write_report(out, run, figures, results, images) if out else None
+    except ModuleNotFoundError as error:
+        raise failure(f"{error}; evaluating needs: pip install 'referent[train]'") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise failure(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps({"run": run} | figures, indent=2))
+    else:
+        for table in tables(figures)[:4]:
+            Console().print(console(table))
+    for reason, count in rejected.items():
+        typer.echo(f"left out: {count} {reason}", err=True)
+    if folder:
+        typer.echo(f"report: {folder / 'report.html'}", err=True)
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders that `referent evaluate --out` wrote; the first is the base.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write a report into a new folder in here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Several evaluations of the same records side by side."""
+    if len(runs) < 2:
+        raise failure("one run has nothing to be compared with: give two or more", 2)
+    try:
+        from referent.evaluation.comparison import compare as compare_runs
+        from referent.evaluation.comparison import comparison_table, load_runs, write_comparison
+        from referent.evaluation.tables import console
+
+        loaded = load_runs(runs)
+        figures = compare_runs(loaded)
+        folder = write_comparison(out, loaded, figures) if out else None
+    except ModuleNotFoundError as error:
+        raise failure(f"{error}; comparing needs: pip install 'referent[train]'") from error
+    except (ValueError, OSError) as error:
+        raise failure(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        Console().print(console(comparison_table(figures)))
+    if folder:
+        typer.echo(f"report: {folder / 'report.html'}", err=True)
+
+
+def _read(
+    format: str, annotations: Path, images: Path | None, split: str | None, limit: int | None
+) -> tuple["list[Record]", Counter[str]]:
+    from referent.data.readers import read
+    from referent.data.records import Rejected
+
+    records, rejected, splits = [], Counter[str](), set()
+    for item in read(format, annotations, images):
+        if isinstance(item, Rejected):
+            rejected[item.reason] += 1
+        elif split in (None, item.split):
+            records.append(item)
+        else:
+            splits.add(item.split)
+        if len(records) == limit:
+            break
+    if not records:
+        if splits:
+            raise ValueError(f"{annotations} has no split {split!r}; it has {', '.join(sorted(splits))}")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+        raise ValueError(f"{annotations} has no records" + (f"; left out: {reasons}" if reasons else ""))
+    return records, rejected
+
+
+def _ask_checkpoint(directory: Path, records: "list[Record]", images: Path, batch: int) -> "Iterable[Prediction]":
+    from tqdm import tqdm
+
+    from referent.evaluation.predictors import ask_checkpoint
+    from referent.modeling.grounder import load_grounder
+
+    answers = ask_checkpoint(load_grounder(directory), records, images, batch)
+    return tqdm(answers, total=len(records), desc=directory.name)
+
+
+def _ask_service(
+    url: str, records: "list[Record]", images: Path, model: str | None, concurrency: int
+) -> "Iterable[Prediction]":
+    from tqdm import tqdm
+
+    from referent.client.http import Client
+    from referent.evaluation.predictors import ask_service
+
+    with Client(url) as client:
+        return list(tqdm(ask_service(client, records, images, model, concurrency), total=len(records), desc=url))
+
+
+def _clock(source: str, batch: int, concurrency: int) -> str:
+    return {
+        "--checkpoint": f"in this process, {batch} images a pass, a pass's time over its images",
+        "--url": f"round trip of a request, {concurrency} at a time",
+        "--predictions": "as the file has it",
+    }[source]
+
+
+def _record(checkpoint: Path, name: str, summary: dict[str, Any]) -> None:
+    """Into referent.json; the threshold is chosen on validation data and so isn't a figure of this set."""
+    from referent.modeling.checkpoint import SPEC_FILE, CheckpointSpec
+
+    file = checkpoint / SPEC_FILE
+    spec = CheckpointSpec.model_validate_json(file.read_text())
+    figures = {key: value for key, value in summary.items() if key != "present_threshold"}
+    updated = spec.model_copy(update={"evaluation": spec.evaluation | {name: figures}})
+    file.write_text(updated.model_dump_json(indent=2) + "\n")

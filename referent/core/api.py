@@ -1,0 +1,142 @@
+"""What the service answers, problems too: the gateway writes it, the client reads it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from referent.core.processor import Found
+
+TIMEOUT_HEADER = "X-Request-Timeout"  # seconds that the caller gives a request
+EXAMPLE: JsonDict = {
+    "model": "mini",
+    "version": "1",
+    "digest": "sha256:9f2c…",
+    "image": {"width": 378, "height": 504},
+    "results": [
+        {
+            "expression": "the queen",
+            "box_xyxy": [12.1, 80.4, 140.9, 260.0],
+            "box_cxcywh_normalized": [0.2024, 0.3377, 0.3407, 0.3563],
+            "score": 0.91,
+            "present": True,
+        }
+    ],
+    "timings_ms": {
+        "queue": 0.1,
+        "decode": 3.1,
+        "preprocess": 1.9,
+        "inference": 41.0,
+        "postprocess": 0.1,
+        "total": 46.1,
+    },
+}
+
+
+class ImageSize(BaseModel):
+    """Size of the image as shown, EXIF orientation applied; pixels."""
+
+    width: int
+    height: int
+
+
+class Timings(BaseModel):
+    """Where the time went, milliseconds."""
+
+    fetch: float | None = Field(
+        default=None, description="of an image by URL; absent without one", exclude_if=lambda ms: ms is None
+    )
+    queue: float = Field(description="until a thread of the gateway was free")
+    decode: float
+    preprocess: float
+    inference: float = Field(description="transport, Triton's queues and the model")
+    postprocess: float
+    total: float
+
+
+class GroundResponse(BaseModel):
+    """Where the referents are: a result for each expression, in order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    model: str
+    version: str
+    digest: str = Field(description="sha256 of the bundle that answered: weights, tokenizer and preprocessing")
+    image: ImageSize
+    results: list[Found] = Field(
+        description="box_xyxy: pixels of the image as shown, clipped to it; box_cxcywh_normalized: 0..1 of the whole "
+        "image; score: predicted IoU; present: whether the object is there. Score and present are null for models "
+        "trained without scores."
+    )
+    timings_ms: Timings
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(examples=["urn:referent:problem:unknown-model"])
+    title: str = Field(examples=["No such model"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["no model 'maxi'; served are: mini"])
+    instance: str = Field(description="the path that was asked for", examples=["/v1/ground"])
+    request_id: str | None
+    retryable: bool = Field(description="whether the same request may succeed later")
+    stage: str | None = Field(
+        description="where it arose: request, body, fetch, queue, decode, preprocess, inference, postprocess or draw",
+        examples=["request"],
+    )
+
+
+class GroundBatchResult(BaseModel):
+    """What became of one image: its answer, or its problem."""
+
+    status: int = Field(description="HTTP status that the image would have got alone", examples=[200])
+    answer: GroundResponse | None = Field(default=None, exclude_if=lambda answer: answer is None)
+    problem: Problem | None = Field(default=None, exclude_if=lambda problem: problem is None)
+
+
+class GroundBatchResponse(BaseModel):
+    """A result for each image, in order. The whole has status 200 where the request itself was in order."""
+
+    results: list[GroundBatchResult]
+
+
+class ServedModel(BaseModel):
+    """A version being served."""
+
+    name: str
+    version: str
+    digest: str
+    default: bool
+    ready: bool = Field(description="whether its latest golden inference passed")
+    present_threshold: float | None = Field(
+        description="lowest score of an object that is there; null for models trained without scores"
+    )
+    evaluation: dict[str, Any] = Field(description="figures on held-out data, by set")
+
+
+class ServedModels(BaseModel):
+    models: list[ServedModel]
+
+
+class Limits(BaseModel):
+    """What a request may hold; more is refused with a problem that names the limit."""
+
+    body_bytes: int
+    image_bytes: int = Field(description="of one encoded image")
+    image_pixels: int = Field(description="of one image")
+    images: int
+    expressions: int = Field(description="of one image")
+    expression_characters: int
+    deadline_s: float
+
+
+class Metadata(BaseModel):
+    """What this service is."""
+
+    name: str
+    version: str
+    models: list[ServedModel]
+    formats: list[str] = Field(description="media types of images")
+    image_urls: str = Field(description="whether images may be given by URL: off, allow-list or global")
+    limits: Limits

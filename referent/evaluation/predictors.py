@@ -1,0 +1,136 @@
+"""Where predictions come from: a checkpoint in this process, or a running service.
+
+Both are asked image by image, its expressions together, and answer what they can: an image or expression that can't be
+used becomes a prediction with its error, which counts as a miss.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from PIL import Image
+
+from referent.client.http import Client, ServiceError
+from referent.core.images import ImageError, Picture
+from referent.core.processor import Found
+from referent.core.prompts import ExpressionError
+from referent.data.records import Record
+from referent.evaluation.predictions import Prediction
+
+EXPRESSIONS_PER_REQUEST = 16
+BAD_INPUT = (400, 413, 415, 422)  # the image's or the expression's fault: a miss; any other problem ends the run
+
+
+class Grounder(Protocol):
+    """Image and expressions in, one result an expression out, in order."""
+
+    def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Found]: ...
+
+
+class BatchGrounder(Protocol):
+    """A grounder that takes several images in a pass, which it decodes as it needs them. `ImageError` as usual."""
+
+    def decode(self, data: bytes) -> Picture: ...
+
+    def ground_batch(
+        self, images: Sequence[Picture], expressions: Sequence[Sequence[str]]
+    ) -> Sequence[Sequence[Found]]: ...
+
+
+class Request(NamedTuple):
+    """Records about one image; their expressions are asked together."""
+
+    image: Path
+    records: list[Record]
+
+    @property
+    def expressions(self) -> list[str]:
+        return [record.expression for record in self.records]
+
+    def alone(self) -> list["Request"]:
+        """A request for each record: one expression that is refused must not fail the others. None for one record."""
+        return [Request(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
+
+    def answered(self, found: Sequence[Found], ms: float | None) -> list[Prediction]:
+        """A prediction a record; all of a request took the same time."""
+        return [
+            Prediction(id=record.id, box_xyxy=result.box_xyxy, score=result.score, ms=ms)
+            for record, result in zip(self.records, found, strict=True)
+        ]
+
+    def failed(self, error: Exception) -> list[Prediction]:
+        """Nothing found for any of the records."""
+        return [Prediction(id=record.id, error=str(error)) for record in self.records]
+
+
+def ask_checkpoint(
+    grounder: BatchGrounder, records: Iterable[Record], images: Path, images_per_batch: int = 8
+) -> Iterator[Prediction]:
+    """Predictions of a model in this process, in no particular order; `ms` is a batch's time over its images."""
+    requests = _requests(records, images)
+    for first in range(0, len(requests), images_per_batch):
+        yield from _ground(grounder, requests[first : first + images_per_batch])
+
+
+def _ground(grounder: BatchGrounder, requests: Sequence[Request]) -> Iterator[Prediction]:
+    usable: list[Request] = []
+    pictures: list[Picture] = []
+    for request in requests:
+        try:
+            pictures.append(grounder.decode(request.image.read_bytes()))
+            usable.append(request)
+        except (OSError, ImageError) as error:
+            yield from request.failed(error)
+    if not usable:
+        return
+    start = time.perf_counter()
+    try:
+        answers = grounder.ground_batch(pictures, [request.expressions for request in usable])
+    except ExpressionError as error:
+        smaller = usable if len(usable) > 1 else usable[0].alone()
+        if not smaller:
+            yield from usable[0].failed(error)
+        for request in smaller:
+            yield from _ground(grounder, [request])
+        return
+    ms = 1000 * (time.perf_counter() - start) / len(usable)
+    for request, found in zip(usable, answers, strict=True):
+        yield from request.answered(found, ms)
+
+
+def ask_service(
+    client: Client, records: Iterable[Record], images: Path, model: str | None = None, concurrency: int = 4
+) -> Iterator[Prediction]:
+    """Predictions of a running service, in no particular order; `ms` is the round trip of the answered request.
+
+    Raises `ServiceUnreachableError`, and `ServiceError` where the service refuses more than an image or expression.
+    """
+
+    def ask(request: Request) -> list[Prediction]:
+        try:
+            answer = client.ground(request.image, request.expressions, model)
+        except FileNotFoundError as error:
+            return request.failed(error)
+        except ServiceError as error:
+            if error.status not in BAD_INPUT:
+                raise
+            alone = request.alone()
+            return [answer for part in alone for answer in ask(part)] if alone else request.failed(error)
+        return request.answered(answer.results, answer.elapsed_ms)
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        for predictions in pool.map(ask, _requests(records, images)):
+            yield from predictions
+
+
+def _requests(records: Iterable[Record], images: Path) -> list[Request]:
+    by_image: dict[str, list[Record]] = {}
+    for record in records:
+        by_image.setdefault(record.image, []).append(record)
+    return [
+        Request(images / image, about[first : first + EXPRESSIONS_PER_REQUEST])
+        for image, about in by_image.items()
+        for first in range(0, len(about), EXPRESSIONS_PER_REQUEST)
+    ]

@@ -1,0 +1,74 @@
+"""Rows of training tensors: one image, and as many of its expressions as a row takes, packed as they are served."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from referent.core.boxes import Floats, xyxy_to_cxcywh
+from referent.core.bundle import ModelSpec
+from referent.core.images import Picture, Placement
+from referent.core.packing import PADDING_SEGMENT, Bucket, pack
+from referent.core.prompts import PromptEncoder
+from referent.data.records import Box
+
+Row = dict[str, npt.NDArray[np.generic]]
+
+
+def encode_row(
+    image: Image.Image | Picture,
+    suffixes: Sequence[Sequence[int]],
+    boxes_xyxy: Sequence[Box | None],
+    spec: ModelSpec,
+    encoder: PromptEncoder,
+    row: Bucket,
+) -> tuple[Row, Placement]:
+    """An image and the suffixes of its expressions, each with a box in pixels, or None for an absent object.
+
+    T tokens, N slots: image (S, S, 3) uint8; input_ids, segment_ids (T,); loc_positions (N,); used (N,) bool: slots
+    with an expression; present (N,) bool; boxes (N, 4) cx,cy,w,h of the box frame. Suffixes that the row cannot take
+    and those without an entry in `boxes_xyxy` are not used.
+    """
+    packed = pack(encoder.prefix, suffixes, [row], spec.prompt.pad_token_id)[0]
+    square, placement = spec.image.apply(image)
+    used, present = np.zeros(row.expressions, bool), np.zeros(row.expressions, bool)
+    targets = np.full((row.expressions, 4), 0.5, np.float32)
+    for slot, box in enumerate(boxes_xyxy[: packed.expressions]):
+        used[slot] = True
+        if box is not None:
+            present[slot] = True
+            targets[slot] = frame_boxes([box], placement, spec)[0]
+    sample: Row = {
+        "image": square,
+        "input_ids": packed.input_ids,
+        "segment_ids": packed.segment_ids,
+        "loc_positions": packed.loc_positions,
+        "used": used,
+        "present": present,
+        "boxes": targets,
+    }
+    return sample, placement
+
+
+def frame_boxes(boxes_xyxy: Sequence[Box], placement: Placement, spec: ModelSpec) -> Floats:
+    """(M, 4) pixels of the image -> cx,cy,w,h in 0..1 of the box frame, clipped to it."""
+    boxes = np.array(boxes_xyxy, np.float32).reshape(-1, 4)
+    if spec.box_frame == "image":
+        unit = boxes / np.tile(placement.image_size, 2)
+    else:
+        unit = placement.to_square(boxes) / spec.image.size
+    return xyxy_to_cxcywh(np.clip(unit, 0, 1))
+
+
+def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
+    """Stack rows into a batch."""
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+
+
+def collate_trimmed(rows: list[Row]) -> dict[str, torch.Tensor]:
+    """Stack rows into a batch, without the padding that all of them share."""
+    batch = collate(rows)
+    tokens = int((batch["segment_ids"] != PADDING_SEGMENT).sum(1).max())
+    return batch | {name: batch[name][:, :tokens] for name in ("input_ids", "segment_ids")}

@@ -1,0 +1,154 @@
+"""Training on records: items of one image with up to N of its expressions, shuffled anew in every epoch.
+
+Sample k depends on the seed and k alone, so a resumed run sees the very data that it would have seen.
+"""
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from referent.core.bundle import ModelSpec
+from referent.core.images import ImageError, Picture
+from referent.core.packing import Bucket, pack
+from referent.core.prompts import ExpressionError, PromptEncoder
+from referent.core.text_boxes import format_box
+from referent.data.records import Record, Rejected, read_records
+from referent.training.encoding import Row, encode_row, frame_boxes
+from referent.training.losses import NO_LABEL
+
+
+class DataError(RuntimeError):
+    """Data that cannot be trained on; the message names the file and the remedy."""
+
+
+def load_records(file: Path, images: Path, limit: int | None = None, seed: int = 0) -> list[Record]:
+    """Records with a box or of absent objects; with `limit`, a random choice of that many. Raises `DataError`."""
+    if not file.is_file():
+        raise DataError(f"{file} is missing: `referent data prepare` writes it")
+    records: list[Record] = []
+    for record in read_records(file):
+        if isinstance(record, Rejected):
+            raise DataError(f"{record.where}: {record.reason}; `referent data prepare` leaves such rows out")
+        if record.points and not record.box_xyxy:
+            raise DataError(f"record {record.id!r} of {file} has points and no box: boxes are trained here")
+        records.append(record)
+    if not records:
+        raise DataError(f"{file} has no records")
+    missing = next((r.image for r in records if not (images / r.image).is_file()), None)
+    if missing is not None:
+        raise DataError(f"image {missing} is not in {images}: `referent data prepare` leaves such rows out")
+    if limit is None or limit >= len(records):
+        return records
+    chosen = sorted(random.Random(f"{seed}/limit").sample(range(len(records)), limit))
+    return [records[index] for index in chosen]
+
+
+class RecordStream(Dataset[Row]):
+    """Map-style dataset of `samples` rows: epoch after epoch of the same items, each in its own seeded order.
+
+    With `end_token_id` the model answers in text: every suffix goes on with the box in words, `loc_positions` are the
+    positions that predict its tokens and `labels` (as many) those tokens, `NO_LABEL` where unused. Records without a
+    box are then left out.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        images: Path,
+        spec: ModelSpec,
+        encoder: PromptEncoder,
+        row_expressions: int,
+        seed: int,
+        end_token_id: int | None = None,
+    ) -> None:
+        self._images, self._spec, self._encoder, self._seed = images, spec, encoder, seed
+        self._end_token_id = end_token_id
+        by_image: dict[str, list[Record]] = {}
+        for record in records:
+            if end_token_id is None or record.box_xyxy is not None:
+                by_image.setdefault(record.image, []).append(record)
+        if not by_image:
+            raise DataError("no record shows its object: there is nothing to answer in text")
+        self.items: list[list[Record]] = []
+        limit = Bucket(max(bucket.tokens for bucket in spec.buckets), row_expressions)
+        tokens = 0
+        for about in by_image.values():
+            inputs = [self._input(record) for record in about]
+            for row in self._pack(about, inputs, limit):
+                self.items.append(about[:row])
+                tokens = max(tokens, len(encoder.prefix) + sum(map(len, inputs[:row])))
+                about, inputs = about[row:], inputs[row:]
+        self.row = Bucket(tokens, row_expressions)
+        self._answer_tokens = max(len(self._answer(record)) for item in self.items for record in item)
+        self.samples = len(self.items)
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> Row:
+        epoch, position = divmod(index, len(self.items))
+        item = self.items[_order(self._seed, epoch, len(self.items))[position]]
+        image = self._open(item[0])
+        boxes = [record.box_xyxy for record in item]
+        suffixes = [self._input(record) for record in item]
+        row, _ = encode_row(image, suffixes, boxes, self._spec, self._encoder, self.row)
+        return row if self._end_token_id is None else row | self._labels(item, row)
+
+    def _pack(self, about: list[Record], inputs: list[list[int]], limit: Bucket) -> list[int]:
+        """How many expressions of an image each of its rows takes."""
+        try:
+            rows = pack(self._encoder.prefix, inputs, [limit], self._spec.prompt.pad_token_id)
+        except ExpressionError as error:
+            raise DataError(f"image {about[0].image}: {error}") from error
+        return [row.expressions for row in rows]
+
+    def _input(self, record: Record) -> list[int]:
+        """What stands in the row for a record: its suffix and, in text, its answer without the last token."""
+        try:
+            suffix = self._encoder.suffix(record.expression)
+        except ExpressionError as error:
+            raise DataError(f"record {record.id!r}: {error}") from error
+        return suffix + self._answer(record)[:-1]
+
+    def _answer(self, record: Record) -> list[int]:
+        if self._end_token_id is None or record.box_xyxy is None:
+            return []
+        placement = self._spec.image.place((record.width, record.height))
+        box = frame_boxes([record.box_xyxy], placement, self._spec)[0]
+        return [*self._encoder.answer(format_box(box.tolist())), self._end_token_id]
+
+    def _labels(self, item: list[Record], row: Row) -> Row:
+        size = self.row.expressions * self._answer_tokens
+        positions, labels = np.zeros(size, np.int64), np.full(size, NO_LABEL)
+        first = 0
+        for record, end in zip(item, row["loc_positions"].tolist(), strict=False):
+            answer = self._answer(record)
+            chosen = slice(first, first + len(answer))
+            positions[chosen] = np.arange(end - len(answer) + 1, end + 1)
+            labels[chosen] = answer
+            first += len(answer)
+        return {"loc_positions": positions, "labels": labels}
+
+    def _open(self, record: Record) -> Picture:
+        try:
+            image = self._spec.image.decode((self._images / record.image).read_bytes())
+        except (OSError, ImageError) as error:
+            remedy = "`referent data prepare` leaves such images out"
+            raise DataError(f"image {record.image} of record {record.id!r}: {error}; {remedy}") from error
+        if image.size != (record.width, record.height):
+            raise DataError(
+                f"image {record.image} is {'x'.join(map(str, image.size))}, record {record.id!r} says "
+                f"{record.width}x{record.height}: prepare the data again"
+            )
+        return image
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, items: int) -> list[int]:
+    order = list(range(items))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order

@@ -1,0 +1,228 @@
+"""referent batch as a process of its own, which is killed, against a service that answers when it is told to."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from referent.client.batch import Item, Result, Results, read_items
+from referent.core.api import EXAMPLE
+
+BATCH = [sys.executable, "-c", "from referent.commands.app import app; app()", "batch"]
+
+
+class Service(ThreadingHTTPServer):
+    """Answers every request but those about images whose name is among the `broken`; holds the one of number `hold`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.asked: list[bytes] = []
+        self.hold = -1
+        self.broken: set[bytes] = set()
+        self.held, self.released = threading.Event(), threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Service
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        image = re.findall(rb"image number \d+", body)[0]
+        self.server.asked.append(image)
+        if len(self.server.asked) == self.server.hold:
+            self.server.held.set()
+            self.server.released.wait(60)
+        refused = image in self.server.broken
+        content = json.dumps({"title": "Broken", "detail": "no image"} if refused else EXAMPLE).encode()
+        with suppress(ConnectionError):  # of a client that was killed
+            self.send_response(415 if refused else 200)
+            self.send_header("content-type", "application/problem+json" if refused else "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with Service() as service:
+        threading.Thread(target=service.serve_forever).start()
+        yield service
+        service.released.set()
+        service.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images, as far as this service can tell."""
+    (tmp_path / "images" / "below").mkdir(parents=True)
+    for number in range(12):
+        below = "below/" if number % 2 else ""
+        (tmp_path / "images" / f"{below}{number}.jpg").write_bytes(b"image number %d" % number)
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    return tmp_path / "images"
+
+
+@contextmanager
+def until_held(service: Service, number: int, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A batch, one request at a time, whose request of that number, over all batches, waits for its answer."""
+    service.hold = number
+    service.held.clear()
+    command = [*BATCH, *map(str, arguments), "--concurrency", "1", "--url", service.url]
+    # Ctrl-C works in the foreground; tests that run in the background would pass on that it is ignored
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
+        assert service.held.wait(60)
+        yield process
+        process.kill()
+
+
+def run(service: Service, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"REFERENT_URL": service.url}
+    return subprocess.run([*BATCH, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_killed_twice_it_goes_on_without_loss_or_duplicates(service: Service, folder: Path) -> None:
+    out = folder.parent / "results.jsonl"
+    for number, finished in ((5, 4), (9, 7)):  # the request that was held at the first kill is sent once more
+        with until_held(service, number, folder, "the queen", "--out", out) as process:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert len(rows(out)) == finished
+    with out.open("a") as torn:
+        torn.write('{"image":"a line that the kill cut off')
+    service.hold = -1
+    result = run(service, folder, "the queen", "--out", out)
+    assert (result.returncode, "12 results, 5 of them new" in result.stdout) == (0, True), result.stderr
+    assert sorted(row["image"] for row in rows(out)) == sorted(map(str, folder.rglob("*.jpg")))
+    assert all(row["answer"]["model"] == "mini" for row in rows(out))
+    assert len(service.asked) == 12 + 2
+    assert run(service, folder, "the queen", "--out", out).returncode == 0
+    assert len(service.asked) == 12 + 2  # the control: nothing is asked again
+
+
+def test_ctrl_c_keeps_what_there_is_and_says_how_to_go_on(service: Service, folder: Path) -> None:
+    out = folder.parent / "results.jsonl"
+    with until_held(service, 4, folder, "the queen", "--out", out) as process:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "3 of 12" in errors
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert len(rows(out)) == 3
+
+
+def test_errors_are_recorded_and_asked_again_only_on_demand(service: Service, folder: Path) -> None:
+    out = folder.parent / "results.jsonl"
+    service.broken = {b"image number 3", b"image number 8"}
+    result = run(service, folder, "the queen", "--out", out)
+    assert (result.returncode, "--retry-errors" in result.stderr) == (1, True)
+    failed = {Path(row["image"]).name: row["error"] for row in rows(out) if "error" in row}
+    assert set(failed) == {"3.jpg", "8.jpg"}
+    assert "no image" in failed["3.jpg"]
+    service.broken = {b"image number 8"}
+    assert run(service, folder, "the queen", "--out", out).returncode == 1
+    assert len(service.asked) == 12
+    assert run(service, folder, "the queen", "--out", out, "--retry-errors").returncode == 1
+    assert len(service.asked) == 14
+    assert len({row["image"] for row in rows(out)}) == len(rows(out)) == 12
+    assert [Path(row["image"]).name for row in rows(out) if "error" in row] == ["8.jpg"]
+
+
+def test_no_service_is_told_and_nothing_is_recorded(folder: Path) -> None:
+    out = folder.parent / "results.jsonl"
+    command = [*BATCH, str(folder), "the queen", "--out", str(out), "--url", "http://127.0.0.1:9"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "start a service with: referent serve" in result.stderr
+    assert out.read_text() == ""
+
+
+def item(name: object, *expressions: str) -> Item:
+    return Item(str(name), expressions)
+
+
+def test_lists_name_images_and_what_to_look_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one.jpg\n\nhttps://images.example.org/two.jpg\none.jpg\n")
+    (tmp_path / "a.csv").write_text('image,expression,note\none.jpg,"the cup, left",x\none.jpg,,y\n')
+    (tmp_path / "a.jsonl").write_text('{"image": "/one.jpg", "expressions": ["a", "b"]}\n{"image": "two.jpg"}\n')
+    one = tmp_path / "one.jpg"
+    assert read_items(tmp_path / "a.txt", ["q"]) == [item(one, "q"), item("https://images.example.org/two.jpg", "q")]
+    assert read_items(tmp_path / "a.csv", ["q"]) == [item(one, "the cup, left"), item(one, "q")]
+    assert read_items(tmp_path / "a.jsonl", ["q"]) == [item("/one.jpg", "a", "b"), item(tmp_path / "two.jpg", "q")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '\n{"images": 1}\n', "a.jsonl:2: image"),
+        ("a.csv", "file\na.jpg\n", "no column image"),
+        ("a.txt", "a.jpg\n", "nothing to look for in a.jpg"),
+        ("a.txt", "\n", "has no images"),
+        ("a.tsv", "a.jpg\n", "neither a folder"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_told(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_items(tmp_path / name, [])
+
+
+def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no images"):
+        read_items(tmp_path, ["q"])
+
+
+def write(out: Path, model: str | None = None) -> None:
+    with Results(out, model) as results:
+        results.write(Result(image="a.jpg", expressions=("q",), model=model, error="no"))
+
+
+@pytest.mark.parametrize("content", ["mine\n", "mine", '{"box": 1}\n', '{"box"'])
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text(content)
+    with pytest.raises(ValueError, match="no result of referent batch"):
+        Results(other)
+    assert other.read_text() == content
+
+
+def test_results_of_another_model_are_not_mixed_in(tmp_path: Path) -> None:
+    write(tmp_path / "out.jsonl", "mini")
+    with pytest.raises(ValueError, match="another model, mini"):
+        Results(tmp_path / "out.jsonl", "maxi")
+
+
+def test_two_batches_do_not_write_one_file(tmp_path: Path) -> None:
+    with Results(tmp_path / "out.jsonl"), pytest.raises(ValueError, match="another process is writing"):
+        Results(tmp_path / "out.jsonl")
+    write(tmp_path / "out.jsonl")
+    assert len(rows(tmp_path / "out.jsonl")) == 1
+
+
+def test_a_real_picture_is_found_in_folders(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "A.PNG")
+    assert read_items(tmp_path, ["q", "r"]) == [item(tmp_path / "A.PNG", "q", "r")]

@@ -1,0 +1,95 @@
+"""Answers as pictures, in notebooks and in other tools' formats."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from referent.client.results import Grounding
+from referent.core.api import EXAMPLE
+
+NORMALIZED = (0.3, 0.5, 0.4, 0.5)
+RESULTS = [
+    {"expression": "a", "box_xyxy": (1, 2, 5, 10), "box_cxcywh_normalized": NORMALIZED, "score": 0.9, "present": True},
+    {"expression": "b", "box_xyxy": (0, 0, 9, 9), "box_cxcywh_normalized": NORMALIZED, "score": 0.1, "present": False},
+    {"expression": "<c>", "box_xyxy": (2, 2, 4, 4), "box_cxcywh_normalized": NORMALIZED, "score": 0.8, "present": True},
+]
+PICTURE = Image.new("RGB", (40, 30), "white")
+
+
+def grounding(**changes: object) -> Grounding:
+    return Grounding.model_validate({**EXAMPLE, "results": RESULTS, **changes})
+
+
+def without_scores() -> Grounding:
+    return grounding(results=[result | {"score": None, "present": None} for result in RESULTS])
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["file", "path", "bytes", "picture", "array"])
+def test_plot_draws_on_whatever_was_asked_about(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "white.png"
+    file.write_bytes(png(PICTURE))
+    sources = {"file": file, "path": str(file), "bytes": png(PICTURE), "picture": PICTURE, "array": np.array(PICTURE)}
+    drawn = grounding().of(sources[kind]).plot()
+    assert drawn.size == PICTURE.size
+    assert drawn.getpixel((1, 8)) != (255, 255, 255)
+    assert drawn.getpixel((35, 25)) == (255, 255, 255)
+
+
+def test_plot_needs_an_image() -> None:
+    with pytest.raises(ValueError, match="no image"):
+        grounding().plot()
+    by_url = grounding().of("https://images.example.org/a.png")
+    with pytest.raises(ValueError, match="given by URL"):
+        by_url.plot()
+    assert by_url.plot(PICTURE).size == PICTURE.size
+
+
+def test_supervision_gets_what_is_there() -> None:
+    found = grounding().to_supervision()
+    np.testing.assert_array_equal(found.xyxy, [[1, 2, 5, 10], [2, 2, 4, 4]])
+    np.testing.assert_allclose(found.confidence, [0.9, 0.8])
+    assert (found.class_id.tolist(), found.data["class_name"].tolist()) == ([0, 2], ["a", "<c>"])
+    assert without_scores().to_supervision().confidence is None
+    assert len(grounding(results=RESULTS[1:2]).to_supervision()) == 0
+
+
+def test_without_supervision_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "supervision", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install supervision"):
+        grounding().to_supervision()
+
+
+def test_coco_results_are_read_by_pycocotools(tmp_path: Path) -> None:
+    rows = grounding().to_coco(7)
+    assert rows[0] == {"image_id": 7, "category_id": 1, "bbox": [1, 2, 4, 8], "score": 0.9, "caption": "a"}
+    (tmp_path / "truth.json").write_text(json.dumps({"images": [{"id": 7}], "annotations": [], "categories": []}))
+    loaded = COCO(tmp_path / "truth.json").loadRes([dict(row, caption=None) | {"caption": None} for row in rows])
+    assert len(loaded.getAnnIds(imgIds=[7])) == 2
+    assert "score" not in without_scores().to_coco(7)[0]
+
+
+def test_a_notebook_shows_picture_and_results() -> None:
+    answer = grounding().of(PICTURE)
+    with Image.open(io.BytesIO(answer._repr_png_() or b"")) as shown:
+        assert shown.size == PICTURE.size
+    html = answer._repr_html_()
+    assert html.startswith('<img src="data:image/png;base64,')
+    assert "<td>&lt;c&gt;</td>" in html
+    assert "<img" not in grounding().of("https://images.example.org/a.png")._repr_html_()
+
+
+def test_json_is_the_service_s_own() -> None:
+    answer = grounding().of(PICTURE, 12.5)
+    assert set(json.loads(answer.model_dump_json())) == set(EXAMPLE)
+    assert answer.elapsed_ms == 12.5

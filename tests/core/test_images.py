@@ -1,0 +1,183 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from referent.core.images import (
+    ImageError,
+    ImageFormatError,
+    ImageTooLargeError,
+    ImageTransform,
+    decode_image,
+)
+
+MODES = ("letterbox", "center_crop", "stretch")
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@given(
+    st.sampled_from(MODES),
+    st.integers(1, 10_000),
+    st.integers(1, 10_000),
+    st.tuples(*[st.floats(0, 1)] * 4),
+    st.sampled_from([28, 288, 336]),
+)
+@example("letterbox", 10_000, 3, (0, 0, 1, 1), 336)
+@example("letterbox", 1, 1, (0, 0, 1, 1), 336)
+@example("center_crop", 3, 10_000, (0, 0, 1, 1), 336)
+def test_boxes_round_trip_through_every_transform(
+    mode: str, width: int, height: int, corners: tuple[float, ...], size: int
+) -> None:
+    box = np.array(corners) * [width, height, width, height]
+    placement = ImageTransform(mode=mode, size=size).place((width, height))
+    np.testing.assert_allclose(placement.to_image(placement.to_square(box)), box, atol=1e-6 * max(width, height))
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000))
+def test_letterbox_shows_the_whole_image(width: int, height: int) -> None:
+    placement = ImageTransform(mode="letterbox", size=336).place((width, height))
+    square = placement.to_square(np.array([0.0, 0, width, height]))
+    assert (square >= -1e-9).all()
+    assert (square <= 336 + 1e-9).all()
+    assert max(square[2] - square[0], square[3] - square[1]) == pytest.approx(336)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(1, 1), (10_000, 3), (3, 10_000), (378, 504), (640, 480), (336, 336)])
+def test_apply_gives_a_square_of_uint8(mode: str, size: tuple[int, int]) -> None:
+    square, placement = ImageTransform(mode=mode, size=336).apply(Image.new("RGB", size, (10, 20, 30)))
+    assert square.shape == (336, 336, 3)
+    assert square.dtype == np.uint8
+    assert placement.image_size == size
+    assert (square == (10, 20, 30)).all(-1).any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(400, 200), (200, 400), (333, 333)])
+def test_a_drawn_rectangle_is_where_its_box_says(mode: str, size: tuple[int, int]) -> None:
+    width, height = size
+    box = np.array([0.45 * width, 0.4 * height, 0.6 * width, 0.55 * height]).round()
+    image = Image.new("RGB", size)
+    image.paste((255, 255, 255), tuple(int(v) for v in box))
+    square, placement = ImageTransform(mode=mode, size=336, pad_rgb=(0, 0, 0)).apply(image)
+    rows, columns = np.where(square[..., 0] > 127)
+    drawn = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    np.testing.assert_allclose(placement.to_square(box), drawn, atol=1.01)
+
+
+def test_padding_has_the_given_colour_and_is_centred() -> None:
+    square, placement = ImageTransform(size=100, pad_rgb=(1, 2, 3)).apply(Image.new("RGB", (50, 100), "white"))
+    assert placement.offset == (25, 0)
+    assert (square[:, :25] == (1, 2, 3)).all()
+    assert (square[:, 25:75] == 255).all()
+    assert (square[:, 75:] == (1, 2, 3)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["RGB", "L", "CMYK", "P", "1"]), st.sampled_from(["JPEG", "PNG", "WEBP"]))
+def test_every_mode_decodes_to_rgb(mode: str, format: str) -> None:
+    supported = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L", "P", "1"), "WEBP": ("RGB", "L")}
+    if mode in supported[format]:
+        assert decode_image(encoded(Image.new(mode, (7, 5)), format)).mode == "RGB"
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    grey = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
+    assert decode_image(encoded(grey)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_transparency_is_shown_on_white() -> None:
+    assert decode_image(encoded(Image.new("RGBA", (3, 3), (255, 0, 0, 0)))).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    assert decode_image(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)).size == (20, 40)
+
+
+def test_first_frame_of_an_animation_is_used() -> None:
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    data = encoded(red, "WEBP", save_all=True, append_images=[blue], lossless=True)
+    assert decode_image(data).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"GIF89a" + bytes(40), b"\xff\xd8\xff", b"%PDF-1.7", b"<svg/>"], ids=repr
+)
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        decode_image(data)
+
+
+def test_other_formats_are_refused() -> None:
+    with pytest.raises(ImageFormatError, match="JPEG, PNG, WEBP"):
+        decode_image(encoded(Image.new("RGB", (5, 5)), "BMP"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_truncated_images_are_refused(format: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    data = encoded(noise, format)
+    with pytest.raises(ImageError):
+        decode_image(data[: len(data) // 2])
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """What photographs are like: little detail at the scale of a pixel."""
+    small = np.random.default_rng(0).integers(0, 256, (height // 50 + 1, width // 50 + 1, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("size", "orientation", "decoded"),
+    [
+        ((1600, 1200), 1, (400, 300)),
+        ((1600, 1200), 6, (300, 400)),
+        ((1600, 1202), 3, (800, 601)),
+        ((1601, 1200), 8, None),
+    ],
+    ids=["quarter", "turned", "half", "odd"],
+)
+def test_large_jpeg_is_decoded_in_fewer_pixels_and_changes_little(
+    mode: str, size: tuple[int, int], orientation: int, decoded: tuple[int, int] | None
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data, transform = encoded(smooth(*size), "JPEG", exif=exif), ImageTransform(mode=mode, size=150)
+    whole, placement = transform.apply(decode_image(data))
+    picture = transform.decode(data)
+    square, drafted_placement = transform.apply(picture)
+    assert picture.pixels.size == (decoded or picture.size)
+    assert drafted_placement == placement
+    assert np.abs(square.astype(int) - whole).max() <= 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_small_images_and_other_formats_are_decoded_whole(format: str) -> None:
+    size = (290, 290) if format == "JPEG" else (1600, 1200)
+    picture = ImageTransform(size=150).decode(encoded(smooth(*size), format))
+    assert picture.pixels.size == picture.size == size
+
+
+def test_jpeg_of_many_scans_is_refused() -> None:
+    data = encoded(smooth(64, 64), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert decode_image(data).size == (64, 64)
+    with pytest.raises(ImageError, match="scans; the limit is 30"):
+        decode_image(data[:last] + data[last:-2] * 30 + data[-2:])
+
+
+def test_pixels_are_limited_before_decoding() -> None:
+    data = encoded(Image.new("L", (3000, 2000)))
+    with pytest.raises(ImageTooLargeError, match=r"6\.0 MP \(3000x2000\); the limit is 5\.0 MP"):
+        decode_image(data[:200], max_pixels=5_000_000)  # the header is enough

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+
+from referent.mini.scenes import CLASSES, Materials
+from referent.mini.sets import Item, card_photos, icon_scenes, item_records, mixed_scene
+
+
+def materials(folder: Path, split: str = "test") -> Materials:
+    return Materials.load(folder / "artwork.npz", None, folder / "cards", folder / "split.csv", split)
+
+
+def the_same(a: Item, b: Item) -> bool:
+    same_boxes = np.array_equal(a.boxes_xyxy, b.boxes_xyxy, equal_nan=True)
+    return a.expressions == b.expressions and same_boxes and a.image.tobytes() == b.image.tobytes()
+
+
+def test_an_item_depends_on_seed_and_index_alone(materials_folder: Path) -> None:
+    made = materials(materials_folder)
+    few, more = (list(icon_scenes(made, CLASSES, count, "test", unseen_style=False)) for count in (2, 4))
+    assert all(the_same(a, b) for a, b in zip(few, more[:2], strict=True))
+    other = next(icon_scenes(made, CLASSES, 1, "val", unseen_style=False))
+    assert not the_same(few[0], other)
+
+
+def test_a_mix_is_the_stream_that_training_sees(materials_folder: Path) -> None:
+    import random
+
+    from referent.data.expressions import make_expressions
+    from referent.mini.scenes import SIDE, make_scene
+
+    made, mix = materials(materials_folder, "train"), {"photo": 0.5, "icons": 0.5}
+    for index in range(4):
+        rng = random.Random(f"1/{index}")
+        scene = make_scene(rng, made, rng.choices(list(mix), list(mix.values()))[0])
+        expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, CLASSES, 8)
+        assert mixed_scene(made, index, "1", mix).expressions == expressions
+
+
+def test_records_say_what_kind_of_expression_they_are(materials_folder: Path) -> None:
+    (item,) = card_photos(materials(materials_folder), CLASSES, "test")
+    records = list(item_records(item, "b.jpg", "test", "cards"))
+    assert [record.expression for record in records] == [expression.text for expression in item.expressions]
+    for record, expression in zip(records, item.expressions, strict=True):
+        assert record.present == (expression.target is not None) == ("class" in record.tags)
+        assert record.tags["set"] == "cards"
+        assert ("among_ranks" in record.tags) == (expression.kind == "name")  # the photograph shows two ranks

@@ -1,0 +1,17 @@
+"""Constants of the tiny model that tests build."""
+
+from pathlib import Path
+
+from referent.core.images import ImageTransform
+from referent.core.packing import Bucket
+from referent.core.prompts import Prompt
+
+SPECIAL_TOKENS = ["<pad>", "<unk>", "<s>", "<image>", "[LOC]"]
+WORDS = ["find", "the", "red", "green", "blue", "cup", "plate", "on", "left", "right", "of", "image", "LOC"]
+TINY_IMAGE = ImageTransform(mode="letterbox", size=28)
+TINY_IMAGE_TOKENS = 4
+TINY_BUCKETS = (Bucket(16, 1), Bucket(32, 2), Bucket(64, 4))
+TINY_PROMPT = Prompt(
+    template="<image>find {expression}[LOC]", bos_token_id=2, pad_token_id=0, image_token_id=3, loc_token_id=4
+)
+MODEL_REPOSITORY = Path(__file__).parents[2] / "model_repository"
