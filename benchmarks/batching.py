@@ -19,8 +19,9 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from benchmarks.lib.measuring import Report, Row, alternate, arguments_of, flat, lines, summary
-from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Arrays, Ensemble, Subject
-from referent.core.contract import STEPS, part_name
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Ensemble, Subject
+from referent.core.contract import part_name
+from referent.core.kind import Arrays
 from runtime.launcher import TritonServer
 from runtime.repository import read_config
 
@@ -36,11 +37,11 @@ class Setting(NamedTuple):
     spinning: int
 
 
-def with_setting(repository: Path, model: str, setting: Setting, copy: Path) -> Path:
+def with_setting(subject: Subject, setting: Setting, copy: Path) -> Path:
     """A copy of the repository whose parts have the setting."""
-    shutil.copytree(repository, copy)
-    for step in STEPS:
-        name = part_name(model, step)
+    shutil.copytree(subject.repository, copy)
+    for step in subject.kind.steps:
+        name = part_name(subject.name, step)
         config = read_config(copy, name)
         config.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
         config.instance_group[0].count = setting.instances
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20, help="in a block")
     parser.add_argument("--seconds", type=float, default=4, help="of a round's load")
     arguments = parser.parse_args()
-    report = Report("sweep", arguments.out)
+    report = Report("batching", arguments.out)
     subject = Subject(arguments.model_repository, arguments.model)
     arrays = subject.arrays(PICTURE.read_bytes(), EXPRESSIONS[:1])
     values = arguments.delays, arguments.instances, arguments.threads, arguments.spinning
@@ -89,7 +90,7 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         clients: dict[Setting, list[Ensemble]] = {}
         for setting in settings:
-            copy = with_setting(subject.repository, subject.name, setting, directory / "-".join(map(str, setting)))
+            copy = with_setting(subject, setting, directory / "-".join(map(str, setting)))
             server = stack.enter_context(TritonServer(copy, [subject.name]))
             clients[setting] = [stack.enter_context(Ensemble(subject, server.grpc_url)) for _ in range(CLIENTS)]
         paths = {str(setting): lambda own=own: own[0](arrays) for setting, own in clients.items()}

@@ -7,15 +7,13 @@ import onnx
 from onnx import NodeProto, shape_inference
 
 from benchmarks.lib.service import Subject
-from referent.core.contract import STEPS, part_name
 
 Shapes = dict[str, list[int]]
 
 
 def model_flops(subject: Subject, tokens: int, slots: int) -> float:
     """One pass of all parts, batch 1, for a row of `tokens` with `slots` expressions."""
-    directories = (subject.repository / part_name(subject.name, step) / subject.bundle.version for step in STEPS)
-    return sum(graph_flops(directory / "model.onnx", tokens, slots) for directory in directories)
+    return sum(graph_flops(file, tokens, slots) for file in subject.graphs.values())
 
 
 def graph_flops(file: Path, tokens: int, slots: int) -> float:

@@ -9,7 +9,9 @@ from onnx import helper, numpy_helper
 
 from export.publish import publish
 from referent.core.bundle import TOKENIZER_FILE, load_bundle
-from referent.core.contract import BOX_HEAD, LANGUAGE_MODEL, STEPS, Step, Tensor, dims_of, dtype_of, part_name
+from referent.core.contract import Step, Tensor, dims_of, dtype_of, part_name
+from referent.kinds import kind_of
+from referent.kinds.head import BOX_HEAD, LANGUAGE_MODEL
 
 NAME = "noop"
 VALUE = 0.5  # a box in 0..1, which the golden inference accepts
@@ -21,13 +23,14 @@ def publish_noop(like: Path, name: str, repository: Path) -> None:
     hidden = _hidden_size(like / part_name(name, BOX_HEAD) / bundle.version / "model.onnx")
     sizes = {"S": bundle.image.size, "K": bundle.image_tokens, "D": hidden}
     with tempfile.TemporaryDirectory() as directory:
-        parts = {step: Path(directory, step.suffix) for step in STEPS}
-        for step, folder in parts.items():
+        parts = {}
+        for step in kind_of(bundle).steps:
+            folder = parts[step.suffix] = Path(directory, step.suffix)
             folder.mkdir()
             onnx.save(_graph(step, sizes), folder / "model.onnx")
         publish(
             repository, NAME, bundle, parts, like / name / bundle.version / TOKENIZER_FILE, dtype="fp32",
-            has_scores=bundle.has_scores, hidden_size=hidden, max_batch_size=8,
+            has_scores=bundle.has_scores, sizes={"D": hidden}, max_batch_size=8,
         )  # fmt: skip
 
 

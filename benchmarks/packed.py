@@ -83,10 +83,11 @@ def publish_wide(like: Subject, directory: Path) -> Subject:
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    from export.graphs import example_inputs, export_onnx, run, split
+    from export.graphs import export_onnx, run
+    from export.parts.head import example_inputs, split
     from export.publish import publish
     from referent.core.bundle import TOKENIZER_FILE
-    from referent.core.images import ImageTransform
+    from referent.core.transform import ImageTransform
     from referent.modeling.grounding import BoxHead, GroundingModel
 
     torch.manual_seed(0)
@@ -113,13 +114,13 @@ def publish_wide(like: Subject, directory: Path) -> Subject:
         }
     )
     parts = split(model)
-    tensors = run(parts, example_inputs(model, spec, 2, *spec.buckets[-1]))
+    tensors = run(parts, example_inputs(model, spec, 2, spec.buckets[-1]))
     files = export_onnx(parts, tensors, "fp32", directory / "parts")
     repository = directory / "wide"
     publish(
-        repository, "wide", spec, {part.step: file.parent for part, file in zip(parts, files, strict=True)},
+        repository, "wide", spec, {file.parent.name: file.parent for file in files},
         like.repository / like.name / like.bundle.version / TOKENIZER_FILE, dtype="fp32", has_scores=True,
-        hidden_size=text.hidden_size, max_batch_size=8,
+        sizes={"D": text.hidden_size}, max_batch_size=8,
     )  # fmt: skip
     return Subject(repository, "wide")
 
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=8, help="in a block")
     parser.add_argument("--wide", action="store_true", help="576 image tokens too; exports a model first (needs torch)")
     arguments = parser.parse_args()
-    report = Report("packing", arguments.out)
+    report = Report("packed", arguments.out)
     subject = Subject(arguments.model_repository, arguments.model)
     rows: list[Row] = []
     with ExitStack() as stack:

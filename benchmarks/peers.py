@@ -128,7 +128,7 @@ def random_checkpoint(directory: Path, repository: Path, model: str, text: bool)
 
     bundle, _ = load_bundle(repository, model)
     fields = {name: value for name, value in bundle if name in CheckpointSpec.model_fields}
-    spec = CheckpointSpec(**fields, base="base", answer="text" if text else "box_head")
+    spec = CheckpointSpec(**fields, base="base", kind="generator" if text else "head")
     return save_random(directory, spec, repository / model / bundle.version / TOKENIZER_FILE)
 
 

@@ -21,7 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.lib.measuring import Report, Row, arguments_of, lines
-from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Arrays, Subject
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Subject
+from referent.core.kind import Arrays
 from runtime.distribution import find_distribution
 from runtime.launcher import TritonServer
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.lib.measuring import Report, Row, alternate, arguments_of, lines, median, over_rounds, spread
-from referent.core.images import ImageTransform
+from referent.core.transform import ImageTransform
 
 SIDE = 336
 SIZES = {0.3: (640, 480), 2: (1600, 1200), 12: (4000, 3000), 48: (8000, 6000)}  # megapixels -> width, height

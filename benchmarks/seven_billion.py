@@ -24,12 +24,12 @@ from benchmarks.flops import graph_flops
 from benchmarks.lib.measuring import Report, Row, alternate, arguments_of, bars, flat, median, summary
 from benchmarks.lib.service import Ensemble, Subject, step_times
 from export.build import export
-from export.graphs import Tensors, example_inputs
+from export.graphs import Tensors
+from export.parts.head import example_inputs
 from referent.core.bundle import TOKENIZER_FILE, BundleError, load_bundle
-from referent.core.contract import ENSEMBLE_INPUTS, STEPS, part_name
-from referent.core.images import ImageTransform
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
+from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import SPEC_FILE, CheckpointSpec, load_checkpoint, save_checkpoint
 from referent.modeling.grounding import BoxHead, GroundingModel
 from runtime.launcher import TritonServer
@@ -80,8 +80,7 @@ class Chain:
         self, subject: Subject, inputs: Tensors, hidden: dict[str, int], provider: str = CUDA, **options: str
     ) -> None:
         self.tensors, self.parts = dict(inputs), []
-        for step in STEPS:
-            file = subject.repository / part_name(subject.name, step) / subject.bundle.version / "model.onnx"
+        for file in subject.graphs.values():
             on_gpu: list[Any] = [(provider, options), CUDA] if provider != CUDA else [(CUDA, options)]
             providers = [*on_gpu, "CPUExecutionProvider"] if ON_GPU else ["CPUExecutionProvider"]
             session = onnxruntime.InferenceSession(file, providers=providers)
@@ -151,8 +150,7 @@ def onnx_paths(subject: Subject, inputs: Tensors) -> dict[str, Callable[[], None
     batch, slots = inputs["loc_positions"].shape
     sizes = {"batch": batch, "slots": slots, "tokens": inputs["input_ids"].shape[1]}
     chain = Chain(subject, inputs, sizes)
-    names = [step.suffix for step in STEPS]
-    paths = {f"ONNX Runtime, {name}": waiting(part) for name, part in zip(names, chain.parts, strict=True)}
+    paths = {f"ONNX Runtime, {name}": waiting(part) for name, part in zip(subject.graphs, chain.parts, strict=True)}
     paths["ONNX Runtime"] = waiting(chain)
     if ON_GPU:
         paths["ONNX Runtime, CUDA graphs"] = waiting(Chain(subject, inputs, sizes, enable_cuda_graph="1"))
@@ -188,7 +186,7 @@ def main() -> None:
     rows: list[Row] = []
     model, spec = load_checkpoint(checkpoint, dtype=None)
     cases = {
-        (batch, count): example_inputs(model, spec, batch, *next(b for b in spec.buckets if b.expressions >= count))
+        (batch, count): example_inputs(model, spec, batch, next(b for b in spec.buckets if b.expressions >= count))
         for batch in arguments.batches
         for count in arguments.expressions
     }
@@ -202,7 +200,7 @@ def main() -> None:
         rows += measured(subject, case, onnx_paths(subject, on_device(inputs)), rate, arguments)
     with TritonServer(repository, [NAME]) as server, Ensemble(subject, server.grpc_url) as ensemble:
         for case, inputs in cases.items():
-            arrays = {tensor.name: inputs[tensor.name].numpy() for tensor in ENSEMBLE_INPUTS}
+            arrays = {tensor.name: inputs[tensor.name].numpy() for tensor in subject.kind.inputs}
             rows += measured(subject, case, {"Triton ensemble, gRPC": partial(ensemble, arrays)}, rate, arguments)
         clocks = step_times(subject, server.grpc_url)
     report.add(f"milliseconds a pass; this device multiplies {rate / 1e12:.0f} TFLOP/s", rows)
@@ -243,11 +241,10 @@ def measured(
     """A row a path; the share of the matrix rate for paths that run the whole model."""
     batch, count = case
     bucket = next(bucket for bucket in subject.bundle.buckets if bucket.expressions >= count)
-    files = [subject.repository / part_name(NAME, step) / subject.bundle.version / "model.onnx" for step in STEPS]
-    operations = batch * sum(graph_flops(file, *bucket) for file in files)
+    operations = batch * sum(graph_flops(file, *bucket) for file in subject.graphs.values())
     rows = []
     for path, blocks in alternate(paths, arguments.rounds, arguments.calls).items():
-        is_part = any(path.endswith(step.suffix) for step in STEPS)
+        is_part = any(path.endswith(suffix) for suffix in subject.graphs)
         share = None if is_part else operations / (median(blocks) / 1000) / rate
         rows.append({"path": path, "batch": batch, "expressions": count} | summary(flat(blocks)))
         rows[-1] |= {"images/s": 1000 * batch / median(blocks), "of the matrix rate": share}

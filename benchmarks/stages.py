@@ -34,7 +34,6 @@ from benchmarks.lib.service import (
     InProcess,
     Subject,
     form,
-    only_row,
     serve,
     step_times,
 )
@@ -57,7 +56,7 @@ def measure(
         paths = {
             IN_PROCESS: lambda: chain(arrays),
             ENSEMBLE: lambda: ensemble(arrays),
-            WITHOUT_GATEWAY: lambda: ensemble(only_row(subject.prepare(data, expressions))),
+            WITHOUT_GATEWAY: lambda: ensemble(subject.arrays(data, expressions)),
             GATEWAY: lambda: gateway(body),
         }
         return alternate(paths, rounds, calls)

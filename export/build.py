@@ -14,12 +14,12 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 
-from export.graphs import export_onnx, split
+from export.graphs import export_onnx
 from export.parity import ParityError, reference, verify
+from export.parts import parts_of
 from export.publish import publish
 from export.quantize import quantize
 from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
-from referent.core.contract import STEPS
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -37,36 +37,35 @@ def export(
     """
     console = Console(stderr=True)
     model, spec = load_checkpoint(checkpoint, dtype=None)
-    if spec.answer == "text":
-        raise CheckpointError(f"{checkpoint} answers in text; only a box head is exported: train lora or frozen")
+    parts = parts_of(spec)
     console.print(f"loaded {checkpoint}")
     cases = reference(model, spec)
     if isinstance(model.llava, PeftModel):
         model.llava = model.llava.merge_and_unload()
     model.llava.to(DTYPES[dtype])  # the box head and the normalisation of pixels stay fp32
-    has_scores, hidden_size = model.box_head.score is not None, model.base.config.text_config.hidden_size
+    sizes = {"D": model.base.config.text_config.hidden_size}
     with tempfile.TemporaryDirectory() as directory:
         files = []
         with console.status("exporting"):
-            for file in export_onnx(split(model), cases[1].tensors, dtype, Path(directory)):
+            for file in export_onnx(parts.split(model), cases[1].tensors, dtype, Path(directory)):
                 console.print(
                     f"  {file.parent.name}: {sum(f.stat().st_size for f in file.parent.iterdir()) / 1e6:.1f} MB"
                 )
                 files.append(file)
         del model  # a graph and its model together may be too much
         with console.status("verifying against PyTorch"):
-            worst = verify(files, cases, dtype)
+            worst = verify(files, cases, dtype, parts)
         if int8:
             with console.status("quantizing and verifying against PyTorch"):
-                for file in files[:-1]:
-                    quantize(file)
-                worst = verify(files, cases, "int8")
+                for file in files:
+                    if file.parent.name in parts.LARGE:
+                        quantize(file)
+                worst = verify(files, cases, "int8", parts)
             spec = spec.model_copy(update={"training": spec.training | {"int8": True}})
         console.print("  largest differences: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
         bundle, digest = publish(
-            repository, name, spec, {step: file.parent for step, file in zip(STEPS, files, strict=True)},
-            checkpoint / TOKENIZER_FILE, dtype=dtype, has_scores=has_scores, hidden_size=hidden_size,
-            max_batch_size=max_batch_size,
+            repository, name, spec, {file.parent.name: file.parent for file in files}, checkpoint / TOKENIZER_FILE,
+            dtype=dtype, has_scores=spec.has_scores, sizes=sizes, max_batch_size=max_batch_size,
         )  # fmt: skip
     console.print(f"published {name} version {bundle.version}, {digest}")
     return bundle, digest

@@ -1,25 +1,13 @@
 """config.pbtxt of an ensemble and its parts, built as Triton's own ModelConfig message from the contract."""
 
-from collections.abc import Sequence
-
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from referent.core.bundle import Bundle
-from referent.core.contract import (
-    DIGEST_PARAMETER,
-    ENSEMBLE_INPUTS,
-    ENSEMBLE_OUTPUTS,
-    SCORES,
-    STEPS,
-    Step,
-    Tensor,
-    dims_of,
-    dtype_of,
-    part_name,
-)
+from referent.core.contract import DIGEST_PARAMETER, Step, Tensor, dims_of, dtype_of, part_name
+from referent.kinds import kind_of
 
-HEADER = "# Written by python -m export from referent/core/contract.py; see export/config.py.\n"
+HEADER = "# Written by python -m export from the contract of its kind; see export/config.py.\n"
 
 
 def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> str:
@@ -28,46 +16,48 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
     Nothing waits for batch-mates: a batch forms of what arrives while the instance is busy, which costs a lone request
     no time (`benchmarks.batching` has the figures of other delays and counts).
     """
-    name = part_name(bundle.name, step)
+    kind, name = kind_of(bundle), part_name(bundle.name, step)
     config = triton.ModelConfig(
         name=name,
-        backend="onnxruntime",
+        backend=step.backend,
         max_batch_size=max_batch_size,
         version_policy=_only(bundle.parts[name]),
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in step.inputs],
-        output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in _present(step.outputs, bundle)],
+        output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in kind.step_outputs(step, bundle)],
         instance_group=[triton.ModelInstanceGroup(count=1, kind=triton.ModelInstanceGroup.KIND_AUTO)],
         dynamic_batching=triton.ModelDynamicBatching(),
     )
     # Triton's Python backends copy inputs to the host unless told not to; C++ backends ignore the key
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
-    varies = any(letter in "TN" for tensor in step.inputs for letter in tensor.shape)
-    for bucket in bundle.buckets if varies else bundle.buckets[:1]:
-        shape = sizes | {"T": bucket.tokens, "N": bucket.expressions}
-        warmup = config.model_warmup.add(name=f"{bucket.tokens} tokens" if varies else "one", batch_size=1)
+    for shape_name, shape in kind.warm_ups(bundle).items():
+        varies = any(letter in shape for tensor in step.inputs for letter in tensor.shape)
+        if not varies and config.model_warmup:
+            break
+        warmup = config.model_warmup.add(name=shape_name if varies else "one", batch_size=1)
         for tensor in step.inputs:
             entry = warmup.inputs[tensor.name]
             entry.data_type = triton.DataType.Value("TYPE_" + dtype_of(tensor, bundle.dtype))
-            entry.dims.extend(dims_of(tensor, shape))
+            entry.dims.extend(dims_of(tensor, sizes | shape))
             entry.zero_data = True
     return HEADER + text_format.MessageToString(config)
 
 
 def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batch_size: int) -> str:
     """The ensemble: its steps' versions are pinned, and the bundle's digest stands in its parameters."""
+    kind = kind_of(bundle)
     config = triton.ModelConfig(
         name=bundle.name,
         platform="ensemble",
         max_batch_size=max_batch_size,
         version_policy=_only(int(bundle.version)),
-        input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in ENSEMBLE_INPUTS],
-        output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in _present(ENSEMBLE_OUTPUTS, bundle)],
+        input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in kind.inputs],
+        output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in kind.outputs(bundle)],
     )
-    for step in STEPS:
+    for step in kind.steps:
         name = part_name(bundle.name, step)
         entry = config.ensemble_scheduling.step.add(model_name=name, model_version=bundle.parts[name])
         entry.input_map.update({tensor.name: tensor.name for tensor in step.inputs})
-        entry.output_map.update({tensor.name: tensor.name for tensor in _present(step.outputs, bundle)})
+        entry.output_map.update({tensor.name: tensor.name for tensor in kind.step_outputs(step, bundle)})
     config.parameters[DIGEST_PARAMETER].string_value = digest
     return HEADER + text_format.MessageToString(config)
 
@@ -75,10 +65,6 @@ def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batc
 def _only(version: int) -> triton.ModelVersionPolicy:
     """Other versions stand beside it, refused ones among them."""
     return triton.ModelVersionPolicy(specific=triton.ModelVersionPolicy.Specific(versions=[version]))
-
-
-def _present(outputs: Sequence[Tensor], bundle: Bundle) -> list[Tensor]:
-    return [tensor for tensor in outputs if tensor != SCORES or bundle.has_scores]
 
 
 def _tensor(tensor: Tensor, bundle: Bundle, sizes: dict[str, int]) -> dict[str, object]:

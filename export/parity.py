@@ -14,14 +14,14 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from export.graphs import Tensors, example_inputs, run, split
-from referent.core.bundle import ModelSpec
-from referent.core.contract import BOXES, SCORES
+from export.graphs import Tensors, run
+from export.parts import KindParts, parts_of
+from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel
 
 FP32_TOLERANCE = 1e-4  # of the range of the reference, which for boxes and scores is 0..1
-FP16_BOX_TOLERANCE = 5e-3  # of the image's side: the end that matters
-INT8_BOX_TOLERANCE = 5e-2  # likewise; what it costs on data is for an evaluation to say
+FP16_TOLERANCE = 5e-3  # of the image's side, for the output that is judged
+INT8_TOLERANCE = 5e-2  # likewise; what it costs on data is for an evaluation to say
 BATCHES = (1, 2, 3, 4)
 
 
@@ -42,12 +42,12 @@ def reference(model: GroundingModel, spec: ModelSpec) -> list[Case]:
     of its vision tower, or one layer, in fp32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    cases = []
+    cases, parts = [], parts_of(spec)
     pairs = list(zip(BATCHES, spec.buckets * len(BATCHES), strict=False))
     with fp32_arithmetic(model), torch.device(device):
         for seed, (batch, bucket) in enumerate(track(pairs, "answers of PyTorch", transient=True)):
-            inputs = example_inputs(model, spec, batch, *bucket, seed=seed)
-            tensors = run(split(model), {name: tensor.to(device) for name, tensor in inputs.items()})
+            inputs = parts.example_inputs(model, spec, batch, bucket, seed)
+            tensors = run(parts.split(model), {name: tensor.to(device) for name, tensor in inputs.items()})
             tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
             cases.append(Case(f"batch {batch}, {tuple(bucket)}", inputs, tensors))
     model.cpu()
@@ -81,13 +81,13 @@ def fp32_arithmetic(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def verify(files: Sequence[Path], cases: Sequence[Case], dtype: str) -> dict[str, float]:
+def verify(files: Sequence[Path], cases: Sequence[Case], dtype: str, parts: KindParts) -> dict[str, float]:
     """Hold exported graphs, <step>/model.onnx, against the reference: each part on PyTorch's own tensors, then all in a
     chain. One graph is loaded at a time; on the GPU where there is one.
 
     Returns the largest difference of the chain by tensor. Raises `ParityError`.
     """
-    tolerance = tolerances(dtype)
+    tolerance = tolerances(dtype, parts)
     chains = [dict(case.inputs) for case in cases]
     for file in files:
         graph = _session(file, dtype)
@@ -100,22 +100,21 @@ def verify(files: Sequence[Path], cases: Sequence[Case], dtype: str) -> dict[str
         outputs = {name: tensor for name, tensor in case.tensors.items() if name in chain and name not in case.inputs}
         for name, difference in check(f"all parts, {case.name}", outputs, chain, tolerance).items():
             worst[name] = max(difference, worst.get(name, 0.0))
-        _control(cases[index - 1].tensors, chain, tolerance)
+        _control(parts.JUDGED, cases[index - 1].tensors, chain, tolerance)
     return worst
 
 
-def tolerances(dtype: str) -> Callable[[str, torch.Tensor], float | None]:
+def tolerances(dtype: str, parts: KindParts) -> Callable[[str, torch.Tensor], float | None]:
     """Tensor name and reference -> largest absolute difference allowed; None where it is not bounded."""
 
     def fp32(name: str, reference: torch.Tensor) -> float | None:
-        bounded = name in (BOXES.name, SCORES.name)
-        return FP32_TOLERANCE * (1.0 if bounded else float(reference.max() - reference.min()))
+        return FP32_TOLERANCE * (1.0 if name in parts.SHARES else float(reference.max() - reference.min()))
 
     def fp16(name: str, reference: torch.Tensor) -> float | None:
-        return FP16_BOX_TOLERANCE if name == BOXES.name else None
+        return FP16_TOLERANCE if name == parts.JUDGED else None
 
     def int8(name: str, reference: torch.Tensor) -> float | None:
-        return INT8_BOX_TOLERANCE if name == BOXES.name else None
+        return INT8_TOLERANCE if name == parts.JUDGED else None
 
     return {"fp32": fp32, "fp16": fp16, "int8": int8}[dtype]
 
@@ -134,13 +133,13 @@ def check(
     return differences
 
 
-def _control(other: Tensors, chain: Tensors, tolerance: Callable[[str, torch.Tensor], float | None]) -> None:
+def _control(name: str, other: Tensors, chain: Tensors, tolerance: Callable[[str, torch.Tensor], float | None]) -> None:
     """The answer to other inputs must not pass, or the check is blind."""
     try:
-        check("control", {BOXES.name: other[BOXES.name][:1, :1]}, {BOXES.name: chain[BOXES.name][:1, :1]}, tolerance)
+        check("control", {name: other[name][:1, :1]}, {name: chain[name][:1, :1]}, tolerance)
     except ParityError:
         return
-    raise ParityError("the check is blind: the box of another input passes it")
+    raise ParityError("the check is blind: the answer to another input passes it")
 
 
 def _session(file: Path, dtype: str) -> onnxruntime.InferenceSession:

@@ -11,8 +11,10 @@ import tempfile
 from pathlib import Path
 
 from export.config import ensemble_config, part_config
-from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, TOKENIZER_FILE, Bundle, ModelSpec, file_entry, load_bundle
-from referent.core.contract import STEPS, Step, part_name
+from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, TOKENIZER_FILE, Bundle, file_entry, load_bundle
+from referent.core.contract import part_name
+from referent.core.spec import ModelSpec
+from referent.kinds import kind_of
 
 MINIMUM_ONNXRUNTIME = "1.27.0"  # older CUDA providers compute opset 23's fp16 norms wrongly
 
@@ -21,24 +23,26 @@ def publish(
     repository: Path,
     name: str,
     spec: ModelSpec,
-    parts: dict[Step, Path],
+    parts: dict[str, Path],
     tokenizer_file: Path,
     *,
     dtype: str,
     has_scores: bool,
-    hidden_size: int,
+    sizes: dict[str, int],
     max_batch_size: int,
 ) -> tuple[Bundle, str]:
-    """Move the directories of `parts` (each holds model.onnx and its data) in as the next version of `name`.
+    """Move the directories of `parts` (by their step's suffix; each holds model.onnx and its data) in as the next
+    version of `name`. `sizes` are letters of tensors' shapes that the spec does not settle.
 
-    Returns the bundle and its digest.
+    Returns the bundle and its digest. Raises `referent.core.bundle.BundleError` for a kind that is not served.
     """
+    kind = kind_of(spec)
     repository.mkdir(parents=True, exist_ok=True)
-    names = {step: part_name(name, step) for step in STEPS}
+    names = {step.suffix: part_name(name, step) for step in kind.steps}
     version = 1 + max((v for model in (name, *names.values()) for v in _versions(repository / model)), default=0)
     files = {
-        f"{names[step]}/{version}/{file.name}": file_entry(file)
-        for step, directory in parts.items()
+        f"{names[suffix]}/{version}/{file.name}": file_entry(file)
+        for suffix, directory in parts.items()
         for file in sorted(directory.iterdir())
     }
     files[f"{name}/{version}/{TOKENIZER_FILE}"] = file_entry(tokenizer_file)
@@ -47,14 +51,14 @@ def publish(
         parts=dict.fromkeys(names.values(), version), dtype=dtype, has_scores=has_scores,
         minimum_onnxruntime=MINIMUM_ONNXRUNTIME, files=files,
     )  # fmt: skip
-    sizes = {"S": spec.image.size, "K": spec.image_tokens, "D": hidden_size}
+    sizes = kind.sizes(spec) | sizes
 
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=repository) as staging:  # same file system: rename works
-        for step, directory in parts.items():
+        for step in kind.steps:
             staged = Path(staging) / step.suffix
-            shutil.copytree(directory, staged)
-            _place(staged, repository / names[step] / str(version))
-            _write(repository / names[step] / CONFIG_FILE, part_config(bundle, step, sizes, max_batch_size))
+            shutil.copytree(parts[step.suffix], staged)
+            _place(staged, repository / names[step.suffix] / str(version))
+            _write(repository / names[step.suffix] / CONFIG_FILE, part_config(bundle, step, sizes, max_batch_size))
         staged = Path(staging) / name / str(version)
         staged.mkdir(parents=True)
         shutil.copyfile(tokenizer_file, staged / TOKENIZER_FILE)

@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from gateway import tracing
+from gateway import legacy, tracing
 from gateway.admission import Admission
 from gateway.errors import problem_response
 from gateway.keys import Guard, Keys
@@ -37,7 +37,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         async with AsyncExitStack() as stack:
             if provider:
                 stack.push_async_callback(asyncio.to_thread, provider.shutdown)
-            triton = Triton(settings.triton_url)
+            triton = Triton(settings.triton_url, tracing.context)
             stack.push_async_callback(triton.close)
             # not sooner than the longest request ends, which would lose its connection
             interval_s = max(settings.triton_reconnect_s, settings.deadline_s)
@@ -58,13 +58,15 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         lifespan=lifespan,
     )
     app.include_router(router)
+    app.include_router(legacy.router)
     add_page(app, settings.web)
     app.add_exception_handler(HTTPException, problem_response)
     # the last one added sees a request first
     app.add_middleware(Admission, settings=settings)
     if settings.keys_file:
         app.add_middleware(Guard, keys=Keys(settings.keys_file))
-    paths = {route.path for route in router.routes if isinstance(route, APIRoute)}
+    routes = [*router.routes, *legacy.router.routes]
+    paths = {route.path for route in routes if isinstance(route, APIRoute)}
     app.add_middleware(Envelope, is_draining=lambda: app.state.registry.draining, paths=paths)
     if settings.cors_origins:
         app.add_middleware(

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from gateway.schemas import GroundBatchRequest, GroundForm, GroundRequest, ImageInput, PredictRequest
+from referent.core.kind import Options
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 MAX_COMMAS = 10_000  # of JSON: a body of millions of tiny values takes minutes and gigabytes to refuse
@@ -37,6 +38,7 @@ class Query(NamedTuple):
 
     image: bytes | ImageInput
     expressions: list[str]
+    options: Options = Options()
 
 
 class Queries(NamedTuple):
@@ -51,11 +53,12 @@ async def read_queries(request: Request) -> Queries:
     """The body of POST /v1/ground. Raises the errors of this module."""
     if _media_type(request) == MULTIPART:
         form = await _read_form(request)
-        return Queries([Query(form.image, form.expression)], form.model, together=False)
+        return Queries([Query(form.image, form.expression, form.options)], form.model, together=False)
     asked = await asyncio.to_thread(_ground_request, await _json_body(request))
     if isinstance(asked, GroundBatchRequest):
-        return Queries([Query(each.image, each.expressions) for each in asked.images], asked.model, together=True)
-    return Queries([Query(asked.image, asked.expressions)], asked.model, together=False)
+        queries = [Query(each.image, each.expressions, each.options) for each in asked.images]
+        return Queries(queries, asked.model, together=True)
+    return Queries([Query(asked.image, asked.expressions, asked.options)], asked.model, together=False)
 
 
 async def read_predict(request: Request) -> PredictRequest:

@@ -12,7 +12,7 @@ from gateway.admission import OverloadedError, RateLimitedError
 from gateway.body import BodyTooLargeError, InvalidRequestError, MalformedRequestError, MediaTypeError
 from gateway.budget import DeadlineError, SlowBodyError
 from gateway.keys import ForbiddenError, UnauthenticatedError
-from gateway.pipeline import ExpressionCountError
+from gateway.pipeline import ExpressionCountError, NoBoxError
 from gateway.registry import DrainingError, NotReadyError, UnknownModelError
 from gateway.sources import Base64Error
 from gateway.telemetry import REJECTIONS
@@ -20,7 +20,7 @@ from referent.core.api import Problem
 from referent.core.fetch import FetchError
 from referent.core.images import ImageError, ImageFormatError, ImageTooLargeError
 from referent.core.prompts import ExpressionError
-from referent.triton.client import TritonBusyError, TritonError, TritonUnavailableError
+from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavailableError
 
 
 class Kind(NamedTuple):
@@ -49,6 +49,7 @@ TABLE: dict[type[Exception], Kind] = {
     ImageFormatError: Kind(415, "unsupported-image", "Not an image of a supported format", "decode"),
     ImageError: Kind(422, "damaged-image", "The image can't be decoded", "decode"),
     ExpressionError: Kind(422, "invalid-expression", "An expression can't be used", "preprocess"),
+    NoBoxError: Kind(422, "no-box", "The model gave no box", "postprocess"),
     ExpressionCountError: Kind(422, "expression-count", "Too few or too many expressions"),
     OverloadedError: Kind(429, "overloaded", "The service is busy", "request", True),
     RateLimitedError: Kind(429, "rate-limited", "Too many requests", "request", True),

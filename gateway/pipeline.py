@@ -1,28 +1,28 @@
-"""From image bytes and expressions to boxes: decode, preprocess, inference, postprocess, under one budget."""
+"""From image bytes and expressions to answers: decode, preprocess, inference, postprocess, under one budget."""
 
 import asyncio
 import io
-import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
+from gateway.body import Query
 from gateway.budget import Budget, DeadlineError
-from gateway.registry import Model, Registry
+from gateway.registry import Registry
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
 from gateway.shadow import Shadow
 from gateway.sources import Sources
 from gateway.telemetry import EXPRESSIONS, IMAGE_PIXELS, STAGE_SECONDS
 from referent.client.drawing import draw
-from referent.core.api import GroundResponse, ImageSize, Timings
+from referent.core.answers import Answer
+from referent.core.api import GroundResponse, ImageSize
+from referent.core.clock import StageClock
 from referent.core.images import ImageTooLargeError, decode_image
-from referent.core.processor import Found, Inputs
 from referent.core.prompts import ExpressionError
 from referent.triton.aio import Triton
-from referent.triton.client import Prediction, TritonBusyError, TritonError, VersionGoneError
+from referent.triton.protocol import TritonBusyError, TritonError, VersionGoneError
 
 VERSION_TRIES = 3  # several Tritons that move on one by one may show the same request both versions
 
@@ -32,6 +32,17 @@ R = TypeVar("R")
 
 class ExpressionCountError(ExpressionError):
     """No expression, or too many of them."""
+
+
+class NoBoxError(ValueError):
+    """The caller can read boxes alone, and the model gave none."""
+
+
+class Grounded(NamedTuple):
+    """What became of a query."""
+
+    answer: GroundResponse
+    png: bytes | None  # the image with its referents, where it was asked for
 
 
 class Pipeline:
@@ -51,28 +62,35 @@ class Pipeline:
         self._pool.shutdown(cancel_futures=True)
 
     async def ground(
-        self,
-        image: bytes | ImageInput,
-        expressions: Sequence[str],
-        model: str | None,
-        budget: Budget,
-        request_id: str = "",
-    ) -> tuple[GroundResponse, bytes]:
-        """An image (JPEG, PNG or WebP) and expressions -> where their referents are, and the image's file.
+        self, query: Query, model: str | None, budget: Budget, request_id: str = "", with_picture: bool = False
+    ) -> Grounded:
+        """Where the referents of a query are; with `with_picture`, them drawn too.
 
         Raises `referent.core.images.ImageError`, `referent.core.prompts.ExpressionError`, `DeadlineError`, and as
         `Sources.read`, `Registry.get` and `Triton.infer` do.
         """
+        expressions = query.expressions
         self._check_count(expressions)
         EXPRESSIONS.observe(len(expressions))
-        clock = _Clock("fetch" if isinstance(image, ImageInput) and image.url else "queue")
+        is_url = isinstance(query.image, ImageInput) and bool(query.image.url)
+        clock = StageClock("fetch" if is_url else "queue", lambda stage, s: STAGE_SECONDS.labels(stage).observe(s))
         try:
             async with asyncio.timeout(budget.left_s()):
                 chosen = self._registry.get(model)
-                data = await self._read(image, budget)
+                data = await self._read(query.image, budget)
                 for tries_left in reversed(range(VERSION_TRIES)):
                     try:
-                        inputs, prediction = await self._infer(clock, chosen, data, expressions, budget, request_id)
+                        clock.enter("queue")
+                        prepared = await self.in_pool(
+                            chosen.processor.prepare,
+                            data,
+                            expressions,
+                            query.options,
+                            max_pixels=self.settings.max_pixels,
+                            enter=clock.enter,
+                        )
+                        clock.enter("inference")
+                        outputs = await self._triton.infer(chosen.bundle, prepared, budget.left_s(), request_id)
                         break
                     except VersionGoneError:  # another was published: its tokenizer and transform are its own
                         if not tries_left:
@@ -80,7 +98,7 @@ class Pipeline:
                         await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
                         chosen = self._registry.get(model)
                 clock.enter("postprocess")
-                results = chosen.processor.postprocess(inputs, *prediction)
+                results = chosen.processor.answers(prepared, outputs)
         except TimeoutError as error:
             raise DeadlineError(clock.stage, budget.seconds) from error
         except TritonBusyError:
@@ -88,7 +106,7 @@ class Pipeline:
         except TritonError:
             self._registry.suspect()
             raise
-        width, height = inputs.placement.image_size
+        width, height = prepared.frame.image_size
         IMAGE_PIXELS.observe(width * height)
         if self._shadow:
             self._shadow.compare(chosen, data, results)
@@ -100,7 +118,7 @@ class Pipeline:
             results=results,
             timings_ms=clock.timings(),
         )
-        return answer, data
+        return Grounded(answer, await self._draw(data, results, budget) if with_picture else None)
 
     async def _read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
         """The bytes of the image file. Raises as `Sources.read` does, and `ImageTooLargeError`."""
@@ -109,8 +127,7 @@ class Pipeline:
             raise ImageTooLargeError(f"image is {len(data)} bytes; the limit is {limit}: send a smaller one")
         return data
 
-    async def draw(self, data: bytes, results: Sequence[Found], budget: Budget) -> bytes:
-        """PNG of the image in which the results were found, with their boxes. Raises `DeadlineError`."""
+    async def _draw(self, data: bytes, results: Sequence[Answer], budget: Budget) -> bytes:
         try:
             async with asyncio.timeout(budget.left_s()):
                 return await self.in_pool(self._drawn, data, results)
@@ -121,28 +138,7 @@ class Pipeline:
         """Runs what takes a processor: in one of the decode threads, or never where the caller is cancelled before."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
 
-    async def _infer(
-        self,
-        clock: "_Clock",
-        model: Model,
-        data: bytes,
-        expressions: Sequence[str],
-        budget: Budget,
-        request_id: str,
-    ) -> tuple[Inputs, Prediction]:
-        clock.enter("queue")
-        inputs = await self.in_pool(self._prepare, clock, model, data, expressions)
-        clock.enter("inference")
-        return inputs, await self._triton.infer(model.bundle, inputs, budget.left_s(), request_id)
-
-    def _prepare(self, clock: "_Clock", model: Model, data: bytes, expressions: Sequence[str]) -> Inputs:
-        """In one go, so that no decoded image waits: there are as many of them as threads, whatever the load."""
-        clock.enter("decode")
-        picture = model.bundle.image.decode(data, self.settings.max_pixels)
-        clock.enter("preprocess")
-        return model.processor.preprocess(picture, expressions)
-
-    def _drawn(self, data: bytes, results: Sequence[Found]) -> bytes:
+    def _drawn(self, data: bytes, results: Sequence[Answer]) -> bytes:
         buffer = io.BytesIO()
         draw(decode_image(data, self.settings.max_pixels), results).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
@@ -151,30 +147,3 @@ class Pipeline:
         limit = self.settings.max_expressions
         if not 1 <= len(expressions) <= limit:
             raise ExpressionCountError(f"an image has {len(expressions)} expressions; send 1 to {limit}")
-
-
-class _Clock:
-    """Times the stages of one image, one after another; `stage` is the current one."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self._start = self._entered = time.perf_counter()
-        self._seconds: defaultdict[str, float] = defaultdict(float)  # a stage can run twice
-
-    def enter(self, stage: str) -> None:
-        """Ends the stage before, from whichever thread."""
-        if stage == self.stage:
-            return
-        now = time.perf_counter()
-        seconds, self._entered = now - self._entered, now
-        self._seconds[self.stage] += seconds
-        STAGE_SECONDS.labels(self.stage).observe(seconds)
-        self.stage = stage
-
-    def timings(self) -> Timings:
-        """Ends the last stage."""
-        self.enter("")
-        total = self._entered - self._start
-        return Timings(
-            **{name: round(seconds * 1000, 3) for name, seconds in {**self._seconds, "total": total}.items()}
-        )

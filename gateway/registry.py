@@ -9,11 +9,13 @@ from pathlib import Path
 import structlog
 
 from gateway.telemetry import MODEL_INFO
-from referent.core.bundle import Bundle, bundle_names, load_bundle, load_encoder
-from referent.core.processor import Inputs, Processor
+from referent.core.bundle import Bundle, bundle_names, load_bundle
+from referent.core.kind import Prepared
+from referent.core.processor import Processor
+from referent.kinds import load_processor
 from referent.triton import golden
 from referent.triton.aio import Triton
-from referent.triton.client import TritonBusyError
+from referent.triton.protocol import TritonBusyError
 
 STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready
 
@@ -39,7 +41,7 @@ class Model:
     bundle: Bundle
     digest: str
     processor: Processor
-    golden: Inputs = field(compare=False)  # of the golden inference
+    golden: Prepared = field(compare=False)  # of the golden inference
 
 
 class Registry:
@@ -182,14 +184,14 @@ class Registry:
         for known in self._passed.get(name, []):
             if known.digest == digest:
                 return known
-        encoder = await asyncio.to_thread(load_encoder, self._repository, bundle)
-        processor = Processor(bundle, encoder)
-        return Model(bundle, digest, processor, await asyncio.to_thread(golden.inputs, processor))
+        processor = await asyncio.to_thread(load_processor, self._repository, bundle)
+        return Model(bundle, digest, processor, await asyncio.to_thread(golden.prepare, processor))
 
     async def _examine(self, model: Model) -> None:
-        """The golden inference: raises unless Triton serves this bundle and answers with boxes."""
+        """The golden inference: raises unless Triton serves this bundle and answers as its kind does."""
         await self._triton.check(model.bundle, model.digest)
-        golden.check(await self._triton.infer(model.bundle, model.golden, golden.TIMEOUT_S))
+        outputs = await self._triton.infer(model.bundle, model.golden, golden.TIMEOUT_S)
+        golden.check(model.processor, outputs)
 
     def _warn(self, event: str, name: str, error: Exception) -> None:
         """Logs a fault when it is new, not at every look."""

@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from gateway import schemas
-from gateway.body import JSON, InvalidRequestError, Query, read_predict, read_queries
+from gateway.body import JSON, InvalidRequestError, Query, read_queries
 from gateway.budget import Budget, DeadlineError
 from gateway.errors import problem_of
 from gateway.openapi import GROUND_ANSWERS, PNG, body_of, problems
-from gateway.pipeline import Pipeline
-from gateway.registry import Model, Registry
+from gateway.pipeline import Grounded, Pipeline
+from gateway.registry import Registry
 from referent import __version__
 from referent.core.api import (
     GroundBatchResponse,
@@ -38,18 +38,18 @@ KEY_PROBLEMS = problems(401, 403)
 READINESS_PROBLEMS = problems(503)
 
 
-async def _pipeline(request: Request) -> Pipeline:
+async def the_pipeline(request: Request) -> Pipeline:
     pipeline: Pipeline = request.app.state.pipeline
     return pipeline
 
 
-async def _registry(request: Request) -> Registry:
+async def the_registry(request: Request) -> Registry:
     registry: Registry = request.app.state.registry
     return registry
 
 
-ThePipeline = Annotated[Pipeline, Depends(_pipeline)]
-TheRegistry = Annotated[Registry, Depends(_registry)]
+ThePipeline = Annotated[Pipeline, Depends(the_pipeline)]
+TheRegistry = Annotated[Registry, Depends(the_registry)]
 
 
 @router.post(
@@ -70,45 +70,14 @@ async def ground(request: Request, pipeline: ThePipeline, registry: TheRegistry)
             raise InvalidRequestError(f"the request has {len(queries)} images; send 1 to {limit}")
         registry.get(model)  # that there is none is a fault of the request, not of its images
         work = asyncio.gather(*[_result(request, pipeline, query, model) for query in queries])
-        return _json(GroundBatchResponse(results=await _unless_client_leaves(request, work)))
+        return _json(GroundBatchResponse(results=await unless_client_leaves(request, work)))
     [query] = queries
-    if _wants_png(request):
-        return await _unless_client_leaves(request, _drawn(request, pipeline, query, model))
-    answer = await _unless_client_leaves(request, _answer(request, pipeline, query, model))
-    return _json(answer, {"Server-Timing": _server_timing(answer)})
-
-
-@router.post(
-    "/predict",
-    tags=["visual-grounding-api"],
-    responses=GROUNDING_PROBLEMS,
-    openapi_extra=body_of(schemas.PredictRequest),
-)
-async def predict(request: Request, pipeline: ThePipeline) -> schemas.PredictResponse:
-    """One expression, as clients of visual-grounding-api ask."""
-    asked = await read_predict(request)
-    query = Query(schemas.ImageInput(base64=asked.image), [asked.text])
-    model = None if asked.model == "main" else asked.model
-    answer = await _unless_client_leaves(request, _answer(request, pipeline, query, model))
-    return schemas.PredictResponse(
-        bbox=answer.results[0].box_cxcywh_normalized,
-        model=asked.model,
-        inference_time_ms=answer.timings_ms.inference,
-    )
-
-
-@router.get("/health", tags=["visual-grounding-api"], responses={503: {"model": schemas.HealthResponse}})
-async def health(registry: TheRegistry, response: Response) -> schemas.HealthResponse:
-    """Whether the models answer."""
-    response.status_code = 200 if registry.ready else 503
-    status = "ok" if registry.ready else "unavailable"
-    return schemas.HealthResponse(status=status, models_loaded=sorted(registry.models), device="triton")
-
-
-@router.get("/models", tags=["visual-grounding-api"], responses=KEY_PROBLEMS)
-async def models(registry: TheRegistry) -> schemas.ModelsResponse:
-    """The models and their figures."""
-    return schemas.ModelsResponse(models=[_summary(model) for _, model in sorted(registry.models.items())])
+    wants_png = _wants_png(request)
+    grounded = await unless_client_leaves(request, ground_query(request, pipeline, query, model, wants_png))
+    timing = {"Server-Timing": _server_timing(grounded.answer)}
+    if wants_png:
+        return Response(grounded.png, media_type=PNG, headers=timing)
+    return _json(grounded.answer, timing)
 
 
 @router.get("/v1/models", responses=KEY_PROBLEMS)
@@ -119,6 +88,10 @@ async def served_models(registry: TheRegistry) -> ServedModels:
             name=name,
             version=model.bundle.version,
             digest=model.digest,
+            kind=model.bundle.kind,
+            gives=model.processor.kind.gives(model.bundle),
+            several=model.processor.kind.several(model.bundle),
+            knows=model.bundle.knows,
             default=name == registry.default_model,
             ready=name not in registry.faults,
             present_threshold=model.bundle.present_threshold,
@@ -135,7 +108,7 @@ async def reload(request: Request, registry: TheRegistry) -> ServedModels:
     budget: Budget = request.state.budget
     try:
         async with asyncio.timeout(budget.left_s()):
-            await _unless_client_leaves(request, registry.refresh())
+            await unless_client_leaves(request, registry.refresh())
     except TimeoutError as error:
         raise DeadlineError("inference", budget.seconds) from error
     return await served_models(registry)
@@ -191,24 +164,20 @@ async def ready(registry: TheRegistry) -> dict[str, bool]:
     return {"ready": True}
 
 
-async def _answer(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundResponse:
-    return (await pipeline.ground(*query, model, request.state.budget, correlation_id.get() or ""))[0]
+async def ground_query(
+    request: Request, pipeline: Pipeline, query: Query, model: str | None, with_picture: bool = False
+) -> Grounded:
+    """What becomes of a query within the request's budget."""
+    return await pipeline.ground(query, model, request.state.budget, correlation_id.get() or "", with_picture)
 
 
 async def _result(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> GroundBatchResult:
     """The answer or the problem of one image among several."""
     try:
-        return GroundBatchResult(status=200, answer=await _answer(request, pipeline, query, model))
+        return GroundBatchResult(status=200, answer=(await ground_query(request, pipeline, query, model)).answer)
     except Exception as error:
         problem = problem_of(request, error)
         return GroundBatchResult(status=problem.status, problem=problem)
-
-
-async def _drawn(request: Request, pipeline: Pipeline, query: Query, model: str | None) -> Response:
-    """The image with its boxes."""
-    answer, data = await pipeline.ground(*query, model, request.state.budget, correlation_id.get() or "")
-    png = await pipeline.draw(data, answer.results, request.state.budget)
-    return Response(png, media_type=PNG, headers={"Server-Timing": _server_timing(answer)})
 
 
 def _json(answer: BaseModel, headers: dict[str, str] | None = None) -> Response:
@@ -226,7 +195,7 @@ def _server_timing(answer: GroundResponse) -> str:
     return ", ".join(f"{stage};dur={ms}" for stage, ms in answer.timings_ms.model_dump().items())
 
 
-async def _unless_client_leaves(request: Request, answer: Awaitable[T]) -> T:
+async def unless_client_leaves(request: Request, answer: Awaitable[T]) -> T:
     """The answer; where the client leaves before it, stops the work and raises ClientDisconnect."""
     work, leaving = asyncio.ensure_future(answer), asyncio.create_task(_disconnection(request))
     try:
@@ -242,14 +211,3 @@ async def _unless_client_leaves(request: Request, answer: Awaitable[T]) -> T:
 async def _disconnection(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _summary(model: Model) -> schemas.ModelSummary:
-    first_set: dict[str, float] = next(iter(model.bundle.evaluation.values()), {})
-    return schemas.ModelSummary(
-        name=model.bundle.name,
-        description=f"version {model.bundle.version}",
-        test_iou=first_set.get("mean_iou"),
-        test_rmse=first_set.get("rmse"),
-        test_mae=first_set.get("mae"),
-    )

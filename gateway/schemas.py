@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from referent.core.boxes import Box
+from referent.core.kind import MAX_INSTANCES, Options
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4IScHAAK2AQUKW6YGAAAAAElFTkSuQmCC"
 MAX_URL_CHARACTERS = 2000
@@ -12,13 +13,13 @@ ModelName = Annotated[str, Field(max_length=200)]
 Expressions = Annotated[list[str], FailFast(), Field(examples=[["the queen", "the king on the left"]])]
 
 
-class Request(BaseModel):
-    """Strict, so that a misspelt field is an error."""
+class StrictModel(BaseModel):
+    """A misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class ImageInput(Request):
+class ImageInput(StrictModel):
     """An image as base64 or as a URL."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
@@ -38,7 +39,20 @@ class ImageInput(Request):
         return self
 
 
-class ImageQuery(Request):
+class AnswerOptions(StrictModel):
+    """What may be asked for beside the expressions; models that have no use for it ignore it."""
+
+    max_instances: int | None = Field(
+        default=None, ge=1, le=MAX_INSTANCES, description="referents of each expression at most; default: the model's"
+    )
+    heatmap: bool = Field(default=False, description="where the model looked, from models that can say it")
+
+    @property
+    def options(self) -> Options:
+        return Options(self.max_instances, self.heatmap)
+
+
+class ImageQuery(AnswerOptions):
     """An image and what to look for in it."""
 
     image: ImageInput
@@ -51,14 +65,14 @@ class GroundRequest(ImageQuery):
     model: ModelName | None = Field(default=None, description="as listed by GET /v1/models; default: the default model")
 
 
-class GroundBatchRequest(Request):
+class GroundBatchRequest(StrictModel):
     """Several images, each with its own expressions; answered with `GroundBatchResponse`."""
 
     model: ModelName | None = Field(default=None, description="of all images; default: the default model")
     images: Annotated[list[ImageQuery], FailFast()] = Field(min_length=1)
 
 
-class GroundForm(Request):
+class GroundForm(AnswerOptions):
     """One image as multipart/form-data; `expression` may be repeated."""
 
     model: ModelName | None = None
@@ -66,7 +80,7 @@ class GroundForm(Request):
     expression: Expressions
 
 
-class PredictRequest(Request):
+class PredictRequest(StrictModel):
     """visual-grounding-api's request."""
 
     image: str = Field(min_length=1, description="JPEG, PNG or WebP in base64, or as a data URL", examples=[PIXEL])

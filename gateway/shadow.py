@@ -4,14 +4,15 @@ import asyncio
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import structlog
 
 from gateway.registry import Model, Registry
 from gateway.telemetry import SHADOW_IOU, SHADOW_REQUESTS
+from referent.core.answers import Answer
 from referent.core.boxes import iou
-from referent.core.processor import Found, Inputs
 from referent.triton.aio import Triton
 
 TIMEOUT_S = 10
@@ -34,7 +35,7 @@ class Shadow:
             self._comparison.cancel()
         self._pool.shutdown(cancel_futures=True)
 
-    def compare(self, model: Model, data: bytes, served: Sequence[Found]) -> None:
+    def compare(self, model: Model, data: bytes, served: Sequence[Answer]) -> None:
         """Starts a comparison with what `model` answered about an image file, if its turn comes."""
         if model.bundle.name == self._name or random.random() >= self._share:
             return
@@ -43,26 +44,26 @@ class Shadow:
         else:
             self._comparison = asyncio.create_task(self._compare(data, served))
 
-    async def _compare(self, data: bytes, served: Sequence[Found]) -> None:
+    async def _compare(self, data: bytes, served: Sequence[Answer]) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 model = self._registry.get(self._name)
-                loop, expressions = asyncio.get_running_loop(), [found.expression for found in served]
-                inputs = await loop.run_in_executor(self._pool, self._prepare, model, data, expressions)
-                prediction = await self._triton.infer(model.bundle, inputs, TIMEOUT_S)
-            for ours, theirs in zip(served, model.processor.postprocess(inputs, *prediction), strict=True):
+                prepare = partial(model.processor.prepare, max_pixels=self._max_pixels)
+                expressions = [answer.expression for answer in served]
+                prepared = await asyncio.get_running_loop().run_in_executor(self._pool, prepare, data, expressions)
+                outputs = await self._triton.infer(model.bundle, prepared, TIMEOUT_S)
+            for ours, theirs in zip(served, model.processor.answers(prepared, outputs), strict=True):
                 SHADOW_IOU.observe(agreement(ours, theirs))
             SHADOW_REQUESTS.labels("compared").inc()
         except Exception as error:  # whatever it is, the answer is out
             SHADOW_REQUESTS.labels("failed").inc()
             log.warning("shadow comparison failed", model=self._name, fault=f"{type(error).__name__}: {error}")
 
-    def _prepare(self, model: Model, data: bytes, expressions: Sequence[str]) -> Inputs:
-        return model.processor.preprocess(model.bundle.image.decode(data, self._max_pixels), expressions)
 
-
-def agreement(ours: Found, theirs: Found) -> float:
-    """IoU of the boxes where both see the object; else 1 if both see none, and 0."""
-    if ours.present is False or theirs.present is False:
-        return float(ours.present is theirs.present)
+def agreement(ours: Answer, theirs: Answer) -> float:
+    """IoU of the best boxes where both find something; else 1 if both find nothing, and 0."""
+    if not (ours.referents and theirs.referents):
+        return float(bool(ours.referents) is bool(theirs.referents))
+    if ours.box_xyxy is None or theirs.box_xyxy is None:
+        return 0.0
     return float(iou(np.array([ours.box_xyxy]), np.array([theirs.box_xyxy]))[0])

@@ -14,7 +14,7 @@ def save_random(directory: Path, spec: CheckpointSpec, tokenizer_file: Path) -> 
     """A checkpoint with random weights, of mini's shape; returns its directory."""
     torch.manual_seed(0)
     llava = ConvStemLlava(mini_config())
-    head = None if spec.answer == "text" else BoxHead(llava.config.text_config.hidden_size)
+    head = None if spec.kind == "generator" else BoxHead(llava.config.text_config.hidden_size)
     model = GroundingModel(llava, head).eval()
     save_checkpoint(directory, model, spec.model_copy(update={"base": "base"}), tokenizer_file)
     return directory

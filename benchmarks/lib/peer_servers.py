@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from referent.core.answers import Answer
 from referent.core.images import Picture
-from referent.core.processor import Found
 from referent.modeling.grounder import ModelGrounder, TextGrounder, load_grounder
 
 MAX_BATCH = 8
@@ -83,19 +83,19 @@ class BatchingApi(litserve.LitAPI):
     def batch(self, inputs: list[tuple[Picture, list[str]]]) -> list[tuple[Picture, list[str]]]:
         return inputs
 
-    def predict(self, x: list[tuple[Picture, list[str]]]) -> list[list[Found]]:
+    def predict(self, x: list[tuple[Picture, list[str]]]) -> list[list[Answer]]:
         pictures, expressions = zip(*x, strict=True)
         return self._grounder.ground_batch(pictures, expressions)
 
-    def unbatch(self, output: list[list[Found]]) -> list[list[Found]]:
+    def unbatch(self, output: list[list[Answer]]) -> list[list[Answer]]:
         return output
 
-    def encode_response(self, output: list[Found]) -> dict[str, Any]:
+    def encode_response(self, output: list[Answer]) -> dict[str, Any]:
         return _answer(output)
 
 
-def _answer(results: list[Found]) -> dict[str, Any]:
-    return {"results": [{"box_xyxy": [value if value == value else None for value in r.box_xyxy]} for r in results]}
+def _answer(results: list[Answer]) -> dict[str, Any]:
+    return {"results": [{"box_xyxy": result.box_xyxy} for result in results]}
 
 
 def main() -> None:

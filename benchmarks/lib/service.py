@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.lib.measuring import Row
-from referent.core.bundle import Bundle, load_bundle, load_encoder
-from referent.core.contract import ENSEMBLE_INPUTS, STEPS, dtype_of, part_name
-from referent.core.processor import Inputs, Processor
+from referent.core.bundle import Bundle, load_bundle
+from referent.core.contract import dtype_of, part_name
+from referent.core.kind import Arrays, Prepared
+from referent.kinds import load_processor
 
 REPOSITORY = Path("model_repository")
 PICTURE = Path("tests/samples/scene-1.jpg")
@@ -28,7 +28,6 @@ EXPRESSIONS = [
     *("the truck", "soap", "bell", "the fist", "pineapple", "the fish", "truck on the left", "largest object"),
     *("the bell", "the soap", "fish", "a truck", "the pineapple", "smallest object", "fist", "the largest fish"),
 ]
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Served(NamedTuple):
@@ -78,22 +77,26 @@ class Subject:
     def __init__(self, repository: Path, name: str) -> None:
         self.repository, self.name = repository, name
         self.bundle: Bundle = load_bundle(repository, name)[0]
-        self.processor = Processor(self.bundle, load_encoder(repository, self.bundle))
+        self.processor = load_processor(repository, self.bundle)
+        self.kind = self.processor.kind
 
-    def prepare(self, data: bytes, expressions: Sequence[str]) -> Inputs:
-        """Decodes and preprocesses, as the gateway does."""
-        return self.processor.preprocess(self.bundle.image.decode(data), expressions)
+    @property
+    def graphs(self) -> dict[str, Path]:
+        """The exported file of each step, by the step's suffix."""
+        return {
+            step.suffix: self.repository / part_name(self.name, step) / self.bundle.version / "model.onnx"
+            for step in self.kind.steps
+        }
 
     def arrays(self, data: bytes, expressions: Sequence[str]) -> Arrays:
         """The ensemble's tensors, batch 1; the expressions must fit one row."""
-        return only_row(self.prepare(data, expressions))
+        return only_inference(self.processor.prepare(data, expressions))
 
 
-def only_row(inputs: Inputs) -> Arrays:
-    """The ensemble's tensors of the only row, batch 1. Raises ValueError where the expressions filled more."""
-    [row] = inputs.rows
-    arrays: tuple[npt.NDArray[Any], ...] = (inputs.image, row.input_ids, row.segment_ids, row.loc_positions)
-    return {tensor.name: array[None] for tensor, array in zip(ENSEMBLE_INPUTS, arrays, strict=True)}
+def only_inference(prepared: Prepared) -> Arrays:
+    """The ensemble's tensors, batch 1. Raises ValueError where the expressions filled more than one inference."""
+    [arrays] = prepared.inferences
+    return arrays
 
 
 def batch(arrays: Sequence[Arrays]) -> Arrays:
@@ -107,14 +110,13 @@ class InProcess:
     def __init__(self, subject: Subject) -> None:
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        files = [
-            subject.repository / part_name(subject.name, step) / subject.bundle.version / "model.onnx" for step in STEPS
-        ]
-        self._sessions = [onnxruntime.InferenceSession(str(file), options) for file in files]
+        self._sessions = {
+            step: onnxruntime.InferenceSession(subject.graphs[step.suffix], options) for step in subject.kind.steps
+        }
 
     def __call__(self, arrays: Arrays) -> Arrays:
         tensors = dict(arrays)
-        for step, session in zip(STEPS, self._sessions, strict=True):
+        for step, session in self._sessions.items():
             outputs = session.run(None, {tensor.name: tensors[tensor.name] for tensor in step.inputs})
             tensors |= {tensor.name: output for tensor, output in zip(step.outputs, outputs, strict=False)}
         return tensors
@@ -134,7 +136,7 @@ class Ensemble:
 
     def __call__(self, arrays: Arrays) -> Any:
         inputs = []
-        for tensor in ENSEMBLE_INPUTS:
+        for tensor in self._subject.kind.inputs:
             entry = InferInput(tensor.name, arrays[tensor.name].shape, dtype_of(tensor, self._subject.bundle.dtype))
             entry.set_data_from_numpy(arrays[tensor.name])
             inputs.append(entry)
@@ -146,7 +148,7 @@ def step_times(subject: Subject, grpc_url: str) -> list[Row]:
     device between the parts, the copies take next to nothing."""
     rows: list[Row] = []
     with InferenceServerClient(grpc_url) as client:
-        for step in STEPS:
+        for step in subject.kind.steps:
             found = client.get_inference_statistics(part_name(subject.name, step), subject.bundle.version)
             clocks = found.model_stats[0].inference_stats
             rows.append({"model": subject.name, "part": step.suffix, "requests": clocks.success.count})

@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import PrivateAttr
 
 from referent.client.drawing import draw
+from referent.core.answers import Answer, Referent
 from referent.core.api import GroundResponse
-from referent.core.processor import Found
 from referent.core.sources import ImageSource, is_url, picture_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Grounding(GroundResponse):
-    """`GroundResponse` that knows its image. Objects that are not there are left out of pictures and other formats."""
+    """`GroundResponse` that knows its image. Pictures and other formats have its referents, which are there."""
 
     _image: ImageSource | None = PrivateAttr(None)
     _elapsed_ms: float | None = PrivateAttr(None)
@@ -30,9 +30,9 @@ class Grounding(GroundResponse):
         return self._elapsed_ms
 
     @property
-    def found(self) -> list[Found]:
-        """The results whose object is there, as far as the model says."""
-        return [result for result in self.results if result.present is not False]
+    def found(self) -> list[Answer]:
+        """The results of which something is there, as far as the model says."""
+        return [result for result in self.results if result.referents]
 
     def of(self, image: ImageSource, elapsed_ms: float | None = None) -> Self:
         """Itself, from now on with its image."""
@@ -41,7 +41,7 @@ class Grounding(GroundResponse):
         return self
 
     def plot(self, image: ImageSource | None = None) -> Image.Image:
-        """The image with a box and a label for each object; `image` where it was given by URL before.
+        """The image with a box or dot and a label for each referent; `image` where it was given by URL before.
 
         Raises ValueError, and OSError for a file that can't be read any more.
         """
@@ -50,35 +50,47 @@ class Grounding(GroundResponse):
             raise ValueError("the answer has no image: give it here")
         return draw(picture_of(source), self.results)
 
-    def to_supervision(self) -> "supervision.Detections":
-        """`class_id` is the expression's place in the request, `data["class_name"]` the expression.
+    def to_supervision(self) -> "supervision.Detections | supervision.KeyPoints":
+        """A row for each referent: `Detections` of boxes, `KeyPoints` (one each) of points.
 
-        Raises ModuleNotFoundError without the package supervision.
+        `class_id` is the expression's place in the request, `data["class_name"]` the expression. Raises
+        ModuleNotFoundError without the package supervision.
         """
         try:
             import supervision
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"{error}; to_supervision needs: pip install supervision") from error
-        places = [index for index, result in enumerate(self.results) if result.present is not False]
-        scores = [result.score for result in self.found if result.score is not None]
-        return supervision.Detections(
-            xyxy=np.array([result.box_xyxy for result in self.found], np.float32).reshape(-1, 4),
-            confidence=np.array(scores, np.float32) if len(scores) == len(places) else None,
-            class_id=np.array(places, int),
-            data={"class_name": np.array([result.expression for result in self.found], str)},
-        )
+        rows = [(place, referent) for place, result in enumerate(self.results) for referent in result.referents]
+        scores = [referent.score for _, referent in rows if referent.score is not None]
+        confidence = np.array(scores, np.float32) if len(scores) == len(rows) else None
+        places = np.array([place for place, _ in rows], int)
+        names: Any = {"class_name": np.array([referent.expression for _, referent in rows], str)}
+        points = [referent.point_xy for _, referent in rows if referent.box_xyxy is None]
+        if points:
+            return supervision.KeyPoints(
+                xy=np.array(points, np.float32).reshape(-1, 1, 2),
+                keypoint_confidence=None if confidence is None else confidence[:, None],
+                class_id=places,
+                data=names,
+            )
+        boxes = np.array([referent.box_xyxy for _, referent in rows], np.float32).reshape(-1, 4)
+        return supervision.Detections(xyxy=boxes, confidence=confidence, class_id=places, data=names)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO's results format, as pycocotools' `loadRes` reads it: `bbox` is x, y, width, height in pixels,
-        `category_id` the expression's place in the request from 1 on, `caption` the expression."""
+        """COCO's results format, as pycocotools' `loadRes` reads it, a row for each referent: `bbox` is x, y, width,
+        height in pixels, or `keypoints` x, y, 2 of a point; `category_id` the expression's place in the request from 1
+        on, `caption` the expression."""
         rows = []
         for category, result in enumerate(self.results, 1):
-            if result.present is False:
-                continue
-            x1, y1, x2, y2 = result.box_xyxy
-            row = {"image_id": image_id, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            score = {} if result.score is None else {"score": result.score}
-            rows.append({**row, **score, "caption": result.expression})
+            for referent in result.referents:
+                row: dict[str, Any] = {"image_id": image_id, "category_id": category}
+                if referent.box_xyxy is not None:
+                    x1, y1, x2, y2 = referent.box_xyxy
+                    row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+                elif referent.point_xy is not None:
+                    row["keypoints"] = [*referent.point_xy, 2]
+                score = {} if referent.score is None else {"score": referent.score}
+                rows.append({**row, **score, "caption": result.expression})
         return rows
 
     def _repr_png_(self) -> bytes | None:
@@ -94,18 +106,23 @@ class Grounding(GroundResponse):
         png = self._repr_png_()
         picture = f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">' if png else ""
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells_of(result)) + "</tr>"
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
             for result in self.results
+            for cells in rows_of(result)
         )
         heads = "".join(f"<th>{name}</th>" for name in COLUMNS)
         return f"{picture}<table><tr>{heads}</tr>{rows}</table>"
 
 
-COLUMNS = ("expression", "box x1, y1, x2, y2", "score", "present")
+COLUMNS = ("expression", "box x1, y1, x2, y2, or point x, y", "score", "present")
 
 
-def cells_of(found: Found) -> tuple[str, str, str, str]:
-    """A row of `COLUMNS`, for people."""
-    box = ", ".join(f"{value:.1f}" for value in found.box_xyxy)
-    score = "" if found.score is None else f"{found.score:.2f}"
-    return found.expression, box, score, {True: "yes", False: "no", None: ""}[found.present]
+def rows_of(answer: Answer) -> list[tuple[str, str, str, str]]:
+    """Rows of `COLUMNS`, for people: one for each referent, or for the best guess where there is none."""
+    return [_cells(referent) for referent in answer.referents or (answer,)]
+
+
+def _cells(referent: Referent) -> tuple[str, str, str, str]:
+    where = ", ".join(f"{value:.1f}" for value in referent.box_xyxy or referent.point_xy or ())
+    score = "" if referent.score is None else f"{referent.score:.2f}"
+    return referent.expression, where, score, {True: "yes", False: "no", None: ""}[referent.present]

@@ -25,7 +25,7 @@ from referent.client.http import (
     ServiceError,
     ServiceUnreachableError,
 )
-from referent.client.results import COLUMNS, cells_of
+from referent.client.results import COLUMNS, rows_of
 from referent.commands.data import app as data
 from referent.commands.evaluate import compare, evaluate
 from referent.commands.terminal import failure, progress_bar
@@ -276,8 +276,9 @@ def _table(answer: GroundResponse) -> Table:
     size = f"{answer.image.width}x{answer.image.height}"
     title = f"{answer.model} version {answer.version}, {size} pixels, {answer.timings_ms.total:.0f} ms"
     table = Table(*COLUMNS, title=title)
-    for found in answer.results:
-        table.add_row(*map(escape, cells_of(found)))
+    for result in answer.results:
+        for cells in rows_of(result):
+            table.add_row(*map(escape, cells))
     return table
 
 

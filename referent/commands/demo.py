@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from referent.client.http import Client, ServiceError
-from referent.client.results import COLUMNS, cells_of
+from referent.client.results import COLUMNS, rows_of
 from referent.core.boxes import Floats, iou
 
 if TYPE_CHECKING:
@@ -86,9 +86,11 @@ def ground(
         ms = f"{found.timings_ms.total:.0f}"
         pictures.append((found.plot(), f"{found.model} version {found.version}, {ms} ms"))
         for result in found.results:
-            known = asked[result.expression]
-            overlap = "" if known is None else f"{iou(np.array(result.box_xyxy), known):.2f}"
-            rows.append([model, *cells_of(result), overlap, ms])
+            for referent, cells in zip(result.referents or (result,), rows_of(result), strict=True):
+                known = asked[result.expression]
+                comparable = known is not None and referent.box_xyxy is not None
+                overlap = f"{iou(np.array(referent.box_xyxy), known):.2f}" if comparable else ""
+                rows.append([model, *cells, overlap, ms])
     return pictures, rows
 
 

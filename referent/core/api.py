@@ -1,27 +1,27 @@
 """What the service answers, problems too: the gateway writes it, the client reads it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from referent.core.processor import Found
+from referent.core.answers import Answer
 
 TIMEOUT_HEADER = "X-Request-Timeout"  # seconds that the caller gives a request
+_REFERENT: JsonDict = {
+    "expression": "the queen",
+    "box_xyxy": [12.1, 80.4, 140.9, 260.0],
+    "box_cxcywh_normalized": [0.2024, 0.3377, 0.3407, 0.3563],
+    "point_xy": None,
+    "score": 0.91,
+    "present": True,
+}
 EXAMPLE: JsonDict = {
     "model": "mini",
     "version": "1",
     "digest": "sha256:9f2c…",
     "image": {"width": 378, "height": 504},
-    "results": [
-        {
-            "expression": "the queen",
-            "box_xyxy": [12.1, 80.4, 140.9, 260.0],
-            "box_cxcywh_normalized": [0.2024, 0.3377, 0.3407, 0.3563],
-            "score": 0.91,
-            "present": True,
-        }
-    ],
+    "results": [{**_REFERENT, "referents": [_REFERENT]}],
     "timings_ms": {
         "queue": 0.1,
         "decode": 3.1,
@@ -63,11 +63,7 @@ class GroundResponse(BaseModel):
     version: str
     digest: str = Field(description="sha256 of the bundle that answered: weights, tokenizer and preprocessing")
     image: ImageSize
-    results: list[Found] = Field(
-        description="box_xyxy: pixels of the image as shown, clipped to it; box_cxcywh_normalized: 0..1 of the whole "
-        "image; score: predicted IoU; present: whether the object is there. Score and present are null for models "
-        "trained without scores."
-    )
+    results: list[Answer]
     timings_ms: Timings
 
 
@@ -107,6 +103,10 @@ class ServedModel(BaseModel):
     name: str
     version: str
     digest: str
+    kind: str = Field(description="how it answers", examples=["head"])
+    gives: Literal["boxes", "points"] = Field(description="what a referent has")
+    several: bool = Field(description="whether an expression can have several referents")
+    knows: str | None = Field(description="what it knows, in words for people")
     default: bool
     ready: bool = Field(description="whether its latest golden inference passed")
     present_threshold: float | None = Field(

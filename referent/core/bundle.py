@@ -1,4 +1,4 @@
-"""What a model needs besides its weights: `ModelSpec` travels from the checkpoint into the served `Bundle`.
+"""A published version of a model: its spec, its files and their hashes.
 
 A bundle is `model_repository/NAME/<version>/`: bundle.json and tokenizer.json. Its digest, the sha256 of bundle.json,
 covers every file of the version through the hashes that it lists.
@@ -13,13 +13,12 @@ import hashlib
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from referent.core.images import ImageTransform
-from referent.core.packing import Bucket
-from referent.core.prompts import Prompt, PromptEncoder
+from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
 
 BUNDLE_FILE, TOKENIZER_FILE, CONFIG_FILE = "bundle.json", "tokenizer.json", "config.pbtxt"
 SERVED_VERSION = re.compile(r"version_policy\s*\{\s*specific\s*\{\s*versions:\s*(\d+)")
@@ -28,32 +27,6 @@ MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 class BundleError(RuntimeError):
     """A bundle is missing, malformed, or its files are not the ones that it lists."""
-
-
-class ModelSpec(BaseModel):
-    """How to prepare a model's inputs and read its outputs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image: ImageTransform
-    image_tokens: int = Field(gt=0)
-    box_frame: Literal["transformed", "image"] = Field(
-        description="what boxes are normalised by: the square the model sees, or the whole image"
-    )
-    prompt: Prompt
-    buckets: tuple[Bucket, ...] = Field(min_length=1, description="(tokens, expressions), ascending in both")
-    present_threshold: float | None = Field(description="lowest score of an object that is there; None without scores")
-    evaluation: dict[str, Any] = Field(default_factory=dict, description="figures on held-out data, by set")
-    training: dict[str, Any] = Field(default_factory=dict, description="where the weights come from")
-
-    @field_validator("buckets")
-    @classmethod
-    def _ascend(cls, buckets: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
-        if list(buckets) != sorted(buckets) or [b.expressions for b in buckets] != sorted(
-            b.expressions for b in buckets
-        ):
-            raise ValueError(f"buckets {buckets} must ascend in tokens and in expressions")
-        return buckets
 
 
 class FileEntry(BaseModel):

@@ -1,10 +1,13 @@
-"""The Triton contract: models, tensors, dtypes and shapes. Depends on nothing; config.pbtxt is tested against it.
+"""The Triton contract's vocabulary: tensors and steps, their dtypes and shapes. Depends on nothing.
 
-A served model NAME is an ensemble of NAME_vision_encoder, NAME_language_model and NAME_box_head. Shapes leave out the
-batch; S is the side of the image, K its tokens, T the tokens of a row, N its expression slots, D the hidden size.
+A served model NAME is an ensemble of its kind's steps, NAME_<suffix>. Shapes leave out the batch; S is the side of the
+image, K its tokens, T the tokens of a row, N its expression slots, D the hidden size. Kinds may add letters.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+DIGEST_PARAMETER = "digest"  # of the bundle, in the ensemble's config
 
 
 class Tensor(NamedTuple):
@@ -16,30 +19,21 @@ class Tensor(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One model of the ensemble."""
+    """One model of an ensemble. Outputs of the ensemble which a model may lack are among its outputs all the same."""
 
     suffix: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    backend: str = "onnxruntime"
 
 
 IMAGE = Tensor("image", "UINT8", ("S", "S", "3"))  # RGB after the model's image transform
+IMAGE_FEATURES = Tensor("image_features", None, ("K", "D"))
+VISION_ENCODER = Step("vision_encoder", (IMAGE,), (IMAGE_FEATURES,))
+
 INPUT_IDS = Tensor("input_ids", "INT64", ("T",))
 SEGMENT_IDS = Tensor("segment_ids", "INT64", ("T",))  # 0 prefix, 1..N expressions, -1 padding
 LOC_POSITIONS = Tensor("loc_positions", "INT64", ("N",))  # index of each expression's [LOC]; unused slots 0
-IMAGE_FEATURES = Tensor("image_features", None, ("K", "D"))
-HIDDEN_STATES = Tensor("hidden_states", None, ("N", "D"))
-BOXES = Tensor("boxes", "FP32", ("N", "4"))  # cx,cy,w,h in 0..1 of the bundle's box frame
-SCORES = Tensor("scores", "FP32", ("N",))  # predicted IoU; absent from models trained without it
-
-VISION_ENCODER = Step("vision_encoder", (IMAGE,), (IMAGE_FEATURES,))
-LANGUAGE_MODEL = Step("language_model", (INPUT_IDS, SEGMENT_IDS, LOC_POSITIONS, IMAGE_FEATURES), (HIDDEN_STATES,))
-BOX_HEAD = Step("box_head", (HIDDEN_STATES,), (BOXES, SCORES))
-STEPS = (VISION_ENCODER, LANGUAGE_MODEL, BOX_HEAD)
-ENSEMBLE_INPUTS = (IMAGE, INPUT_IDS, SEGMENT_IDS, LOC_POSITIONS)
-ENSEMBLE_OUTPUTS = (BOXES, SCORES)
-
-DIGEST_PARAMETER = "digest"  # of the bundle, in the ensemble's config
 
 
 def part_name(model: str, step: Step) -> str:
@@ -52,6 +46,6 @@ def dtype_of(tensor: Tensor, bundle_dtype: str) -> str:
     return tensor.dtype or bundle_dtype.upper()
 
 
-def dims_of(tensor: Tensor, sizes: dict[str, int]) -> list[int]:
+def dims_of(tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
     """Dimensions as in config.pbtxt: numbers for letters in `sizes`, -1 for those that vary."""
     return [int(letter) if letter.isdigit() else sizes.get(letter, -1) for letter in tensor.shape]

@@ -1,26 +1,20 @@
-"""Images: safe decoding, and the square a model sees together with the exact way back to the image.
+"""Image files into pixels, safely; sizes are (width, height).
 
-Training, evaluation and the gateway all prepare images here; sizes are (width, height), arrays (H, W, 3).
+Training, evaluation and the gateway all decode images here.
 """
 
 import io
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
-from pydantic import BaseModel, ConfigDict, Field
-
-from referent.core.boxes import Floats
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 30  # of a JPEG; some ten are usual, and each is a pass over all pixels however few its bytes
-DRAFT_MARGIN = 2  # a JPEG decoded at 1/2, 1/4 or 1/8 keeps at least this many times the sides that the model sees
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-CLIP_MEAN_RGB = (122, 116, 104)  # int(255 * CLIP's channel means), the padding of LLaVA's `pad` mode
 
 
 class ImageError(ValueError):
@@ -48,8 +42,16 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     The size is read from the header and checked before any pixel is decoded. Raises `ImageError`.
     """
+    return decode_reduced(data, lambda size: 1, max_pixels).pixels
+
+
+def decode_reduced(data: bytes, reduction: Callable[[tuple[int, int]], int], max_pixels: int = MAX_PIXELS) -> Picture:
+    """As `decode_image`; a JPEG of (width, height) is decoded at 1 / `reduction(size)` of its sides: 1, 2, 4 or 8."""
     image = _opened(data, max_pixels)
-    return _decoded(image, image.size).pixels
+    size = image.size
+    if (by := reduction(size)) > 1:
+        image.draft("RGB", (size[0] // by, size[1] // by))  # does nothing to other formats
+    return _decoded(image, size)
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
@@ -93,83 +95,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white.paste(rgba, mask=rgba)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where an image lies in the square a model sees: `square = image * scale + offset`, per axis, in pixels."""
-
-    image_size: tuple[int, int]
-    square_size: int
-    scale: tuple[float, float]
-    offset: tuple[int, int]
-
-    def to_square(self, boxes_xyxy: Floats) -> Floats:
-        """(..., 4) pixels of the image -> pixels of the square; nothing is clipped."""
-        return np.asarray(boxes_xyxy * np.tile(self.scale, 2) + np.tile(self.offset, 2))
-
-    def to_image(self, boxes_xyxy: Floats) -> Floats:
-        """(..., 4) pixels of the square -> pixels of the image, the exact inverse of `to_square`."""
-        return np.asarray((boxes_xyxy - np.tile(self.offset, 2)) / np.tile(self.scale, 2))
-
-
-class ImageTransform(BaseModel):
-    """How an image becomes the model's square. Travels with the model (checkpoint and bundle).
-
-    - `letterbox`: the whole image, centred, padded with `pad_rgb` (LLaVA's `pad`).
-    - `center_crop`: the middle of the image, its shorter side filling the square (CLIP's own processor).
-    - `stretch`: the whole image, each axis scaled by itself (PaliGemma).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mode: Literal["letterbox", "center_crop", "stretch"] = "letterbox"
-    size: int = Field(gt=0, description="side of the square, pixels")
-    pad_rgb: tuple[int, int, int] = CLIP_MEAN_RGB
-
-    def place(self, image_size: tuple[int, int]) -> Placement:
-        """Geometry alone, for an image of (width, height)."""
-        width, height = self._resized(image_size)
-        offset = ((self.size - width) // 2, (self.size - height) // 2)  # negative where the crop cuts
-        return Placement(image_size, self.size, (width / image_size[0], height / image_size[1]), offset)
-
-    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-        """As `decode_image`, for this transform alone.
-
-        A JPEG much larger than what the square shows is decoded at 1/2, 1/4 or 1/8, which saves most of the time. Only
-        where that divides its sides: another scale in x than in y would move what is in it.
-        """
-        image = _opened(data, max_pixels)
-        size = image.size
-        for scale in (8, 4, 2):
-            if all(
-                side % scale == 0 and side >= scale * DRAFT_MARGIN * wanted
-                for side, wanted in zip(size, self._resized(size), strict=True)
-            ):
-                image.draft("RGB", (size[0] // scale, size[1] // scale))  # does nothing to other formats
-                break
-        return _decoded(image, size)
-
-    def apply(self, image: Image.Image | Picture) -> tuple[npt.NDArray[np.uint8], Placement]:
-        """RGB image -> ((S, S, 3) uint8, placement); bicubic, antialiased."""
-        pixels, size = image if isinstance(image, Picture) else (image, image.size)
-        placement = self.place(size)
-        # the part of the image that the square shows: resizing only that keeps memory bounded for 10,000x3 images
-        shown = placement.to_image(np.array([0.0, 0.0, self.size, self.size]))
-        shown *= np.tile(np.divide(pixels.size, size), 2)
-        left, top = (max(0.0, float(v)) for v in shown[:2])
-        right, bottom = (min(float(limit), float(v)) for limit, v in zip(pixels.size, shown[2:], strict=True))
-        width, height = (min(self.size, side) for side in self._resized(size))
-        resized = pixels.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
-        if resized.size == (self.size, self.size):
-            return np.array(resized), placement
-        square = Image.new("RGB", (self.size, self.size), self.pad_rgb)
-        square.paste(resized, placement.offset)
-        return np.array(square), placement
-
-    def _resized(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        if self.mode == "stretch":
-            return self.size, self.size
-        reference = max(image_size) if self.mode == "letterbox" else min(image_size)
-        width, height = (max(1, round(side * self.size / reference)) for side in image_size)
-        return width, height

@@ -12,7 +12,7 @@ from referent.core.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.data.records import Mask, Record
 from referent.evaluation import metrics
 from referent.evaluation.metrics import Bools
-from referent.evaluation.predictions import Prediction, PredictionsError
+from referent.evaluation.predictions import Prediction, PredictionsError, prediction_of
 from referent.evaluation.predictors import Grounder
 from referent.mini.sets import Item
 
@@ -115,7 +115,7 @@ def _answer(grounder: Grounder, item: Item, image: str) -> Iterator[tuple[Record
             expression=expression.text, box_xyxy=None if np.isnan(box).any() else tuple(box.tolist()),
             tags={"kind": expression.kind},
         )  # fmt: skip
-        yield record, Prediction(id=record.id, box_xyxy=result.box_xyxy, score=result.score)
+        yield record, prediction_of(record.id, result)
 
 
 def summary(results: Results) -> dict[str, Any]:

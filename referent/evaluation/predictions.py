@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from referent.core.answers import Answer
 from referent.data.records import Box, Mask, Point
 
 ID_NAMES, BOX_NAMES = ("id", "idx"), ("box_xyxy", "predicted_box")
@@ -45,6 +46,13 @@ class Prediction(BaseModel):
         if isinstance(row, dict) and not any(name in row for name in answers):
             raise ValueError(f"a prediction has one of {', '.join(answers)} (null where nothing was found)")
         return row
+
+
+def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Prediction:
+    """An answer as the prediction for the record of that id: its best box, and the points of all its referents."""
+    points = tuple(referent.point_xy for referent in answer.referents if referent.point_xy is not None)
+    error = "this expression's pass failed" if answer.finish_reason == "error" else None
+    return Prediction(id=id, box_xyxy=answer.box_xyxy, score=answer.score, points=points or None, ms=ms, error=error)
 
 
 def read_predictions(file: Path) -> list[Prediction]:

@@ -13,11 +13,11 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from referent.client.http import Client, ServiceError
+from referent.core.answers import Answer
 from referent.core.images import ImageError, Picture
-from referent.core.processor import Found
 from referent.core.prompts import ExpressionError
 from referent.data.records import Record
-from referent.evaluation.predictions import Prediction
+from referent.evaluation.predictions import Prediction, prediction_of
 
 EXPRESSIONS_PER_REQUEST = 16
 BAD_INPUT = (400, 413, 415, 422)  # the image's or the expression's fault: a miss; any other problem ends the run
@@ -26,7 +26,7 @@ BAD_INPUT = (400, 413, 415, 422)  # the image's or the expression's fault: a mis
 class Grounder(Protocol):
     """Image and expressions in, one result an expression out, in order."""
 
-    def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Found]: ...
+    def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Answer]: ...
 
 
 class BatchGrounder(Protocol):
@@ -36,7 +36,7 @@ class BatchGrounder(Protocol):
 
     def ground_batch(
         self, images: Sequence[Picture], expressions: Sequence[Sequence[str]]
-    ) -> Sequence[Sequence[Found]]: ...
+    ) -> Sequence[Sequence[Answer]]: ...
 
 
 class Request(NamedTuple):
@@ -53,12 +53,9 @@ class Request(NamedTuple):
         """A request for each record: one expression that is refused must not fail the others. None for one record."""
         return [Request(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
 
-    def answered(self, found: Sequence[Found], ms: float | None) -> list[Prediction]:
+    def answered(self, answers: Sequence[Answer], ms: float | None) -> list[Prediction]:
         """A prediction a record; all of a request took the same time."""
-        return [
-            Prediction(id=record.id, box_xyxy=result.box_xyxy, score=result.score, ms=ms)
-            for record, result in zip(self.records, found, strict=True)
-        ]
+        return [prediction_of(record.id, result, ms) for record, result in zip(self.records, answers, strict=True)]
 
     def failed(self, error: Exception) -> list[Prediction]:
         """Nothing found for any of the records."""

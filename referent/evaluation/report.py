@@ -20,9 +20,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from referent.client.drawing import draw
+from referent.core.answers import Answer, Referent
 from referent.core.boxes import Floats
 from referent.core.images import ImageError, decode_image
-from referent.core.processor import Found
 from referent.data.records import Record, write_records
 from referent.evaluation import plots
 from referent.evaluation.analysis import failures, worst_and_best
@@ -105,13 +105,13 @@ def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, capt
     scale = THUMBNAIL / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     named = {"true": np.array(record.box_xyxy or [np.nan] * 4)} | dict(boxes_xyxy)
-    # all are drawn, so that a name has one colour in every picture
-    found = [
-        Found(name, tuple((box * scale).tolist()), (0, 0, 0, 0), None, None if np.isfinite(box).all() else False)
-        for name, box in named.items()
-    ]
+    # all are named, so that a name has one colour in every picture
+    shown = []
+    for name, box in named.items():
+        found = [Referent.of_box(name, box * scale, image.size)] if np.isfinite(box).all() else []
+        shown.append(Answer.of(name, found, present=None))
     buffer = io.BytesIO()
-    draw(image, found).save(buffer, "JPEG", quality=80)
+    draw(image, shown).save(buffer, "JPEG", quality=80)
     return Picture(data_url(buffer.getvalue(), "image/jpeg"), caption)
 
 

@@ -2,8 +2,8 @@
 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from referent.core.images import ImageTransform
 from referent.core.packing import Bucket
+from referent.core.transform import ImageTransform
 from referent.modeling.stem import ConvStem, ConvStemLlava
 
 IMAGE = ImageTransform(mode="letterbox", size=288)

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from referent.core.bundle import ModelSpec
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
 from referent.data.expressions import make_expressions
 from referent.mini.scenes import SIDE, Kind, Materials, Scene, make_scene
 from referent.training.encoding import Row, encode_row, frame_boxes
@@ -64,8 +64,8 @@ def encode_scene(
     expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, classes, row.expressions)
     suffixes = [encoder.suffix(expression.text) for expression in expressions] or [encoder.suffix("object")]
     targets = [None if e.target is None else scene.boxes[e.target] for e in expressions]
-    sample, placement = encode_row(scene.image, suffixes, targets, spec, encoder, row)
-    owner = _patch_owner(scene, spec.image.size, round(spec.image_tokens**0.5), len(scene.names), placement.offset)
+    sample, frame = encode_row(scene.image, suffixes, targets, spec, encoder, row)
+    owner = _patch_owner(scene, spec.image.size, round(spec.image_tokens**0.5), len(scene.names), frame.offset)
 
     points = np.zeros((row.expressions, len(owner)), bool)
     for slot, expression in enumerate(expressions[: int(sample["used"].sum())]):
@@ -73,7 +73,7 @@ def encode_scene(
             points[slot] = owner == expression.target + 1
     index = {name: i for i, name in enumerate(classes)}
     class_of_owner = np.array([len(classes), *(index[name] for name in scene.names)])
-    boxes = frame_boxes(scene.boxes, placement, spec)
+    boxes = frame_boxes(scene.boxes, frame)
     box_of_owner = np.concatenate([np.full((1, 4), 0.5), boxes]).astype(np.float32)
     return sample | {"points": points, "patch_class": class_of_owner[owner], "patch_boxes": box_of_owner[owner]}
 

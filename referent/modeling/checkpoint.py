@@ -17,8 +17,9 @@ from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from referent.core.bundle import TOKENIZER_FILE, ModelSpec
+from referent.core.bundle import TOKENIZER_FILE
 from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
 from referent.modeling.grounding import BoxHead, GroundingModel
 from referent.modeling.stem import load_llava
 
@@ -35,11 +36,11 @@ class CheckpointSpec(ModelSpec):
     base: str = Field(description="LLaVA directory: absolute, or relative to the checkpoint")
     head_dropout: float = 0.1
     has_scores: bool = True
-    answer: Literal["box_head", "text"] = Field("box_head", description="box head at [LOC], or generated text")
+    kind: Literal["head", "generator"] = Field("head", description="box head at [LOC], or generated text")
 
     @model_validator(mode="after")
     def _has_loc(self) -> "CheckpointSpec":
-        if self.answer == "box_head" and not self.prompt.reads_loc:
+        if self.kind == "head" and not self.prompt.reads_loc:
             raise ValueError(f"template {self.prompt.template!r} must end with [LOC]: a box head reads there")
         return self
 
@@ -85,7 +86,7 @@ def load_checkpoint_spec(directory: Path) -> CheckpointSpec:
 
 def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHead | None:
     """The box head of a checkpoint; None where it answers in text."""
-    if spec.answer == "text":
+    if spec.kind == "generator":
         return None
     head = BoxHead(hidden_size, spec.head_dropout, spec.has_scores)
     head.load_state_dict(load_file(directory / HEAD_FILE))

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from peft import PeftModel
 from PIL import Image
 
+from referent.core.answers import Answer, Referent
+from referent.core.contract import IMAGE, INPUT_IDS, LOC_POSITIONS, SEGMENT_IDS
 from referent.core.images import Picture
-from referent.core.processor import Found, Inputs, Processor
+from referent.core.kind import Arrays
+from referent.core.processor import Processor
 from referent.core.prompts import PromptEncoder
 from referent.core.text_boxes import parse_box
+from referent.kinds import kind_of
+from referent.kinds.head import BOXES, SCORES
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounding import GroundingModel
 
@@ -21,99 +27,90 @@ MAX_NEW_TOKENS = 50  # of an answer in text, as visual-grounding-api's
 
 
 class ModelGrounder(ABC):
-    """Image and expressions -> boxes, with a model in eval mode."""
+    """Image and expressions -> answers, with a model in eval mode."""
 
-    def __init__(self, model: GroundingModel, processor: Processor) -> None:
-        self._model = model
-        self._processor = processor
+    def __init__(self, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> None:
+        self._model, self._spec, self._encoder = model, spec, encoder
 
     def decode(self, data: bytes) -> Picture:
         """An image file as the model needs it: just as the service does it. Raises `ImageError`."""
-        return self._processor.spec.image.decode(data)
+        return self._spec.image.decode(data)
 
-    def ground(self, image: Image.Image | Picture, expressions: Sequence[str]) -> list[Found]:
-        """RGB image -> one result an expression, in order."""
+    def ground(self, image: Image.Image | Picture, expressions: Sequence[str]) -> list[Answer]:
+        """RGB image -> an answer for each expression, in order."""
         return self.ground_batch([image], [expressions])[0]
 
     @abstractmethod
     def ground_batch(
         self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
-    ) -> list[list[Found]]:
+    ) -> list[list[Answer]]:
         """Several RGB images at once, each with its expressions."""
 
-    def _preprocess(
-        self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
-    ) -> list[Inputs]:
-        return [self._processor.preprocess(*pair) for pair in zip(images, expressions, strict=True)]
 
-
-class TorchGrounder(ModelGrounder):
+class HeadGrounder(ModelGrounder):
     """Reads boxes with the head; rows of one shape share a pass."""
+
+    def __init__(self, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> None:
+        super().__init__(model, spec, encoder)
+        self._processor = Processor(spec, encoder, kind_of(spec))
 
     @torch.inference_mode()
     def ground_batch(
         self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
-    ) -> list[list[Found]]:
-        """Several RGB images at once, each with its expressions; rows of one shape share a pass."""
-        prepared = [self._processor.preprocess(*pair) for pair in zip(images, expressions, strict=True)]
-        features = _encode_images(self._model, prepared)
-        rows = [(owner, row) for owner, inputs in enumerate(prepared) for row in inputs.rows]
+    ) -> list[list[Answer]]:
+        pairs = zip(images, expressions, strict=True)
+        prepared = [self._processor.prepare_picture(picture, asked) for picture, asked in pairs]
+        rows = [arrays for request in prepared for arrays in request.inferences]
+        squares = [request.inferences[0][IMAGE.name][0] for request in prepared]
+        owners = [index for index, request in enumerate(prepared) for _ in request.inferences]
+        features = _encode_images(self._model, squares)
         shapes = defaultdict(list)
-        for index, (_, row) in enumerate(rows):
-            shapes[len(row.input_ids), len(row.loc_positions)].append(index)
-        boxes, scores = [np.empty(0)] * len(rows), [np.empty(0)] * len(rows)
+        for index, arrays in enumerate(rows):
+            shapes[arrays[INPUT_IDS.name].shape, arrays[LOC_POSITIONS.name].shape].append(index)
+        outputs: list[Arrays] = [{} for _ in rows]
         for indices in shapes.values():
-            packed = [rows[index][1] for index in indices]
             tensors = (
-                torch.from_numpy(np.stack(arrays)).to(features.device)
-                for arrays in zip(*((row.input_ids, row.segment_ids, row.loc_positions) for row in packed), strict=True)
+                torch.from_numpy(np.concatenate([rows[index][tensor.name] for index in indices])).to(features.device)
+                for tensor in (INPUT_IDS, SEGMENT_IDS, LOC_POSITIONS)
             )
-            hidden, _ = self._model.read_expressions(*tensors, features[[rows[index][0] for index in indices]])
-            batch_boxes, logits = self._model.box_head(hidden)
-            for slot, (index, row) in enumerate(zip(indices, packed, strict=True)):
-                boxes[index] = batch_boxes[slot, : row.expressions].cpu().numpy()
+            hidden, _ = self._model.read_expressions(*tensors, features[[owners[index] for index in indices]])
+            boxes, logits = self._model.box_head(hidden)
+            for slot, index in enumerate(indices):
+                outputs[index][BOXES.name] = boxes[slot : slot + 1].cpu().numpy()
                 if logits is not None:
-                    scores[index] = logits[slot, : row.expressions].sigmoid().cpu().numpy()
-        has_scores = self._model.box_head.score is not None
-        results = []
-        for inputs in prepared:
-            count = len(inputs.rows)
-            own_boxes, boxes = boxes[:count], boxes[count:]
-            own_scores, scores = scores[:count], scores[count:]
-            results.append(
-                self._processor.postprocess(
-                    inputs, np.concatenate(own_boxes), np.concatenate(own_scores) if has_scores else None
-                )
-            )
-        return results
+                    outputs[index][SCORES.name] = logits[slot : slot + 1].sigmoid().cpu().numpy()
+        given = iter(outputs)
+        return [self._processor.answers(request, [next(given) for _ in request.inferences]) for request in prepared]
 
 
 class TextGrounder(ModelGrounder):
     """Has the boxes written as text, greedily.
 
-    An answer that is no box gives a box of NaN: an invalid prediction. There are no scores.
+    An answer that is no box has no referent. There are no scores.
     """
-
-    def __init__(self, model: GroundingModel, processor: Processor, encoder: PromptEncoder) -> None:
-        super().__init__(model, processor)
-        self._encoder = encoder
 
     def ground_batch(
         self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
-    ) -> list[list[Found]]:
-        prepared = self._preprocess(images, expressions)
-        answers = iter(self.answer(prepared))
-        results = []
-        for inputs in prepared:
-            boxes = [parse_box(next(answers)) or (np.nan,) * 4 for _ in inputs.expressions]
-            results.append(self._processor.postprocess(inputs, np.array(boxes), None))
-        return results
+    ) -> list[list[Answer]]:
+        written = iter(self.write([self._spec.image.apply(image) for image in images], expressions))
+        return [
+            [self._read(expression, next(written), image.size) for expression in asked]
+            for image, asked in zip(images, expressions, strict=True)
+        ]
+
+    def _read(self, expression: str, text: str, image_size: tuple[int, int]) -> Answer:
+        box_cxcywh = parse_box(text)
+        found = []
+        if box_cxcywh is not None:
+            box_xyxy = self._spec.frame(image_size).boxes_to_image(np.array(box_cxcywh))
+            found.append(Referent.of_box(expression, box_xyxy, image_size))
+        return Answer.of(expression, found, present=None, text=text, finish_reason="stop")
 
     @torch.inference_mode()
-    def answer(self, prepared: Sequence[Inputs]) -> list[str]:
-        """What the model says to each expression of each image, in order."""
-        features = _encode_images(self._model, prepared)
-        pairs = [(owner, text) for owner, inputs in enumerate(prepared) for text in inputs.expressions]
+    def write(self, squares: Sequence[npt.NDArray[np.uint8]], expressions: Sequence[Sequence[str]]) -> list[str]:
+        """What the model says to each expression of each square (S, S, 3), in order."""
+        features = _encode_images(self._model, squares)
+        pairs = [(owner, text) for owner, asked in enumerate(expressions) for text in asked]
         prompts = [self._encoder.prefix + self._encoder.suffix(text) for _, text in pairs]
         length = max(map(len, prompts))
         padding = self._encoder.prompt.pad_token_id
@@ -131,16 +128,17 @@ class TextGrounder(ModelGrounder):
         return [self._encoder.decode(row) for row in generated.tolist()]
 
 
-def _encode_images(model: GroundingModel, prepared: Sequence[Inputs]) -> torch.Tensor:
+def _encode_images(model: GroundingModel, squares: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
     """(B, K, D) features of the images."""
-    pixels = torch.from_numpy(np.stack([inputs.image for inputs in prepared]))
-    return model.encode_image(pixels.to(model.mean.device))
+    return model.encode_image(torch.from_numpy(np.stack(squares)).to(model.mean.device))
+
+
+GROUNDERS: dict[str, type[ModelGrounder]] = {"head": HeadGrounder, "generator": TextGrounder}  # by kind
 
 
 def make_grounder(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> ModelGrounder:
-    """The grounder that the checkpoint's kind of answer needs."""
-    processor = Processor(spec, encoder)
-    return TextGrounder(model, processor, encoder) if spec.answer == "text" else TorchGrounder(model, processor)
+    """The grounder that the checkpoint's kind needs."""
+    return GROUNDERS[spec.kind](model, spec, encoder)
 
 
 def load_grounder(directory: Path, device: str | None = None, dtype: torch.dtype = torch.float32) -> ModelGrounder:

@@ -8,9 +8,9 @@ from tokenizers.models import BPE
 from transformers import LlavaConfig
 
 from referent.core.bundle import TOKENIZER_FILE
-from referent.core.images import ImageTransform
 from referent.core.packing import Bucket
 from referent.core.prompts import LOC_MARK, Prompt
+from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import CheckpointError, CheckpointSpec
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -34,7 +34,7 @@ def llava_spec(
     template: str | None = None,
     center_crop: bool = False,
     plain_text_loc: bool = False,
-    answer: str = "box_head",
+    kind: str = "head",
 ) -> CheckpointSpec:
     """The spec of a new checkpoint on this base, which it refers to.
 
@@ -62,7 +62,7 @@ def llava_spec(
     return CheckpointSpec(
         image=ImageTransform(mode="center_crop" if center_crop else "letterbox", size=vision.image_size),
         image_tokens=image_tokens, box_frame="image" if center_crop else "transformed", prompt=prompt,
-        buckets=tuple(buckets), present_threshold=None, base=str(directory.resolve()), answer=answer,
+        buckets=tuple(buckets), present_threshold=None, base=str(directory.resolve()), kind=kind,
     )  # fmt: skip
 
 

@@ -7,11 +7,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from referent.core.boxes import Floats, xyxy_to_cxcywh
-from referent.core.bundle import ModelSpec
-from referent.core.images import Picture, Placement
+from referent.core.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.core.frame import Frame
+from referent.core.images import Picture
 from referent.core.packing import PADDING_SEGMENT, Bucket, pack
 from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
 from referent.data.records import Box
 
 Row = dict[str, npt.NDArray[np.generic]]
@@ -24,7 +25,7 @@ def encode_row(
     spec: ModelSpec,
     encoder: PromptEncoder,
     row: Bucket,
-) -> tuple[Row, Placement]:
+) -> tuple[Row, Frame]:
     """An image and the suffixes of its expressions, each with a box in pixels, or None for an absent object.
 
     T tokens, N slots: image (S, S, 3) uint8; input_ids, segment_ids (T,); loc_positions (N,); used (N,) bool: slots
@@ -32,16 +33,16 @@ def encode_row(
     and those without an entry in `boxes_xyxy` are not used.
     """
     packed = pack(encoder.prefix, suffixes, [row], spec.prompt.pad_token_id)[0]
-    square, placement = spec.image.apply(image)
+    frame = spec.frame(image.size)
     used, present = np.zeros(row.expressions, bool), np.zeros(row.expressions, bool)
     targets = np.full((row.expressions, 4), 0.5, np.float32)
     for slot, box in enumerate(boxes_xyxy[: packed.expressions]):
         used[slot] = True
         if box is not None:
             present[slot] = True
-            targets[slot] = frame_boxes([box], placement, spec)[0]
+            targets[slot] = frame_boxes([box], frame)[0]
     sample: Row = {
-        "image": square,
+        "image": spec.image.apply(image),
         "input_ids": packed.input_ids,
         "segment_ids": packed.segment_ids,
         "loc_positions": packed.loc_positions,
@@ -49,17 +50,13 @@ def encode_row(
         "present": present,
         "boxes": targets,
     }
-    return sample, placement
+    return sample, frame
 
 
-def frame_boxes(boxes_xyxy: Sequence[Box], placement: Placement, spec: ModelSpec) -> Floats:
+def frame_boxes(boxes_xyxy: Sequence[Box], frame: Frame) -> Floats:
     """(M, 4) pixels of the image -> cx,cy,w,h in 0..1 of the box frame, clipped to it."""
-    boxes = np.array(boxes_xyxy, np.float32).reshape(-1, 4)
-    if spec.box_frame == "image":
-        unit = boxes / np.tile(placement.image_size, 2)
-    else:
-        unit = placement.to_square(boxes) / spec.image.size
-    return xyxy_to_cxcywh(np.clip(unit, 0, 1))
+    shares = frame.boxes_from_image(np.array(boxes_xyxy, np.float32).reshape(-1, 4))
+    return xyxy_to_cxcywh(np.clip(cxcywh_to_xyxy(shares), 0, 1)).astype(np.float32)
 
 
 def collate(rows: list[Row]) -> dict[str, torch.Tensor]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from referent.core.bundle import ModelSpec
 from referent.core.images import ImageError, Picture
 from referent.core.packing import Bucket, pack
 from referent.core.prompts import ExpressionError, PromptEncoder
+from referent.core.spec import ModelSpec
 from referent.core.text_boxes import format_box
 from referent.data.records import Record, Rejected, read_records
 from referent.training.encoding import Row, encode_row, frame_boxes
@@ -117,8 +117,7 @@ class RecordStream(Dataset[Row]):
     def _answer(self, record: Record) -> list[int]:
         if self._end_token_id is None or record.box_xyxy is None:
             return []
-        placement = self._spec.image.place((record.width, record.height))
-        box = frame_boxes([record.box_xyxy], placement, self._spec)[0]
+        box = frame_boxes([record.box_xyxy], self._spec.frame((record.width, record.height)))[0]
         return [*self._encoder.answer(format_box(box.tolist())), self._end_token_id]
 
     def _labels(self, item: list[Record], row: Row) -> Row:

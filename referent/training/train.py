@@ -118,7 +118,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         directory, tokenizer = recipe.base, llava_tokenizer(recipe.base)
         spec = llava_spec(
             directory, tokenizer, template=recipe.template, center_crop=recipe.center_crop,
-            plain_text_loc=recipe.plain_text_loc, answer="text" if text else "box_head",
+            plain_text_loc=recipe.plain_text_loc, kind="generator" if text else "head",
         )  # fmt: skip
     else:
         raise RecipeError(f"{recipe.base} is no base: it has neither {SPEC_FILE} nor config.json")
@@ -127,7 +127,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
     PartialState().wait_for_everyone()
     llava = load_llava(str(directory), DTYPES[recipe.base_dtype], _quantization(recipe))
     hidden_size = llava.config.text_config.hidden_size
-    keep_head = ours and spec.answer == "box_head" and not recipe.fresh_head and not text
+    keep_head = ours and spec.kind == "head" and not recipe.fresh_head and not text
     head = load_head(recipe.base, spec, hidden_size) if keep_head else None
     if head is None and not text:
         head = BoxHead(hidden_size, spec.head_dropout, recipe.scores)

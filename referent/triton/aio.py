@@ -1,28 +1,22 @@
-"""The gateway's way to Triton over gRPC: what it serves, whether that is our bundle, and inference."""
+"""Asking Triton in asyncio: what it serves, whether that is our bundle, and inference."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tritonclient.grpc.aio import InferenceServerClient
 
-from gateway import tracing
-from referent.core.boxes import Floats
 from referent.core.bundle import Bundle
-from referent.core.packing import PackedRow
-from referent.core.processor import Inputs
-from referent.triton.client import (
+from referent.core.kind import Arrays, Prepared
+from referent.triton.protocol import (
     LostConnectionError,
-    Prediction,
     VersionGoneError,
     check_config,
+    inference_request,
     newest,
     own_errors,
-    read_answer,
-    row_request,
+    read_outputs,
 )
 
 LOOKUP_TIMEOUT_S = 5  # for what Triton answers from memory
@@ -43,7 +37,9 @@ class Triton:
     """Client of one Triton, or of several in turn, where the URL is IP:PORT,IP:PORT or dns:///NAME:PORT; make it in the
     event loop that uses it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`headers` go with each inference, such as the context of a trace."""
+        self._headers = headers
         self._target = f"ipv4:{url}" if "," in url else url
         self._client = self._connect()
         self._before: InferenceServerClient | None = None
@@ -75,29 +71,26 @@ class Triton:
         lookup = partial(self._client.get_model_config, client_timeout=LOOKUP_TIMEOUT_S)
         check_config(bundle, digest, (await self._ask(partial(lookup, bundle.name, bundle.version))).config)
 
-    async def infer(self, bundle: Bundle, inputs: Inputs, timeout_s: float, request_id: str = "") -> Prediction:
-        """Asks this version for each row of the inputs at once; cancelling the caller cancels the requests.
+    async def infer(self, bundle: Bundle, prepared: Prepared, timeout_s: float, request_id: str = "") -> list[Arrays]:
+        """Asks this version for each of the inferences at once; cancelling the caller cancels the requests.
 
         Raises `TritonError`, and `TimeoutError` where Triton takes longer than `timeout_s`.
         """
-        rows = [
-            asyncio.ensure_future(self._infer_row(bundle, inputs.image, row, timeout_s, request_id))
-            for row in inputs.rows
+        asking = [
+            asyncio.ensure_future(self._infer(bundle, arrays, timeout_s, request_id)) for arrays in prepared.inferences
         ]
         try:
-            return Prediction(*map(np.concatenate, zip(*await asyncio.gather(*rows), strict=True)))
+            return await asyncio.gather(*asking)
         finally:  # where one failed, the others would be for nobody
-            for row in rows:
-                row.cancel()
+            for task in asking:
+                task.cancel()
 
-    async def _infer_row(
-        self, bundle: Bundle, image: npt.NDArray[np.uint8], row: PackedRow, timeout_s: float, request_id: str
-    ) -> list[Floats]:
-        request = row_request(bundle, image, row) | {"request_id": request_id, "headers": tracing.context()}
+    async def _infer(self, bundle: Bundle, arrays: Arrays, timeout_s: float, request_id: str) -> Arrays:
+        request = inference_request(bundle, arrays) | {"request_id": request_id, "headers": self._headers()}
         now = asyncio.get_running_loop().time
         deadline = now() + timeout_s
         result = await self._ask(lambda: self._client.infer(**request, client_timeout=deadline - now()))
-        return read_answer(bundle, row, result)
+        return read_outputs(bundle, arrays, result)
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         """The answer, of the next Triton where the first can't give it: all questions are pure."""

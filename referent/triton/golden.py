@@ -1,29 +1,33 @@
 """The golden inference: one request whose answer says whether a model is fit to serve."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
-from referent.core.bundle import load_bundle, load_encoder
-from referent.core.processor import Inputs, Processor
-from referent.triton.client import Prediction, TritonError, own_errors, read_answer, row_request
+from referent.core.bundle import load_bundle
+from referent.core.kind import Arrays, Prepared
+from referent.core.processor import Processor
+from referent.kinds import load_processor
+from referent.triton.protocol import TritonError, inference_request, own_errors, read_outputs
 
 IMAGE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
 EXPRESSION = "the object on the left"
 TIMEOUT_S = 10
 
 
-def inputs(processor: Processor) -> Inputs:
+def prepare(processor: Processor) -> Prepared:
     """What is asked."""
-    return processor.preprocess(IMAGE, [EXPRESSION])
+    return processor.prepare_picture(IMAGE, [EXPRESSION])
 
 
-def check(prediction: Prediction) -> None:
-    """Raises `TritonError` for boxes that no model in order gives."""
-    boxes = prediction.boxes
-    if not ((boxes >= 0) & (boxes <= 1)).all():
-        raise TritonError(f"the golden inference gave {boxes.tolist()}, outside 0..1")
+def check(processor: Processor, outputs: Sequence[Arrays]) -> None:
+    """Raises `TritonError` for what no sound model of this kind answers."""
+    try:
+        processor.kind.check_golden(outputs)
+    except ValueError as error:
+        raise TritonError(f"the golden inference gave {error}") from error
 
 
 def probe(repository: Path, grpc_url: str, name: str, served_as: str) -> None:
@@ -34,6 +38,9 @@ def probe(repository: Path, grpc_url: str, name: str, served_as: str) -> None:
     with InferenceServerClient(grpc_url) as client, own_errors():
         version = max(client.get_model_metadata(served_as, client_timeout=TIMEOUT_S).versions, key=int)
         bundle, _ = load_bundle(repository, name, version)
-        asked = inputs(Processor(bundle, load_encoder(repository, bundle)))
-        request = row_request(bundle, asked.image, asked.rows[0]) | {"model_name": served_as}
-        check(Prediction(*read_answer(bundle, asked.rows[0], client.infer(**request, client_timeout=TIMEOUT_S))))
+        processor = load_processor(repository, bundle)
+        outputs = []
+        for arrays in prepare(processor).inferences:
+            request = inference_request(bundle, arrays) | {"model_name": served_as}
+            outputs.append(read_outputs(bundle, arrays, client.infer(**request, client_timeout=TIMEOUT_S)))
+        check(processor, outputs)

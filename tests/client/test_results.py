@@ -11,13 +11,14 @@ from pycocotools.coco import COCO
 
 from referent.client.results import Grounding
 from referent.core.api import EXAMPLE
+from tests.support.answers import box_answer, points_answer
 
-NORMALIZED = (0.3, 0.5, 0.4, 0.5)
 RESULTS = [
-    {"expression": "a", "box_xyxy": (1, 2, 5, 10), "box_cxcywh_normalized": NORMALIZED, "score": 0.9, "present": True},
-    {"expression": "b", "box_xyxy": (0, 0, 9, 9), "box_cxcywh_normalized": NORMALIZED, "score": 0.1, "present": False},
-    {"expression": "<c>", "box_xyxy": (2, 2, 4, 4), "box_cxcywh_normalized": NORMALIZED, "score": 0.8, "present": True},
+    box_answer("a", (1, 2, 5, 10), 0.9, True),
+    box_answer("b", (0, 0, 9, 9), 0.1, False),
+    box_answer("<c>", (2, 2, 4, 4), 0.8, True),
 ]
+POINTS = [points_answer("a", (5, 6), (20, 10), score=0.7), points_answer("b")]
 PICTURE = Image.new("RGB", (40, 30), "white")
 
 
@@ -26,7 +27,7 @@ def grounding(**changes: object) -> Grounding:
 
 
 def without_scores() -> Grounding:
-    return grounding(results=[result | {"score": None, "present": None} for result in RESULTS])
+    return grounding(results=[box_answer(answer.expression, answer.box_xyxy) for answer in RESULTS])
 
 
 def png(picture: Image.Image) -> bytes:
@@ -44,6 +45,22 @@ def test_plot_draws_on_whatever_was_asked_about(tmp_path: Path, kind: str) -> No
     assert drawn.size == PICTURE.size
     assert drawn.getpixel((1, 8)) != (255, 255, 255)
     assert drawn.getpixel((35, 25)) == (255, 255, 255)
+
+
+def test_points_are_drawn_and_several_of_them() -> None:
+    drawn = grounding(results=POINTS).of(PICTURE).plot()
+    assert all(drawn.getpixel(point) != (255, 255, 255) for point in ((5, 6), (20, 10)))
+    assert drawn.getpixel((35, 25)) == (255, 255, 255)
+
+
+def test_points_become_key_points_and_cocos_results() -> None:
+    answer = grounding(results=POINTS)
+    found = answer.to_supervision()
+    np.testing.assert_array_equal(found.xy, [[[5, 6]], [[20, 10]]])
+    np.testing.assert_array_equal(found.class_id, [0, 0])
+    rows = answer.to_coco(7)
+    assert [row["keypoints"] for row in rows] == [[5, 6, 2], [20, 10, 2]]
+    assert [(row["image_id"], row["category_id"], row["score"]) for row in rows] == [(7, 1, 0.7)] * 2
 
 
 def test_plot_needs_an_image() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from referent.core.bundle import BundleError, ModelSpec, bundle_names, load_bundle, main, verify_files
+from referent.core.bundle import BundleError, bundle_names, load_bundle, main, verify_files
+from referent.core.spec import ModelSpec
 from tests.support.tiny import MODEL_REPOSITORY, TINY_BUCKETS, TINY_IMAGE, TINY_PROMPT
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from referent.core.processor import Found
+from referent.core.answers import Answer
 from referent.data.expressions import Expression
 from referent.data.readers import read
 from referent.data.records import Mask, Record
@@ -20,6 +20,7 @@ from referent.evaluation.evaluate import (
 )
 from referent.evaluation.predictions import Prediction, PredictionsError, read_predictions
 from referent.mini.sets import Item
+from tests.support.answers import box_answer
 from tests.support.scored import BOX, FAR, HALF, record, results
 
 NAN = float("nan")
@@ -136,8 +137,8 @@ def test_what_cannot_be_joined_is_told(ids: list[str], predicted: list[str], mes
 
 def test_data_in_memory_gets_the_same_figures() -> None:
     class Model:
-        def ground(self, image: Image.Image, expressions: list[str]) -> list[Found]:
-            return [Found(e, HALF, (0.15, 0.2, 0.1, 0.2), 0.9 if e == "cup" else 0.2, None) for e in expressions]
+        def ground(self, image: Image.Image, expressions: list[str]) -> list[Answer]:
+            return [box_answer(e, HALF, 0.9 if e == "cup" else 0.2) for e in expressions]
 
     expressions = [
         Expression("name", "cup", 0),

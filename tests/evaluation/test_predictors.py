@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from referent.client.http import Client, ServiceError, ServiceUnreachableError
+from referent.core.answers import Answer
 from referent.core.api import EXAMPLE
 from referent.core.images import Picture, decode_image
-from referent.core.processor import Found
 from referent.core.prompts import ExpressionError
 from referent.data.records import Record
 from referent.evaluation.predictions import Prediction
 from referent.evaluation.predictors import EXPRESSIONS_PER_REQUEST, ask_checkpoint, ask_service
+from tests.support.answers import box_answer
 from tests.support.scored import BOX, record
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -50,13 +51,13 @@ class Model:
         image = decode_image(data)
         return Picture(image, image.size)
 
-    def ground(self, image: Picture, expressions: Sequence[str]) -> list[Found]:
+    def ground(self, image: Picture, expressions: Sequence[str]) -> list[Answer]:
         if " " in expressions:
             raise ExpressionError("the expression is empty")
         self.asked.append(list(expressions))
-        return [Found(e, BOX if e == "3" else (0, 0, 1, 1), (0, 0, 0, 0), 0.5, None) for e in expressions]
+        return [box_answer(e, BOX if e == "3" else (0, 0, 1, 1), 0.5) for e in expressions]
 
-    def ground_batch(self, images: Sequence[Picture], expressions: Sequence[Sequence[str]]) -> list[list[Found]]:
+    def ground_batch(self, images: Sequence[Picture], expressions: Sequence[Sequence[str]]) -> list[list[Answer]]:
         return [self.ground(*pair) for pair in zip(images, expressions, strict=True)]
 
 

@@ -8,10 +8,14 @@ from peft import LoraModel
 from tritonclient.grpc import model_config_pb2
 
 from export import build as exporter
-from export.graphs import example_inputs, run, split
+from export.graphs import run
 from export.parity import ParityError, check, fp32_arithmetic, tolerances
+from export.parts import head
+from export.parts.head import example_inputs, split
 from referent.core.bundle import Bundle, load_bundle, verify_files
-from referent.core.contract import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, STEPS, dims_of, dtype_of, part_name
+from referent.core.contract import dims_of, dtype_of, part_name
+from referent.core.packing import Bucket
+from referent.kinds import kind_of
 from referent.modeling.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.tiny import MODEL_REPOSITORY
 
@@ -36,7 +40,7 @@ def test_what_is_exported_must_have_the_adapter(
 
 def test_fp32_arithmetic_needs_no_fp32_weights(tiny_checkpoint: Path) -> None:
     model, spec = load_checkpoint(tiny_checkpoint)
-    inputs = example_inputs(model, spec, 2, 64, 4)
+    inputs = example_inputs(model, spec, 2, Bucket(64, 4))
     model.llava.half().float()  # weights that fp16 holds exactly
     exact = run(split(model), inputs)
     model.llava.half()
@@ -74,7 +78,7 @@ def test_older_versions_stay_and_say_how_to_bring_them_back(
     for _ in range(2):
         exporter.export(tiny_checkpoint, "other", published)
         seen.append((published / "other" / "config.pbtxt").read_text())
-    for model in ("other", *(part_name("other", step) for step in STEPS)):
+    for model in ("other", *load_bundle(published, "other")[0].parts):
         assert sorted(path.name for path in (published / model).iterdir() if path.is_dir()) == ["1", "2"]
     assert [(published / "other" / v / "config.pbtxt").read_text() for v in "12"] == seen
     shipped = MODEL_REPOSITORY / "mini"
@@ -97,12 +101,13 @@ def contract(tensors: object, bundle: Bundle, hidden_size: int) -> dict[str, tup
 
 def assert_configs_are_the_contract(repository: Path, name: str, hidden_size: int) -> None:
     bundle, digest = load_bundle(repository, name)
+    kind = kind_of(bundle)
     ensemble = config_of(repository, name)
-    assert declared(ensemble.input) == contract(ENSEMBLE_INPUTS, bundle, hidden_size)
-    assert declared(ensemble.output) == contract(ENSEMBLE_OUTPUTS, bundle, hidden_size)
+    assert declared(ensemble.input) == contract(kind.inputs, bundle, hidden_size)
+    assert declared(ensemble.output) == contract(kind.outputs(bundle), bundle, hidden_size)
     assert ensemble.parameters["digest"].string_value == digest
     assert {step.model_name: step.model_version for step in ensemble.ensemble_scheduling.step} == bundle.parts
-    for step in STEPS:
+    for step in kind.steps:
         part = config_of(repository, part_name(name, step))
         assert part.backend == "onnxruntime"
         assert part.HasField("dynamic_batching")
@@ -170,4 +175,4 @@ def test_a_failed_parity_publishes_nothing(
 def test_check_fails_on_nan_and_names_the_tensor() -> None:
     reference = {"boxes": torch.zeros(1, 4)}
     with pytest.raises(ParityError, match="boxes differs by nan"):
-        check("case", reference, {"boxes": torch.full((1, 4), torch.nan)}, tolerances("fp32"))
+        check("case", reference, {"boxes": torch.full((1, 4), torch.nan)}, tolerances("fp32", head))

@@ -35,13 +35,15 @@ async def test_multipart_and_json_give_the_documented_answer(client: httpx.Async
     assert (answer["model"], answer["version"], answer["image"]) == ("tiny", "1", {"width": 100, "height": 200})
     assert answer["digest"].startswith("sha256:")
     first, second = answer["results"]
-    assert first == {
+    best = {
         "expression": "the queen",
         "box_xyxy": [25, 50, 75, 150],
         "box_cxcywh_normalized": [0.5, 0.5, 0.5, 0.5],
+        "point_xy": None,
         "score": pytest.approx(0.9),
         "present": True,
     }
+    assert first == {**best, "referents": [best]}
     assert (second["expression"], second["present"]) == ("the king", True)
     stages = ["queue", "decode", "preprocess", "inference", "postprocess"]
     assert list(answer["timings_ms"]) == [*stages, "total"]

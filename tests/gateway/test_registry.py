@@ -10,7 +10,7 @@ import pytest
 
 from gateway.registry import NotReadyError, Registry, UnknownModelError
 from referent.triton.aio import Triton
-from referent.triton.client import TritonError
+from referent.triton.protocol import TritonError
 from referent.triton.golden import probe
 from tests.support.fake_triton import FakeTriton, publish
 from tests.support.gateway import Start

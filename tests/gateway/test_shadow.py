@@ -4,12 +4,13 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
 from gateway.settings import Settings
 from gateway.shadow import agreement
-from referent.core.processor import Found
+from referent.core.answers import Answer, Referent
 from tests.support.fake_triton import FakeTriton, publish
 from tests.support.gateway import Start
 from tests.support.requests import in_json, jpeg
@@ -96,8 +97,8 @@ def test_shadow_of_itself_is_refused() -> None:
     ids=["same", "half", "one sees none", "both see none"],
 )
 def test_agreement(ours: tuple[float, ...] | None, theirs: tuple[float, ...] | None, expected: float) -> None:
-    def found(box: tuple[float, ...] | None) -> Found:
-        box_xyxy = box or (0.0, 0.0, 1.0, 1.0)
-        return Found(expression="", box_xyxy=box_xyxy, box_cxcywh_normalized=box_xyxy, score=0.5, present=bool(box))
+    def found(box: tuple[float, ...] | None) -> Answer:
+        referents = [Referent.of_box("", np.array(box), (10, 10), 0.5, True)] if box else []
+        return Answer.of("", referents, present=bool(box), score=0.5)
 
     assert agreement(found(ours), found(theirs)) == pytest.approx(expected)

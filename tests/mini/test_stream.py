@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from referent.core.bundle import ModelSpec
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
 from referent.mini.scenes import SIDE, Materials, Scene, make_scene
 from referent.mini.stream import SceneStream, encode_scene
 from referent.training.encoding import collate

@@ -7,18 +7,17 @@ from peft import PeftModel
 from PIL import Image
 from transformers.models.clip import CLIPImageProcessorPil
 
-from referent.core.processor import Processor
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
-from referent.modeling.grounder import TorchGrounder
+from referent.modeling.grounder import HeadGrounder
 from referent.modeling.grounding import BoxHead, visible
 
 EXPRESSIONS = ["the red cup", "cup", "the green plate on the left", "blue"]
 
 
 @pytest.fixture(scope="module")
-def grounder(tiny_checkpoint: Path) -> TorchGrounder:
+def grounder(tiny_checkpoint: Path) -> HeadGrounder:
     model, spec = load_checkpoint(tiny_checkpoint)
-    return TorchGrounder(model, Processor(spec, load_checkpoint_encoder(tiny_checkpoint, spec)))
+    return HeadGrounder(model, spec, load_checkpoint_encoder(tiny_checkpoint, spec))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
 
 
-def test_packed_expressions_get_the_boxes_that_they_get_alone(grounder: TorchGrounder, image: Image.Image) -> None:
+def test_packed_expressions_get_the_boxes_that_they_get_alone(grounder: HeadGrounder, image: Image.Image) -> None:
     together = grounder.ground(image, EXPRESSIONS)
     alone = [grounder.ground(image, [expression])[0] for expression in EXPRESSIONS]
     for packed, single in zip(together, alone, strict=True):

@@ -47,7 +47,7 @@ def test_the_published_way_is_an_option(directory: Path) -> None:
     spec = llava_spec(directory, tokenizer_of(32000), center_crop=True, plain_text_loc=True)
     assert (spec.image.mode, spec.box_frame, spec.prompt.loc_token_id) == ("center_crop", "image", None)
     assert spec.prompt.template == "<image>\nFind the object referred to: {expression} [LOC]"
-    text = llava_spec(directory, tokenizer_of(32000), template="vg-text", answer="text")
+    text = llava_spec(directory, tokenizer_of(32000), template="vg-text", kind="generator")
     assert text.prompt.template == TEMPLATES["vg-text"]
     assert not text.prompt.reads_loc
 

@@ -10,11 +10,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
-from referent.core import contract as tensors
 from referent.core.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, file_entry, load_bundle
-from referent.core.images import ImageTransform
+from referent.core.contract import DIGEST_PARAMETER, dims_of
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
+from referent.core.transform import ImageTransform
+from referent.kinds import kind_of
 
 SPECIAL = ["<pad>", "<s>", "<image>", "[LOC]"]  # ids 0 to 3
 
@@ -86,11 +87,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
         bundle, digest = self._find(request.name, request.version, context)
         response = service_pb2.ModelConfigResponse()
-        response.config.parameters[tensors.DIGEST_PARAMETER].string_value = digest
-        outputs = tensors.ENSEMBLE_OUTPUTS if bundle.has_scores else (tensors.BOXES,)
-        for ours, theirs in ((tensors.ENSEMBLE_INPUTS, "input"), (outputs, "output")):
+        response.config.parameters[DIGEST_PARAMETER].string_value = digest
+        kind = kind_of(bundle)
+        for ours, theirs in ((kind.inputs, "input"), (kind.outputs(bundle), "output")):
             for tensor in ours:
-                dims = tensors.dims_of(tensor, {"S": self.misreported_size or bundle.image.size})
+                dims = dims_of(tensor, {"S": self.misreported_size or bundle.image.size})
                 getattr(response.config, theirs).add(name=tensor.name, data_type=f"TYPE_{tensor.dtype}", dims=dims)
         return response
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from referent.core.images import ImageTransform
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
+from referent.core.transform import ImageTransform
 
 SPECIAL_TOKENS = ["<pad>", "<unk>", "<s>", "<image>", "[LOC]"]
 WORDS = ["find", "the", "red", "green", "blue", "cup", "plate", "on", "left", "right", "of", "image", "LOC"]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from referent.core.bundle import ModelSpec
-from referent.core.images import ImageTransform
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
+from referent.core.transform import ImageTransform
 from referent.data.records import Record, write_records
 from referent.mini.scenes import SIDE, Materials
 from referent.mini.stream import SceneStream, Stage

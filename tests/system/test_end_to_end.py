@@ -34,14 +34,14 @@ from referent.client.http import Client
 from referent.commands.demo import sample_scenes
 from referent.core.boxes import iou
 from referent.core.bundle import BUNDLE_FILE, load_bundle, verify_files
-from referent.core.contract import STEPS, part_name
-from referent.core.processor import Processor
+from referent.core.contract import part_name
 from referent.core.sources import ImageSource
 from referent.data.records import Record
 from referent.evaluation.evaluate import join, summary
 from referent.evaluation.predictors import ask_checkpoint, ask_service
+from referent.kinds.head import Head
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder
-from referent.modeling.grounder import TorchGrounder, load_grounder
+from referent.modeling.grounder import HeadGrounder, load_grounder
 from referent.triton.client import TritonClient
 from runtime.launcher import TritonServer
 from tests.support.hostile import CORPUS, MAX_PIXELS, fault_of
@@ -133,7 +133,7 @@ def test_the_gateway_answers_as_pytorch_does(
         data={"expression": expressions, "model": "tiny"},
     ).json()
     model, spec = load_checkpoint(tiny_checkpoint)
-    grounder = TorchGrounder(model, Processor(spec, load_checkpoint_encoder(tiny_checkpoint, spec)))
+    grounder = HeadGrounder(model, spec, load_checkpoint_encoder(tiny_checkpoint, spec))
     for served, local in zip(answer["results"], grounder.ground(image, expressions), strict=True):
         np.testing.assert_allclose(served["box_xyxy"], local.box_xyxy, atol=1.0, err_msg=local.expression)
         assert served["score"] == pytest.approx(local.score, abs=1e-3)
@@ -327,11 +327,11 @@ def test_a_version_published_while_running_is_served_next(gateway: httpx.Client,
     bundle, digest = load_bundle(repository, "mini")
     before = ground(gateway, CASES[0]["image"], ["dog"])
     assert (before["version"], before["digest"]) == (bundle.version, digest)
-    parts = {step: repository / part_name("mini", step) / bundle.version for step in STEPS}
+    parts = {step.suffix: repository / part_name("mini", step) / bundle.version for step in Head.steps}
     new, new_digest = publish(
         repository, "mini", bundle.model_copy(update={"present_threshold": 1.1}), parts,
         repository / "mini" / bundle.version / "tokenizer.json",
-        dtype=bundle.dtype, has_scores=True, hidden_size=256, max_batch_size=8,
+        dtype=bundle.dtype, has_scores=True, sizes={"D": 256}, max_batch_size=8,
     )  # fmt: skip
     assert (repository / "mini" / new.version / BUNDLE_FILE).exists()
     answers = []

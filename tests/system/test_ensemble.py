@@ -12,9 +12,11 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from referent.core.bundle import Bundle, load_bundle, load_encoder, verify_files
-from referent.core.contract import STEPS, part_name
+from referent.core.contract import part_name
+from referent.core.kind import Arrays
 from referent.core.packing import Bucket, pack
-from referent.core.processor import Inputs, Processor
+from referent.core.processor import Processor
+from referent.kinds import load_processor
 from runtime.launcher import TritonServer
 from tests.support.tiny import MODEL_REPOSITORY
 
@@ -41,22 +43,16 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def processor(bundle: Bundle) -> Processor:
-    return Processor(bundle, load_encoder(MODEL_REPOSITORY, bundle))
+    return load_processor(MODEL_REPOSITORY, bundle)
 
 
 def sample(name: str) -> Image.Image:
     return Image.open(SAMPLES / name).convert("RGB")
 
 
-def tensors(inputs: Inputs) -> dict[str, np.ndarray]:
-    [packed] = inputs.rows
-    arrays = {
-        "image": inputs.image,
-        "input_ids": packed.input_ids,
-        "segment_ids": packed.segment_ids,
-        "loc_positions": packed.loc_positions,
-    }
-    return {name: array[None] for name, array in arrays.items()}
+def tensors(processor: Processor, image: Image.Image, expressions: list[str]) -> Arrays:
+    [arrays] = processor.prepare_picture(image, expressions).inferences
+    return arrays
 
 
 def infer(
@@ -80,9 +76,9 @@ def test_packed_expressions_are_answered_as_single_ones(
     client: triton.InferenceServerClient, processor: Processor
 ) -> None:
     image, expressions = sample(CASES[0]["image"]), list(CASES[0]["objects"])[:4]
-    boxes, scores = infer(client, tensors(processor.preprocess(image, expressions)))
+    boxes, scores = infer(client, tensors(processor, image, expressions))
     for index, expression in enumerate(expressions):
-        alone, alone_score = infer(client, tensors(processor.preprocess(image, [expression])))
+        alone, alone_score = infer(client, tensors(processor, image, [expression]))
         np.testing.assert_allclose(boxes[0, index], alone[0, 0], atol=1e-4)
         np.testing.assert_allclose(scores[0, index], alone_score[0, 0], atol=1e-4)
 
@@ -90,20 +86,20 @@ def test_packed_expressions_are_answered_as_single_ones(
 def test_a_larger_bucket_changes_nothing(
     client: triton.InferenceServerClient, processor: Processor, bundle: Bundle
 ) -> None:
-    inputs = processor.preprocess(sample(CASES[0]["image"]), [next(iter(CASES[0]["objects"]))])
+    expression = next(iter(CASES[0]["objects"]))
+    arrays = tensors(processor, sample(CASES[0]["image"]), [expression])
     answers = []
     encoder = load_encoder(MODEL_REPOSITORY, bundle)
-    suffix = encoder.suffix(inputs.expressions[0])
+    suffix = encoder.suffix(expression)
     for bucket in bundle.buckets:
         row = pack(encoder.prefix, [suffix], [Bucket(*bucket)], bundle.prompt.pad_token_id)[0]
-        answers.append(
-            infer(client, tensors(Inputs(inputs.image, inputs.placement, [row], inputs.expressions)))[0][0, 0]
-        )
+        packed = {name: getattr(row, name)[None] for name in ("input_ids", "segment_ids", "loc_positions")}
+        answers.append(infer(client, arrays | packed)[0][0, 0])
     np.testing.assert_allclose(answers, [answers[0]] * len(answers), atol=1e-5)
 
 
 def test_a_batch_is_answered_as_its_rows_alone(client: triton.InferenceServerClient, processor: Processor) -> None:
-    rows = [tensors(processor.preprocess(sample(case["image"]), list(case["objects"])[:1])) for case in CASES[:2]]
+    rows = [tensors(processor, sample(case["image"]), list(case["objects"])[:1]) for case in CASES[:2]]
     batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     boxes, scores = infer(client, batch)
     for index, row in enumerate(rows):
@@ -123,13 +119,11 @@ def test_concurrent_requests_of_mixed_lengths_are_batched(
 ) -> None:
     long = "the very small red apple that is on the left of everything else in this picture"
     requests = [
-        tensors(
-            processor.preprocess(sample(CASES[i % len(CASES)]["image"]), [("dog", "the king on the left", long)[i % 3]])
-        )
+        tensors(processor, sample(CASES[i % len(CASES)]["image"]), [("dog", "the king on the left", long)[i % 3]])
         for i in range(48)
     ]
     expected = [infer(client, arrays)[0] for arrays in requests]
-    models = [part_name("mini", step) for step in STEPS]
+    models = [part_name("mini", step) for step in processor.kind.steps]
     before = {model: counts(client, model) for model in models}
 
     def send(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -158,7 +152,7 @@ def test_concurrent_requests_of_mixed_lengths_are_batched(
 def test_wrong_tensors_straight_to_triton_are_refused_and_the_next_is_answered(
     client: triton.InferenceServerClient, processor: Processor, change: dict, message: str
 ) -> None:
-    good = tensors(processor.preprocess(sample(CASES[0]["image"]), ["dog"]))
+    good = tensors(processor, sample(CASES[0]["image"]), ["dog"])
     before, _ = infer(client, good)
     with pytest.raises(InferenceServerException, match=message or None) as error:
         infer(client, good | change)
@@ -168,7 +162,7 @@ def test_wrong_tensors_straight_to_triton_are_refused_and_the_next_is_answered(
 
 
 def test_wild_ids_cannot_fail_their_batch_mates(client: triton.InferenceServerClient, processor: Processor) -> None:
-    good = tensors(processor.preprocess(sample(CASES[0]["image"]), ["dog"]))
+    good = tensors(processor, sample(CASES[0]["image"]), ["dog"])
     wild = good | {
         "input_ids": np.full_like(good["input_ids"], 10**12),
         "loc_positions": np.full_like(good["loc_positions"], -(10**12)),
@@ -179,6 +173,6 @@ def test_wild_ids_cannot_fail_their_batch_mates(client: triton.InferenceServerCl
 
 
 def test_an_unknown_model_is_refused(client: triton.InferenceServerClient, processor: Processor) -> None:
-    good = tensors(processor.preprocess(sample(CASES[0]["image"]), ["dog"]))
+    good = tensors(processor, sample(CASES[0]["image"]), ["dog"])
     with pytest.raises(InferenceServerException, match="unknown model"):
         infer(client, good, model="other")

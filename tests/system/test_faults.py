@@ -25,7 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from export.publish import publish
 from referent.core.bundle import Bundle, load_bundle, verify_files
-from referent.core.contract import STEPS, part_name
+from referent.core.contract import part_name
+from referent.kinds.head import Head
 from referent.triton.golden import probe
 from runtime.launcher import TritonServer
 from tests.support.load import EXPRESSION, IMAGE, gateway, is_ready, load, process_of, until
@@ -113,7 +114,7 @@ def triton_metric(server: TritonServer, name: str, model: str, **labels: str) ->
 def test_work_of_clients_that_left_is_not_done(repository: Path) -> None:
     """Clients leave while the vision encoder waits for its batch to fill: Triton ends their requests there, and those
     who stay are all that the language model works for."""
-    vision, language, _ = (part_name("mini", step) for step in STEPS)
+    vision, language, _ = (part_name("mini", step) for step in Head.steps)
 
     async def ask_and_leave(url: str) -> list[int]:
         async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
@@ -155,12 +156,12 @@ def test_new_version_and_refused_ones_cost_nothing(
 
     def release(damage: Callable[[Path], None] = lambda parts: None) -> Bundle:
         """Publishes mini once more; `damage` gets the box head before."""
-        parts = {step: tmp_path / step.suffix for step in STEPS}
-        for step, directory in parts.items():
-            shutil.copytree(repository / part_name("mini", step) / bundle.version, directory, dirs_exist_ok=True)
-        damage(parts[STEPS[-1]] / "model.onnx")
+        parts = {step.suffix: tmp_path / step.suffix for step in Head.steps}
+        for suffix, directory in parts.items():
+            shutil.copytree(repository / f"mini_{suffix}" / bundle.version, directory, dirs_exist_ok=True)
+        damage(parts["box_head"] / "model.onnx")
         tokenizer = repository / "mini" / bundle.version / "tokenizer.json"
-        sizes = {"dtype": bundle.dtype, "has_scores": True, "hidden_size": 256, "max_batch_size": 8}
+        sizes = {"dtype": bundle.dtype, "has_scores": True, "sizes": {"D": 256}, "max_batch_size": 8}
         return publish(repository, "mini", bundle, parts, tokenizer, **sizes)[0]
 
     def forget_numbers(file: Path) -> None:

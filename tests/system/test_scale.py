@@ -12,7 +12,8 @@ import tritonclient.grpc as triton
 
 from export.publish import publish
 from referent.core.bundle import load_bundle, verify_files
-from referent.core.contract import STEPS, part_name
+from referent.core.contract import part_name
+from referent.kinds.head import Head
 from referent.triton.golden import probe
 from runtime.launcher import TritonServer
 from tests.support.load import Load, gateway, load, process_of, until
@@ -67,7 +68,7 @@ serve = partial(gateway, deadline_s=RECONNECT_S, triton_reconnect_s=RECONNECT_S)
 def inferences(server: TritonServer) -> int:
     """How many images a Triton has encoded."""
     with triton.InferenceServerClient(server.grpc_url) as client:
-        return client.get_inference_statistics(part_name("mini", STEPS[0])).model_stats[-1].inference_count
+        return client.get_inference_statistics(part_name("mini", Head.steps[0])).model_stats[-1].inference_count
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def is_left_alone(server: TritonServer, noted: Load) -> bool:
 def release(repository: Path) -> str:
     """Publishes mini once more; returns the version."""
     bundle, _ = load_bundle(repository, "mini")
-    parts = {step: repository / part_name("mini", step) / bundle.version for step in STEPS}
+    parts = {step.suffix: repository / part_name("mini", step) / bundle.version for step in Head.steps}
     tokenizer = repository / "mini" / bundle.version / "tokenizer.json"
-    sizes = {"dtype": bundle.dtype, "has_scores": True, "hidden_size": 256, "max_batch_size": 8}
+    sizes = {"dtype": bundle.dtype, "has_scores": True, "sizes": {"D": 256}, "max_batch_size": 8}
     return publish(repository, "mini", bundle, parts, tokenizer, **sizes)[0].version

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from referent.core.bundle import ModelSpec
 from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
 from referent.core.text_boxes import parse_box
 from referent.data.records import Record, write_records
 from referent.training.encoding import collate_trimmed

@@ -11,7 +11,8 @@ from PIL import Image
 from referent.core.bundle import BundleError
 from referent.core.images import ImageError
 from referent.core.prompts import ExpressionError
-from referent.triton.client import LostConnectionError, TritonClient, TritonError, VersionGoneError
+from referent.triton.client import TritonClient
+from referent.triton.protocol import LostConnectionError, TritonError, VersionGoneError
 from tests.support.fake_triton import FakeTriton, publish
 from tests.support.gateway import listening
 from tests.support.requests import jpeg

@@ -1,0 +1,37 @@
+"""How a model of each kind is split for export: a module for each kind."""
+
+from typing import Protocol
+
+from export.graphs import Part, Tensors
+from export.parts import head
+from referent.core.packing import Bucket
+from referent.core.spec import ModelSpec
+from referent.modeling.checkpoint import CheckpointError
+from referent.modeling.grounding import GroundingModel
+
+
+class KindParts(Protocol):
+    """What a module gives. `SHARES` are outputs in 0..1; `JUDGED` is the one with a bound where weights are rounded;
+    `LARGE` are the steps whose weights are worth rounding."""
+
+    SHARES: frozenset[str]
+    JUDGED: str
+    LARGE: frozenset[str]
+
+    def split(self, model: GroundingModel) -> tuple[Part, ...]:
+        """The parts, sharing the model's weights."""
+
+    def example_inputs(
+        self, model: GroundingModel, spec: ModelSpec, batch: int, bucket: Bucket, seed: int = 0
+    ) -> Tensors:
+        """Random but well-formed inputs of the ensemble."""
+
+
+PARTS: dict[str, KindParts] = {"head": head}
+
+
+def parts_of(spec: ModelSpec) -> KindParts:
+    """Raises `referent.modeling.checkpoint.CheckpointError` for a kind that is not exported."""
+    if spec.kind not in PARTS:
+        raise CheckpointError(f"models of kind {spec.kind!r} are not exported; these are: {', '.join(PARTS)}")
+    return PARTS[spec.kind]

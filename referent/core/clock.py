@@ -1,0 +1,34 @@
+"""Where the time of a request goes."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from referent.core.api import Timings
+
+
+class StageClock:
+    """Times stages, one after another; `stage` is the current one. `on_end` is told each stage's name and seconds."""
+
+    def __init__(self, stage: str, on_end: Callable[[str, float], None] = lambda stage, seconds: None) -> None:
+        self.stage, self._on_end = stage, on_end
+        self._start = self._entered = time.perf_counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)  # a stage can run twice
+
+    def enter(self, stage: str) -> None:
+        """Ends the stage before, from whichever thread."""
+        if stage == self.stage:
+            return
+        now = time.perf_counter()
+        seconds, self._entered = now - self._entered, now
+        self._seconds[self.stage] += seconds
+        self._on_end(self.stage, seconds)
+        self.stage = stage
+
+    def timings(self) -> Timings:
+        """Ends the last stage."""
+        self.enter("")
+        total = self._entered - self._start
+        return Timings(
+            **{name: round(seconds * 1000, 3) for name, seconds in {**self._seconds, "total": total}.items()}
+        )

@@ -1,0 +1,95 @@
+"""What a kind of model is: its tensors, how a request becomes them, and how its answer is read.
+
+`referent.kinds` has a module for each. Code elsewhere asks a kind what to do, and never which kind it is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from referent.core.answers import Answer
+from referent.core.bundle import Bundle
+from referent.core.contract import Step, Tensor
+from referent.core.frame import Frame
+from referent.core.prompts import PromptEncoder
+from referent.core.spec import ModelSpec
+
+Arrays = dict[str, npt.NDArray[Any]]  # tensors by name, the batch first
+
+
+MAX_INSTANCES = 64
+
+
+class Options(NamedTuple):
+    """What a caller may ask for beside the expressions. A kind ignores what it has no use for."""
+
+    max_instances: int | None = None  # of each expression, 1 to `MAX_INSTANCES`; None: the model's own default
+    heatmap: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as tensors: expressions beyond the capacity of one inference fill further ones."""
+
+    expressions: list[str]
+    frame: Frame
+    inferences: list[Arrays]
+
+
+class Kind(ABC):
+    """The steps of the ensemble, and the ensemble's inputs."""
+
+    name: str
+    steps: tuple[Step, ...]
+    inputs: tuple[Tensor, ...]
+
+    @abstractmethod
+    def outputs(self, bundle: Bundle) -> tuple[Tensor, ...]:
+        """The ensemble's outputs, as far as this model has them."""
+
+    @abstractmethod
+    def gives(self, spec: ModelSpec) -> Literal["boxes", "points"]:
+        """What a referent of this model has."""
+
+    @abstractmethod
+    def several(self, spec: ModelSpec) -> bool:
+        """Whether an expression can have several referents."""
+
+    @abstractmethod
+    def inferences(
+        self,
+        spec: ModelSpec,
+        encoder: PromptEncoder,
+        image: npt.NDArray[np.uint8],
+        expressions: Sequence[str],
+        options: Options,
+    ) -> list[Arrays]:
+        """The ensemble's inputs for an image (S, S, 3) and its expressions, a batch of one for each inference.
+
+        Raises `referent.core.prompts.ExpressionError`.
+        """
+
+    @abstractmethod
+    def answers(self, spec: ModelSpec, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
+        """An answer for each expression, from the outputs of each inference."""
+
+    @abstractmethod
+    def check_golden(self, outputs: Sequence[Arrays]) -> None:
+        """Raises ValueError for outputs of the golden inference that no sound model of this kind gives."""
+
+    @abstractmethod
+    def warm_ups(self, spec: ModelSpec) -> dict[str, dict[str, int]]:
+        """The shapes that a server meets, by a name for each: letters of tensors' shapes -> sizes."""
+
+    def sizes(self, spec: ModelSpec) -> dict[str, int]:
+        """The letters of tensors' shapes that the spec settles."""
+        return {"S": spec.image.size, "K": spec.image_tokens}
+
+    def step_outputs(self, step: Step, bundle: Bundle) -> tuple[Tensor, ...]:
+        """What a step of this model gives: to later steps, and to the caller as far as the model has it."""
+        needed = {*self.outputs(bundle), *(tensor for later in self.steps for tensor in later.inputs)}
+        return tuple(tensor for tensor in step.outputs if tensor in needed)

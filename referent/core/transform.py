@@ -1,0 +1,78 @@
+"""The square that a model sees of an image, and the frame that its coordinates are shares of."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from referent.core.frame import Frame
+from referent.core.images import MAX_PIXELS, Picture, decode_reduced
+
+DRAFT_MARGIN = 2  # a JPEG decoded at 1/2, 1/4 or 1/8 keeps at least this many times the sides that the model sees
+CLIP_MEAN_RGB = (122, 116, 104)  # int(255 * CLIP's channel means), the padding of LLaVA's `pad` mode
+
+
+class ImageTransform(BaseModel):
+    """How an image becomes the model's square. Travels with the model (checkpoint and bundle).
+
+    - `letterbox`: the whole image, centred, padded with `pad_rgb` (LLaVA's `pad`).
+    - `center_crop`: the middle of the image, its shorter side filling the square (CLIP's own processor).
+    - `stretch`: the whole image, each axis scaled by itself (PaliGemma).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["letterbox", "center_crop", "stretch"] = "letterbox"
+    size: int = Field(gt=0, description="side of the square, pixels")
+    pad_rgb: tuple[int, int, int] = CLIP_MEAN_RGB
+
+    def frame(self, image_size: tuple[int, int]) -> Frame:
+        """Where an image of (width, height) lies in the square; shares are of the square's side."""
+        width, height = self._resized(image_size)
+        offset = ((self.size - width) // 2, (self.size - height) // 2)  # negative where the crop cuts
+        scale = (width / image_size[0], height / image_size[1])
+        return Frame(image_size, scale, offset, (self.size, self.size))
+
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+        """As `decode_image`, for this transform alone.
+
+        A JPEG much larger than what the square shows is decoded at 1/2, 1/4 or 1/8, which saves most of the time.
+        """
+        return decode_reduced(data, self._reduction, max_pixels)
+
+    def apply(self, image: Image.Image | Picture) -> npt.NDArray[np.uint8]:
+        """RGB image -> (S, S, 3) uint8; bicubic, antialiased."""
+        pixels, size = image if isinstance(image, Picture) else (image, image.size)
+        frame = self.frame(size)
+        # the part of the image that the square shows: resizing only that keeps memory bounded for 10,000x3 images
+        corners = frame.points_to_image(np.array([[0.0, 0.0], [1.0, 1.0]])) * np.divide(pixels.size, size)
+        left, top = (max(0.0, float(v)) for v in corners[0])
+        right, bottom = (min(float(limit), float(v)) for limit, v in zip(pixels.size, corners[1], strict=True))
+        width, height = (min(self.size, side) for side in self._resized(size))
+        resized = pixels.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+        if resized.size == (self.size, self.size):
+            return np.array(resized)
+        square = Image.new("RGB", (self.size, self.size), self.pad_rgb)
+        square.paste(resized, frame.offset)
+        return np.array(square)
+
+    def _reduction(self, size: tuple[int, int]) -> int:
+        """Only what divides both sides: another scale in x than in y would move what is in the image."""
+        wanted = self._resized(size)
+        return next(
+            (
+                by
+                for by in (8, 4, 2)
+                if all(s % by == 0 and s >= by * DRAFT_MARGIN * w for s, w in zip(size, wanted, strict=True))
+            ),
+            1,
+        )
+
+    def _resized(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        if self.mode == "stretch":
+            return self.size, self.size
+        reference = max(image_size) if self.mode == "letterbox" else min(image_size)
+        width, height = (max(1, round(side * self.size / reference)) for side in image_size)
+        return width, height
