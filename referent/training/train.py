@@ -133,7 +133,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         head = BoxHead(hidden_size, spec.head_dropout, recipe.scores)
     updates: dict[str, Any] = {
         "base": BASE_DIRECTORY if recipe.mode == "full" else str(directory.resolve()),
-        "answer": "text" if text else "box_head",
+        "kind": "generator" if text else "head",
         "has_scores": head is not None and head.score is not None,
         "present_threshold": None,
         "evaluation": {},

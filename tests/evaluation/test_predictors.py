@@ -90,12 +90,8 @@ def answer(request: httpx.Request) -> httpx.Response:
     expressions = [text.decode() for text in re.findall(rb'name="expression"\r\n\r\n(.*?)\r\n', body)]
     if " " in expressions:
         return httpx.Response(422, headers=PROBLEM, json={"title": "Bad", "detail": "the expression is empty"})
-    boxes = [BOX if e == "3" else (0, 0, 1, 1) for e in expressions]
-    results = [
-        {"expression": e, "box_xyxy": box, "box_cxcywh_normalized": BOX, "score": 0.5, "present": None}
-        for e, box in zip(expressions, boxes, strict=True)
-    ]
-    return httpx.Response(200, json=EXAMPLE | {"results": results})
+    answers = [box_answer(e, BOX if e == "3" else (0, 0, 1, 1), 0.5) for e in expressions]
+    return httpx.Response(200, json=EXAMPLE | {"results": [each.model_dump() for each in answers]})
 
 
 def ask(handler: Handler, records: list[Record], images: Path, **options: int) -> dict[str, Prediction]:

@@ -188,7 +188,7 @@ async def test_deadline_names_the_stage_and_ends_the_inference(start: Start, tri
 async def test_deadline_counts_decoding(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     async with start(deadline_s=1) as client:
-        monkeypatch.setattr("referent.core.images.ImageTransform.decode", lambda *_: release.wait(30))
+        monkeypatch.setattr("referent.core.transform.ImageTransform.decode", lambda *_: release.wait(30))
         response = await client.post("/v1/ground", json=GOOD)
         release.set()
     assert_problem(response, 504, "deadline-exceeded", "decode")
@@ -210,7 +210,7 @@ async def test_client_that_leaves_ends_the_inference(url: str, triton: FakeTrito
 
 async def test_fault_of_ours_is_told_without_its_text(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     async with start() as client:
-        monkeypatch.setattr("referent.core.images.ImageTransform.decode", lambda *_: 1 // 0)
+        monkeypatch.setattr("referent.core.transform.ImageTransform.decode", lambda *_: 1 // 0)
         with capture_logs() as lines:
             response = await client.post("/v1/ground", json=GOOD)
     assert_problem(response, 500, "internal-error", None, "log")

@@ -10,8 +10,8 @@ import pytest
 
 from gateway.registry import NotReadyError, Registry, UnknownModelError
 from referent.triton.aio import Triton
-from referent.triton.protocol import TritonError
 from referent.triton.golden import probe
+from referent.triton.protocol import TritonError
 from tests.support.fake_triton import FakeTriton, publish
 from tests.support.gateway import Start
 from tests.support.requests import in_json, jpeg

@@ -36,6 +36,10 @@ async def test_health_and_models(client: httpx.AsyncClient) -> None:
     assert served == {
         "name": "tiny",
         "version": "1",
+        "kind": "head",
+        "gives": "boxes",
+        "several": False,
+        "knows": None,
         "default": True,
         "ready": True,
         "present_threshold": 0.5,
