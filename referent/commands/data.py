@@ -102,7 +102,7 @@ def scenes(
     cards: the photographs as they are.
     """
     try:
-        from referent.data.files import md5
+        from referent.core.files import md5
         from referent.mini.rendering import SceneSet, render
         from referent.mini.scenes import KINDS, Materials
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from referent.data.files import atomic
+from referent.core.files import atomic
 
 DONE, PRESENT = "downloaded", "already there"
 

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
+from referent.core.files import atomic, md5
 from referent.data.downloads import Limits, download
-from referent.data.files import atomic, md5
 from referent.data.image_files import decoded_size
 from referent.data.readers import place, read
 from referent.data.readers.pixmo import pixmo_downloads

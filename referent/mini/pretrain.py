@@ -17,8 +17,8 @@ from transformers import TrainingArguments, set_seed
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
-from referent.data.expressions import make_expressions
 from referent.mini import shape as mini
+from referent.mini.expressions import make_expressions
 from referent.mini.scenes import CLASSES, SIDE, Materials, make_scene
 from referent.mini.stream import SceneStream, Stage
 from referent.mini.validation import add_arguments, load_materials, validation_items, validator

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from referent.data.files import atomic, md5
+from referent.core.files import atomic, md5
 from referent.data.records import Record, Rejected, read_records, write_records
 from referent.data.statistics import Statistics
 from referent.mini.scenes import CLASSES, Kind, Materials

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
+from referent.core.boxes import Box
 from referent.mini.artwork import TRAIN_STYLES, Icon, load_artwork, vocabulary
 from referent.mini.cards import RANKS, Photo, read_photos, read_split
 
 SIDE = 288
 CLASSES = [*vocabulary(), *RANKS]  # the names of everything that scenes show
-Box = tuple[float, float, float, float]
 Kind = Literal["icons", "crowd", "cut", "photo"]
 KINDS: tuple[str, ...] = get_args(Kind)
 

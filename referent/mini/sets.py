@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from referent.core.boxes import Floats
-from referent.data.expressions import Expression, make_expressions
-from referent.data.records import Box, Record
+from referent.core.boxes import Box, Floats
+from referent.data.expressions import Expression
+from referent.data.records import Record
 from referent.mini.artwork import TRAIN_STYLES, UNSEEN_STYLE
 from referent.mini.cards import RANKS
+from referent.mini.expressions import make_expressions
 from referent.mini.scenes import CLASSES, SIDE, Kind, Materials, Scene, make_scene, plain_card_photo
 
 EXPRESSIONS_PER_IMAGE = 8

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.data.expressions import make_expressions
+from referent.mini.expressions import make_expressions
 from referent.mini.scenes import SIDE, Kind, Materials, Scene, make_scene
 from referent.training.encoding import Row, encode_row, frame_boxes
 

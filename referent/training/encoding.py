@@ -7,13 +7,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from referent.core.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.core.boxes import Box, Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.core.frame import Frame
 from referent.core.images import Picture
 from referent.core.packing import PADDING_SEGMENT, Bucket, pack
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.data.records import Box
 
 Row = dict[str, npt.NDArray[np.generic]]
 

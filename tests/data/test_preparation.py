@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from referent.data.files import atomic
 from referent.data.preparation import Options, PreparationError, prepare
 from referent.data.records import Record, read_records
 
@@ -97,20 +96,6 @@ def test_nothing_fit_for_use_is_an_error(tmp_path: Path, content: str, says: str
     with pytest.raises(PreparationError, match=says):
         prepare("jsonl", [tmp_path / "r.jsonl"], None, tmp_path / "out", Options())
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
-    file = tmp_path / "a.txt"
-    file.write_text("before")
-
-    def break_off() -> None:
-        with atomic(file) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        break_off()
-    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("a.txt", "before")]
 
 
 PEAK = """

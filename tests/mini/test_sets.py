@@ -26,7 +26,7 @@ def test_an_item_depends_on_seed_and_index_alone(materials_folder: Path) -> None
 def test_a_mix_is_the_stream_that_training_sees(materials_folder: Path) -> None:
     import random
 
-    from referent.data.expressions import make_expressions
+    from referent.mini.expressions import make_expressions
     from referent.mini.scenes import SIDE, make_scene
 
     made, mix = materials(materials_folder, "train"), {"photo": 0.5, "icons": 0.5}
