@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from referent.core.files import atomic, md5
-from referent.data.downloads import Limits, download
+from referent.data.downloads import DownloadLimits, download
 from referent.data.image_files import decoded_size
 from referent.data.readers import place, read
 from referent.data.readers.pixmo import pixmo_downloads
@@ -57,7 +57,7 @@ class _Part:
         self.statistics.add(record)
 
 
-def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, limits: Limits) -> Counter[str]:
+def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, limits: DownloadLimits) -> Counter[str]:
     """Download what the rows name by URL; returns the number of each outcome. Raises `PreparationError`."""
     if format != "pixmo":
         raise PreparationError(f"--urls is for pixmo: rows of {format} hold no URLs")
