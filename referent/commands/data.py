@@ -63,14 +63,14 @@ def prepare(
     """Bring published annotations into Referent's records; broken samples are left out, counted by reason."""
     try:
         from referent.data.downloads import DownloadLimits
-        from referent.data.preparation import Options, fetch_images
+        from referent.data.preparation import PreparationOptions, fetch_images
         from referent.data.preparation import prepare as prepare_dataset
 
         if urls:
             limits = DownloadLimits(round(max_file_mb * 1e6), round(max_total_gb * 1e9), deadline_s, concurrency)
             _print_counts("download", fetch_images(format, annotations, images, limits))
         shares = parse_shares(split_shares) if split_shares else None
-        stats = prepare_dataset(format, annotations, images, out, Options(shares, seed, strict, limit))
+        stats = prepare_dataset(format, annotations, images, out, PreparationOptions(shares, seed, strict, limit))
     except ModuleNotFoundError as error:
         raise failure(f"{error}; preparing data needs: pip install 'referent[train]'") from error
     except (OSError, ValueError) as error:

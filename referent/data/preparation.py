@@ -33,7 +33,7 @@ class PreparationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Options:
+class PreparationOptions:
     """`split_shares` divides by image, in order, and replaces the source's own splits."""
 
     split_shares: dict[str, float] | None = None
@@ -67,7 +67,7 @@ def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, 
 
 
 def prepare(
-    format: str, annotations: Sequence[Path], images: Path | None, out: Path, options: Options
+    format: str, annotations: Sequence[Path], images: Path | None, out: Path, options: PreparationOptions
 ) -> dict[str, Any]:
     """Write the dataset and return what stats.json holds. Without `images`, image files are not looked at.
 
@@ -139,7 +139,7 @@ def _with_image(record: Record, images: Path, file: Path) -> Record | Rejected:
     return record
 
 
-def _assigned(record: Record, options: Options) -> Record:
+def _assigned(record: Record, options: PreparationOptions) -> Record:
     """All records of an image fall on one side: its name and the seed decide."""
     if not options.split_shares:
         return record
