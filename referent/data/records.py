@@ -15,7 +15,6 @@ from referent.core.answers import Point
 from referent.core.boxes import Box
 from referent.core.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
 
-
 OVERHANG = 0.01  # of the longer side: what a box may leave the image by, rounded as it is in some sources
 
 
