@@ -22,7 +22,7 @@ WARM_UP_S = 1.0
 TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 
-class Answer(NamedTuple):
+class TimedAnswer(NamedTuple):
     """When a request was due (seconds into the run, negative in the warm-up), how long it took from then, and its
     status; 0: no answer."""
 
@@ -40,7 +40,7 @@ class Load:
     """
 
     seconds: float
-    answers: list[Answer]
+    answers: list[TimedAnswer]
 
     @property
     def statuses(self) -> Counter[int]:
@@ -73,7 +73,7 @@ def closed(url: str, bodies: Sequence[Body], clients: int, seconds: float, warm_
     """
 
     async def run() -> Load:
-        answers: list[Answer] = []
+        answers: list[TimedAnswer] = []
         async with _session() as session:
             start = time.perf_counter() + warm_up_s
             end = start + seconds
@@ -106,7 +106,7 @@ def opened(url: str, bodies: Sequence[Body], rate: float, seconds: float, seed: 
         async with _session() as session:
             start = time.perf_counter() + WARM_UP_S
 
-            async def one(number: int, due: float) -> Answer:
+            async def one(number: int, due: float) -> TimedAnswer:
                 answer = await _ask(session, url, bodies[number % len(bodies)], start + due)
                 return answer._replace(due_s=due)
 
@@ -124,11 +124,11 @@ def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=TIMEOUT)
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, body: Body, due: float) -> Answer:
+async def _ask(session: aiohttp.ClientSession, url: str, body: Body, due: float) -> TimedAnswer:
     try:
         async with session.post(f"{url}/v1/ground", data=body.content, headers=body.headers) as response:
             await response.read()
             status = response.status
     except (aiohttp.ClientError, TimeoutError):
         status = 0
-    return Answer(0, 1000 * (time.perf_counter() - due), status)
+    return TimedAnswer(0, 1000 * (time.perf_counter() - due), status)

@@ -41,7 +41,7 @@ STEPS_OF_CAPACITY = (0.5, 0.7, 0.9)  # open-loop loads among which the best good
 START_TIMEOUT_S = 120
 
 
-class Question(NamedTuple):
+class SampleQuestion(NamedTuple):
     """A picture and what is asked about it."""
 
     picture: str
@@ -49,14 +49,14 @@ class Question(NamedTuple):
     body: Body
 
 
-def questions() -> list[Question]:
+def questions() -> list[SampleQuestion]:
     """One for each sample picture."""
     made = []
     for case in json.loads((SAMPLES / "samples.json").read_text()):
         expression = f"the {next(iter(case['objects']))}"
         image = {"base64": base64.b64encode((SAMPLES / case["image"]).read_bytes()).decode()}
         content = json.dumps({"image": image, "expressions": [expression]}).encode()
-        made.append(Question(case["image"], expression, Body(content, {"Content-Type": "application/json"})))
+        made.append(SampleQuestion(case["image"], expression, Body(content, {"Content-Type": "application/json"})))
     return made
 
 

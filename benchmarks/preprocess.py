@@ -72,7 +72,7 @@ class Comparison:
         self.clip = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
 
     def run_ours(self, data: bytes) -> np.ndarray:
-        return self.ours.apply(self.ours.decode(data))[0]
+        return self.ours.apply(self.ours.decode(data))
 
     def run_clip(self, data: bytes, **options: bool) -> np.ndarray:
         image = Image.open(io.BytesIO(data)).convert("RGB")

@@ -33,20 +33,20 @@ GROWTH_PERCENT = 5
 TOLERANCE_PIXELS = 0.5  # batches of other sizes add in another order
 
 
-class Case(NamedTuple):
+class SoakRequest(NamedTuple):
     """One request."""
 
     image: bytes
     expressions: list[str]
 
 
-def cases() -> list[Case]:
+def cases() -> list[SoakRequest]:
     """All sizes with one, three and eight expressions."""
     picture, made = Image.open(PICTURE).convert("RGB"), []
     for (size, count), kind in zip(itertools.product(SIZES, (1, 3, 8)), itertools.cycle(("JPEG", "PNG", "WEBP"))):
         buffer = io.BytesIO()
         picture.resize(size).save(buffer, kind if max(size) < 1000 else "JPEG")
-        made.append(Case(buffer.getvalue(), EXPRESSIONS[:count]))
+        made.append(SoakRequest(buffer.getvalue(), EXPRESSIONS[:count]))
     return made
 
 

@@ -25,7 +25,7 @@ MAX_BATCH = 8
 BATCH_TIMEOUT_S = 0.01
 
 
-class ImageInput(BaseModel):
+class EncodedImage(BaseModel):
     """An image in base64."""
 
     base64: str
@@ -34,7 +34,7 @@ class ImageInput(BaseModel):
 class Asked(BaseModel):
     """The request of POST /v1/ground, as far as the benchmark sends it."""
 
-    image: ImageInput
+    image: EncodedImage
     expressions: list[str]
 
 

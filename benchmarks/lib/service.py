@@ -30,7 +30,7 @@ EXPRESSIONS = [
 ]
 
 
-class Served(NamedTuple):
+class RunningService(NamedTuple):
     """A running `referent serve`."""
 
     url: str
@@ -39,7 +39,7 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def serve(repository: Path = REPOSITORY, **environment: str) -> Iterator[Served]:
+def serve(repository: Path = REPOSITORY, **environment: str) -> Iterator[RunningService]:
     """`referent serve` on free ports, its logs dropped, with variables added to its environment.
 
     Raises RuntimeError if it ends before it is ready.
@@ -65,7 +65,7 @@ def serve(repository: Path = REPOSITORY, **environment: str) -> Iterator[Served]
             ready = next(filter(None, found), None)
             if not ready:
                 raise RuntimeError(f"`referent serve` of {repository} ended before it was ready: run it to see why")
-            yield Served(ready[1], ready[2], process)
+            yield RunningService(ready[1], ready[2], process)
         finally:
             process.terminate()
             process.wait()

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from referent.client.http import AsyncClient
 from referent.core.api import GroundResponse
+from referent.core.files import atomic
 from referent.core.sources import is_url
-from referent.data.files import atomic
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LISTS = (".txt", ".csv", ".jsonl")

@@ -62,15 +62,15 @@ def prepare(
 ) -> None:
     """Bring published annotations into Referent's records; broken samples are left out, counted by reason."""
     try:
-        from referent.data.downloads import Limits
-        from referent.data.preparation import Options, fetch_images
+        from referent.data.downloads import DownloadLimits
+        from referent.data.preparation import PreparationOptions, fetch_images
         from referent.data.preparation import prepare as prepare_dataset
 
         if urls:
-            limits = Limits(round(max_file_mb * 1e6), round(max_total_gb * 1e9), deadline_s, concurrency)
+            limits = DownloadLimits(round(max_file_mb * 1e6), round(max_total_gb * 1e9), deadline_s, concurrency)
             _print_counts("download", fetch_images(format, annotations, images, limits))
         shares = parse_shares(split_shares) if split_shares else None
-        stats = prepare_dataset(format, annotations, images, out, Options(shares, seed, strict, limit))
+        stats = prepare_dataset(format, annotations, images, out, PreparationOptions(shares, seed, strict, limit))
     except ModuleNotFoundError as error:
         raise failure(f"{error}; preparing data needs: pip install 'referent[train]'") from error
     except (OSError, ValueError) as error:
@@ -102,13 +102,13 @@ def scenes(
     cards: the photographs as they are.
     """
     try:
-        from referent.data.files import md5
+        from referent.core.files import md5
         from referent.mini.rendering import SceneSet, render
-        from referent.mini.scenes import KINDS, Materials
+        from referent.mini.scenes import SCENE_KINDS, Materials
 
         if backgrounds and split != Split.train:
             raise ValueError(f"--backgrounds are for training alone: leave them out with --split {split.value}")
-        shares = parse_shares(mix, KINDS)
+        shares = parse_shares(mix, SCENE_KINDS)
         names = sets or [Set.mix]
         materials = Materials.load(artwork, backgrounds, cards, split_file, split)
         chosen = [

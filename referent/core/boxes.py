@@ -44,25 +44,8 @@ def area(boxes_xyxy: Floats) -> Floats:
 
 def iou(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     """Intersection over union of pairs, (..., 4) x (..., 4) -> (...) in 0..1; 0 where both boxes are empty."""
-    return _intersection_and_union(a_xyxy, b_xyxy)[2]
-
-
-def giou(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
-    """Generalised IoU in -1..1 (Rezatofighi et al. 2019, eq. 3): IoU less the empty share of the enclosing box."""
-    _, union, overlap = _intersection_and_union(a_xyxy, b_xyxy)
-    low = np.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
-    high = np.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    enclosing = area(np.concatenate([low, high], axis=-1))
-    return overlap - _divide(enclosing - union, enclosing)
-
-
-def _intersection_and_union(a_xyxy: Floats, b_xyxy: Floats) -> tuple[Floats, Floats, Floats]:
     low = np.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
     high = np.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
     intersection = area(np.concatenate([low, high], axis=-1))
     union = area(a_xyxy) + area(b_xyxy) - intersection
-    return intersection, union, _divide(intersection, union)
-
-
-def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)

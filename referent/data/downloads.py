@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from referent.data.files import atomic
+from referent.core.files import atomic
 
 DONE, PRESENT = "downloaded", "already there"
 
@@ -33,7 +33,7 @@ class Fetch(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class DownloadLimits:
     """Of one file, and of the folder's files together."""
 
     file_bytes: int = 20_000_000
@@ -59,7 +59,9 @@ def safe_fetch() -> Fetch:
     return fetch_public
 
 
-def download(downloads: Iterable[Download], folder: Path, limits: Limits, fetch: Fetch | None = None) -> Counter[str]:
+def download(
+    downloads: Iterable[Download], folder: Path, limits: DownloadLimits, fetch: Fetch | None = None
+) -> Counter[str]:
     """How many URLs had each outcome: downloaded, already there, or the reason of the failure. A URL that several rows
     name counts once. Raises `OSError` where the folder takes no more files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ def download(downloads: Iterable[Download], folder: Path, limits: Limits, fetch:
 @dataclass
 class _Run:
     folder: Path
-    limits: Limits
+    limits: DownloadLimits
     fetch: Fetch
     bytes: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)

@@ -1,7 +1,4 @@
-"""Referring expressions generated from labelled boxes: only unambiguous ones, and names of absent objects.
-
-`make_expressions` is for mini's scenes, `describe_objects` for photographs with detection labels.
-"""
+"""Referring expressions generated from labelled boxes: only unambiguous ones, and names of absent objects."""
 
 import random
 from collections import Counter
@@ -9,9 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from referent.mini.cards import RANKS
-
-Box = tuple[float, float, float, float]
+from referent.core.boxes import Box
 
 
 class Expression(NamedTuple):
@@ -32,41 +27,8 @@ RELATIONS = {"left": "left of", "right": "right of", "top": "above", "bottom": "
 ARTICLES = ("", "the ", "find the ")
 RELATIONS_PER_SCENE = 2
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
-SCENE_ORDINALS = ("second",)  # mini's
 
 Say = Callable[[random.Random, str], str]  # a class name -> what to call it
-
-
-def make_expressions(
-    rng: random.Random,
-    names: Sequence[str],
-    boxes_xyxy: Sequence[Box],
-    side: float,
-    vocabulary: Sequence[str],
-    limit: int,
-    absent: float = 0.15,
-) -> list[Expression]:
-    """Up to `limit` expressions of a scene whose longer side is `side` pixels, in random order; each is followed by
-    an absent name with probability `absent`."""
-    found = _names_and_extremes(rng, names, boxes_xyxy, side, _rank_or_card, SCENE_ORDINALS)
-    found += _relations(rng, names, boxes_xyxy, side, _rank_or_card)
-    if len(names) >= 2 and rng.random() < 0.3:
-        anything = _extremes(rng, "object", range(len(names)), boxes_xyxy, side, SCENE_ORDINALS)
-        found += rng.sample(anything, min(1, len(anything)))
-    if len(names) == 1 and names[0] in RANKS:
-        found.append(Expression("name", "card", 0))
-    rng.shuffle(found)
-    chosen: list[Expression] = []
-    candidates: list[Expression | None] = [*found] or [None]
-    for expression in candidates:
-        if expression:
-            chosen.append(expression)
-        if not expression or rng.random() < absent:
-            among_ranks = any(name in RANKS for name in names) and rng.random() < 0.7
-            name = rng.choice(RANKS if among_ranks else vocabulary)
-            if name not in names:
-                chosen.append(Expression("absent", _rank_or_card(rng, name), None))
-    return [Expression(kind, rng.choice(ARTICLES) + text, target) for kind, text, target in chosen[:limit]]
 
 
 def describe_objects(
@@ -78,48 +40,48 @@ def describe_objects(
     limit: int,
     absent: float = 0.15,
 ) -> list[Expression]:
-    """As `make_expressions`, for the labelled objects of a photograph: nothing is said of objects in general, since a
-    photograph shows more than its labels."""
-    found = _names_and_extremes(rng, names, boxes_xyxy, side, _as_it_is, ORDINALS)
-    found += _relations(rng, names, boxes_xyxy, side, _as_it_is)
+    """Up to `limit` expressions of a photograph's labelled objects, in pixels, as `side`, its longer one, is.
+
+    Each comes with the name of an absent class with probability `absent`. Nothing is said of objects in general, since
+    a photograph shows more than its labels."""
+    found = unambiguous(rng, names, boxes_xyxy, side)
     found = rng.sample(found, min(limit, len(found)))
     others = [name for name in classes if name not in names]
     for _ in range(sum(rng.random() < absent for _ in range(max(1, len(found))))):
         if others:
             found.append(Expression("absent", others.pop(rng.randrange(len(others))), None))
-    return [Expression(kind, rng.choice(ARTICLES) + text, target) for kind, text, target in found[-limit:]]
+    return with_articles(rng, found[-limit:])
 
 
-def _rank_or_card(rng: random.Random, name: str) -> str:
-    return f"{name} card" if name in RANKS and rng.random() < 0.25 else name
+def with_articles(rng: random.Random, expressions: Sequence[Expression]) -> list[Expression]:
+    """The expressions as people begin them."""
+    return [Expression(kind, rng.choice(ARTICLES) + text, target) for kind, text, target in expressions]
 
 
 def _as_it_is(rng: random.Random, name: str) -> str:
     return name
 
 
-def _names_and_extremes(
-    rng: random.Random, names: Sequence[str], boxes: Sequence[Box], side: float, say: Say, ordinals: Sequence[str]
+def unambiguous(
+    rng: random.Random,
+    names: Sequence[str],
+    boxes_xyxy: Sequence[Box],
+    side: float,
+    say: Say = _as_it_is,
+    ordinals: Sequence[str] = ORDINALS,
 ) -> list[Expression]:
+    """All names, positions, sizes and places in a row that fit one object alone, and some relations between two."""
     found = []
     for name, count in Counter(names).items():
         alike = [i for i, other in enumerate(names) if other == name]
         if count == 1:
             found.append(Expression("name", say(rng, name), alike[0]))
         else:
-            found += _extremes(rng, say(rng, name), alike, boxes, side, ordinals)
-    return found
+            found += extremes(rng, say(rng, name), alike, boxes_xyxy, side, ordinals)
+    return found + _relations(rng, names, boxes_xyxy, side, say)
 
 
-def _centre(box: Box) -> tuple[float, float]:
-    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _extremes(
+def extremes(
     rng: random.Random,
     name: str,
     alike: Sequence[int],
@@ -171,3 +133,11 @@ def _relations(
                     text = f"{say(rng, names[target])} {RELATIONS[direction]} the {say(rng, names[anchor])}"
                     found.append(Expression("relation", text, target))
     return rng.sample(found, min(RELATIONS_PER_SCENE, len(found)))
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from referent.data.downloads import Limits, download
-from referent.data.files import atomic, md5
+from referent.core.files import atomic, md5
+from referent.data.downloads import DownloadLimits, download
 from referent.data.image_files import decoded_size
 from referent.data.readers import place, read
 from referent.data.readers.pixmo import pixmo_downloads
@@ -33,7 +33,7 @@ class PreparationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Options:
+class PreparationOptions:
     """`split_shares` divides by image, in order, and replaces the source's own splits."""
 
     split_shares: dict[str, float] | None = None
@@ -57,7 +57,7 @@ class _Part:
         self.statistics.add(record)
 
 
-def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, limits: Limits) -> Counter[str]:
+def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, limits: DownloadLimits) -> Counter[str]:
     """Download what the rows name by URL; returns the number of each outcome. Raises `PreparationError`."""
     if format != "pixmo":
         raise PreparationError(f"--urls is for pixmo: rows of {format} hold no URLs")
@@ -67,7 +67,7 @@ def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, 
 
 
 def prepare(
-    format: str, annotations: Sequence[Path], images: Path | None, out: Path, options: Options
+    format: str, annotations: Sequence[Path], images: Path | None, out: Path, options: PreparationOptions
 ) -> dict[str, Any]:
     """Write the dataset and return what stats.json holds. Without `images`, image files are not looked at.
 
@@ -139,7 +139,7 @@ def _with_image(record: Record, images: Path, file: Path) -> Record | Rejected:
     return record
 
 
-def _assigned(record: Record, options: Options) -> Record:
+def _assigned(record: Record, options: PreparationOptions) -> Record:
     """All records of an image fall on one side: its name and the seed decide."""
     if not options.split_shares:
         return record

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from referent.core.answers import Point
+from referent.core.boxes import Box
 from referent.core.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
-
-Box = tuple[float, float, float, float]
-Point = tuple[float, float]
 
 OVERHANG = 0.01  # of the longer side: what a box may leave the image by, rounded as it is in some sources
 

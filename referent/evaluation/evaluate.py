@@ -1,7 +1,7 @@
 """Evaluate: records joined with what was predicted for them, and the figures that follow."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,7 @@ from referent.core.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.data.records import Mask, Record
 from referent.evaluation import metrics
 from referent.evaluation.metrics import Bools
-from referent.evaluation.predictions import Prediction, PredictionsError, prediction_of
-from referent.evaluation.predictors import Grounder
-from referent.mini.sets import Item
+from referent.evaluation.predictions import Prediction, PredictionsError
 
 BASELINES = {"centre box": 0.4, "whole image": 1.0}  # share of each side
 MAX_GROUPS = 300  # a tag with more values than this names single records, not groups
@@ -99,23 +97,6 @@ def join(records: Iterable[Record], predictions: Iterable[Prediction]) -> Result
             f"theirs such as {records[0].id!r}"
         )
     return Results(records, [by_id.get(record.id) for record in records])
-
-
-def evaluate(grounder: Grounder, items: Iterable[Item]) -> dict[str, Any]:
-    """`summary` of what `grounder` finds on data in memory, such as training's validation scenes."""
-    pairs = [pair for index, item in enumerate(items) for pair in _answer(grounder, item, str(index))]
-    return summary(Results([record for record, _ in pairs], [prediction for _, prediction in pairs]))
-
-
-def _answer(grounder: Grounder, item: Item, image: str) -> Iterator[tuple[Record, Prediction]]:
-    found = grounder.ground(item.image, [expression.text for expression in item.expressions])
-    for index, (expression, box, result) in enumerate(zip(item.expressions, item.boxes_xyxy, found, strict=True)):
-        record = Record(
-            id=f"{image}/{index}", image=image, width=item.image.width, height=item.image.height,
-            expression=expression.text, box_xyxy=None if np.isnan(box).any() else tuple(box.tolist()),
-            tags={"kind": expression.kind},
-        )  # fmt: skip
-        yield record, prediction_of(record.id, result)
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from referent.core.answers import Answer
-from referent.data.records import Box, Mask, Point
+from referent.core.answers import Answer, Point
+from referent.core.boxes import Box
+from referent.data.records import Mask
 
 ID_NAMES, BOX_NAMES = ("id", "idx"), ("box_xyxy", "predicted_box")
 

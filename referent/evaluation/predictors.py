@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from PIL import Image
-
 from referent.client.http import Client, ServiceError
 from referent.core.answers import Answer
 from referent.core.images import ImageError, Picture
@@ -23,14 +21,9 @@ EXPRESSIONS_PER_REQUEST = 16
 BAD_INPUT = (400, 413, 415, 422)  # the image's or the expression's fault: a miss; any other problem ends the run
 
 
-class Grounder(Protocol):
-    """Image and expressions in, one result an expression out, in order."""
-
-    def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Answer]: ...
-
-
 class BatchGrounder(Protocol):
-    """A grounder that takes several images in a pass, which it decodes as it needs them. `ImageError` as usual."""
+    """Several images in a pass, which it decodes as it needs them, each with its expressions; one result an expression
+    out, in order. Raises `ImageError` and `ExpressionError`."""
 
     def decode(self, data: bytes) -> Picture: ...
 
@@ -39,7 +32,7 @@ class BatchGrounder(Protocol):
     ) -> Sequence[Sequence[Answer]]: ...
 
 
-class Request(NamedTuple):
+class ImageRecords(NamedTuple):
     """Records about one image; their expressions are asked together."""
 
     image: Path
@@ -49,9 +42,9 @@ class Request(NamedTuple):
     def expressions(self) -> list[str]:
         return [record.expression for record in self.records]
 
-    def alone(self) -> list["Request"]:
+    def alone(self) -> list["ImageRecords"]:
         """A request for each record: one expression that is refused must not fail the others. None for one record."""
-        return [Request(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
+        return [ImageRecords(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
 
     def answered(self, answers: Sequence[Answer], ms: float | None) -> list[Prediction]:
         """A prediction a record; all of a request took the same time."""
@@ -71,8 +64,8 @@ def ask_checkpoint(
         yield from _ground(grounder, requests[first : first + images_per_batch])
 
 
-def _ground(grounder: BatchGrounder, requests: Sequence[Request]) -> Iterator[Prediction]:
-    usable: list[Request] = []
+def _ground(grounder: BatchGrounder, requests: Sequence[ImageRecords]) -> Iterator[Prediction]:
+    usable: list[ImageRecords] = []
     pictures: list[Picture] = []
     for request in requests:
         try:
@@ -105,7 +98,7 @@ def ask_service(
     Raises `ServiceUnreachableError`, and `ServiceError` where the service refuses more than an image or expression.
     """
 
-    def ask(request: Request) -> list[Prediction]:
+    def ask(request: ImageRecords) -> list[Prediction]:
         try:
             answer = client.ground(request.image, request.expressions, model)
         except FileNotFoundError as error:
@@ -122,12 +115,12 @@ def ask_service(
             yield from predictions
 
 
-def _requests(records: Iterable[Record], images: Path) -> list[Request]:
+def _requests(records: Iterable[Record], images: Path) -> list[ImageRecords]:
     by_image: dict[str, list[Record]] = {}
     for record in records:
         by_image.setdefault(record.image, []).append(record)
     return [
-        Request(images / image, about[first : first + EXPRESSIONS_PER_REQUEST])
+        ImageRecords(images / image, about[first : first + EXPRESSIONS_PER_REQUEST])
         for image, about in by_image.items()
         for first in range(0, len(about), EXPRESSIONS_PER_REQUEST)
     ]

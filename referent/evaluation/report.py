@@ -34,7 +34,7 @@ FIGURES, RECORDS, PREDICTIONS = "figures.json", "records.jsonl", "predictions.js
 THUMBNAIL = 320  # longest side, pixels
 
 
-class Picture(NamedTuple):
+class ReportPicture(NamedTuple):
     """An image with boxes drawn on it, as a data URL, and what it shows."""
 
     url: str
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 class Gallery(NamedTuple):
     title: str
-    rows: list[list[Picture]]
+    rows: list[list[ReportPicture]]
 
 
 def write_report(
@@ -93,7 +93,7 @@ def write_pages(
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
 
 
-def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, caption: str) -> Picture | None:
+def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, caption: str) -> ReportPicture | None:
     """The record's image, small, with the true box and the named others; None where it can't be read.
 
     Boxes are in pixels of the image; NaN for none.
@@ -112,7 +112,7 @@ def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, capt
         shown.append(Answer.of(name, found, present=None))
     buffer = io.BytesIO()
     draw(image, shown).save(buffer, "JPEG", quality=80)
-    return Picture(data_url(buffer.getvalue(), "image/jpeg"), caption)
+    return ReportPicture(data_url(buffer.getvalue(), "image/jpeg"), caption)
 
 
 def data_url(data: bytes, media_type: str) -> str:

@@ -17,11 +17,11 @@ from transformers import TrainingArguments, set_seed
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
-from referent.data.expressions import make_expressions
 from referent.mini import shape as mini
+from referent.mini.expressions import make_expressions
 from referent.mini.scenes import CLASSES, SIDE, Materials, make_scene
 from referent.mini.stream import SceneStream, Stage
-from referent.mini.validation import add_arguments, load_materials, validation_items, validator
+from referent.mini.validation import add_arguments, load_materials, validation_examples, validator
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
 from referent.modeling.grounder import HeadGrounder
 from referent.modeling.grounding import BoxHead, GroundingModel
@@ -95,7 +95,7 @@ def main() -> None:
     trainer = GroundingTrainer(
         objective,
         SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed),
-        validator(HeadGrounder(model, spec, encoder), validation_items(arguments)),
+        validator(HeadGrounder(model, spec, encoder), validation_examples(arguments)),
         expressions_from_step=arguments.dense_steps,
         optimizers=(optimizer, None),
         args=TrainingArguments(

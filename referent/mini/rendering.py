@@ -18,11 +18,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from referent.data.files import atomic, md5
+from referent.core.files import atomic, md5
 from referent.data.records import Record, Rejected, read_records, write_records
 from referent.data.statistics import Statistics
-from referent.mini.scenes import CLASSES, Kind, Materials
-from referent.mini.sets import Item, card_photo, icon_scene, item_records, mixed_scene
+from referent.mini.scenes import CLASSES, Materials, SceneKind
+from referent.mini.sets import Example, card_photo, example_records, icon_scene, mixed_scene
 
 IMAGE_FOLDER = "images"
 PART = 50  # images: what a killed run may lose, for each process
@@ -42,9 +42,9 @@ class SceneSet(BaseModel):
     name: SetName
     count: int = Field(ge=0, description="images")
     seed: str
-    mix: dict[Kind, float] = Field(default_factory=dict)
+    mix: dict[SceneKind, float] = Field(default_factory=dict)
 
-    def item(self, materials: Materials, index: int) -> Item:
+    def example(self, materials: Materials, index: int) -> Example:
         """The image of that index, with its expressions."""
         if self.name == "cards":
             return card_photo(materials, index, CLASSES, self.seed)
@@ -128,8 +128,8 @@ def _render_part(chosen: SceneSet, indices: range, split: str, images: Path, fil
     """Images first, then the part's records: a part that is there is whole."""
     records: list[Record] = []
     for index in indices:
-        item = chosen.item(_materials, index)
-        if not item.expressions:
+        example = chosen.example(_materials, index)
+        if not example.expressions:
             continue
         if chosen.name == "cards":
             photo = _materials.photos[index][1].file
@@ -139,8 +139,8 @@ def _render_part(chosen: SceneSet, indices: range, split: str, images: Path, fil
         else:
             name = f"{chosen.name}-{split}-{index:06d}.jpg"
             with atomic(images / name) as temporary:
-                item.image.save(temporary, "JPEG", quality=95, subsampling=0)
-        records += item_records(item, name, split, chosen.name)
+                example.image.save(temporary, "JPEG", quality=95, subsampling=0)
+        records += example_records(example, name, split, chosen.name)
     with atomic(file) as temporary:
         write_records(temporary, records)
     return len(indices)

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
+from referent.core.boxes import Box
 from referent.mini.artwork import TRAIN_STYLES, Icon, load_artwork, vocabulary
 from referent.mini.cards import RANKS, Photo, read_photos, read_split
 
 SIDE = 288
 CLASSES = [*vocabulary(), *RANKS]  # the names of everything that scenes show
-Box = tuple[float, float, float, float]
-Kind = Literal["icons", "crowd", "cut", "photo"]
-KINDS: tuple[str, ...] = get_args(Kind)
+SceneKind = Literal["icons", "crowd", "cut", "photo"]
+SCENE_KINDS: tuple[str, ...] = get_args(SceneKind)
 
 
 @dataclass
@@ -62,7 +62,9 @@ class Materials:
         return cls(load_artwork(artwork), images, [(photo.open(), photo) for photo in chosen])
 
 
-def make_scene(rng: random.Random, materials: Materials, kind: Kind, styles: Sequence[str] = TRAIN_STYLES) -> Scene:
+def make_scene(
+    rng: random.Random, materials: Materials, kind: SceneKind, styles: Sequence[str] = TRAIN_STYLES
+) -> Scene:
     """`icons` 1-9 objects, `crowd` 12-22, `cut` cards cut from photographs among icons, `photo` an augmented card
     photograph."""
     if kind == "photo":

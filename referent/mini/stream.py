@@ -15,20 +15,20 @@ from torch.utils.data import Dataset
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.data.expressions import make_expressions
-from referent.mini.scenes import SIDE, Kind, Materials, Scene, make_scene
-from referent.training.encoding import Row, encode_row, frame_boxes
+from referent.mini.expressions import make_expressions
+from referent.mini.scenes import SIDE, Materials, Scene, SceneKind, make_scene
+from referent.training.encoding import TrainingRow, encode_row, frame_boxes
 
 
 class Stage(NamedTuple):
     """A stretch of the stream: how many samples, and the share of each kind of scene."""
 
     samples: int
-    mix: dict[Kind, float]
+    mix: dict[SceneKind, float]
 
 
 @dataclass(frozen=True)
-class SceneStream(Dataset[Row]):
+class SceneStream(Dataset[TrainingRow]):
     """Map-style dataset over the stages; `classes` are the names that dense supervision tells apart."""
 
     materials: Materials
@@ -42,7 +42,7 @@ class SceneStream(Dataset[Row]):
     def __len__(self) -> int:
         return sum(stage.samples for stage in self.stages)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         rng = random.Random(f"{self.seed}/{index}")
         mix = self._stage(index).mix
         scene = make_scene(rng, self.materials, rng.choices(list(mix), list(mix.values()))[0])
@@ -58,7 +58,7 @@ class SceneStream(Dataset[Row]):
 
 def encode_scene(
     rng: random.Random, scene: Scene, spec: ModelSpec, encoder: PromptEncoder, classes: Sequence[str], row: Bucket
-) -> Row:
+) -> TrainingRow:
     """The tensors of `encode_row` and, with K image tokens and N slots: points (N, K) bool: patches that show the
     object; patch_class (K,) index into `classes`, len(classes) for background; patch_boxes (K, 4)."""
     expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, classes, row.expressions)

@@ -1,15 +1,25 @@
 """The data of mini's pre-training: its arguments, and validation on held-out scenes and photographs."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from referent.evaluation.evaluate import evaluate
-from referent.evaluation.predictors import Grounder
+from PIL import Image
+
+from referent.core.answers import Answer
+from referent.evaluation.evaluate import join, summary
+from referent.evaluation.predictions import prediction_of
 from referent.mini.scenes import CLASSES, Materials
-from referent.mini.sets import Item, card_photos, icon_scenes
+from referent.mini.sets import Example, card_photos, example_records, icon_scenes
 
 VALIDATION_SCENES = 150
+
+
+class Grounder(Protocol):
+    """Image and expressions in, one result an expression out, in order."""
+
+    def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Answer]: ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +42,7 @@ def load_materials(arguments: argparse.Namespace, split: str) -> Materials:
     return Materials.load(arguments.artwork, backgrounds, arguments.cards, arguments.split, split)
 
 
-def validation_items(arguments: argparse.Namespace) -> dict[str, list[Item]]:
+def validation_examples(arguments: argparse.Namespace) -> dict[str, list[Example]]:
     """Validation scenes and photographs."""
     materials = load_materials(arguments, "val")
     return {
@@ -41,12 +51,23 @@ def validation_items(arguments: argparse.Namespace) -> dict[str, list[Item]]:
     }
 
 
-def validator(grounder: Grounder, items: dict[str, list[Item]]) -> Callable[[], dict[str, float]]:
+def evaluate(grounder: Grounder, examples: Iterable[Example]) -> dict[str, Any]:
+    """`summary` of what `grounder` finds."""
+    records, predictions = [], []
+    for index, example in enumerate(examples):
+        about = list(example_records(example, str(index), "val", "validation"))
+        answers = grounder.ground(example.image, [record.expression for record in about])
+        records += about
+        predictions += [prediction_of(record.id, answer) for record, answer in zip(about, answers, strict=True)]
+    return summary(join(records, predictions))
+
+
+def validator(grounder: Grounder, examples: dict[str, list[Example]]) -> Callable[[], dict[str, float]]:
     """Figures of each set; `mean_iou` is the mean of both."""
 
     def validate() -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, subset in items.items():
+        for name, subset in examples.items():
             result = evaluate(grounder, subset)
             figures |= {f"{name}_{key}": result[key] for key in ("mean_iou", "acc@0.5", "auroc")}
         return figures | {"mean_iou": (figures["scenes_mean_iou"] + figures["cards_mean_iou"]) / 2}

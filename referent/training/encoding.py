@@ -7,15 +7,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from referent.core.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.core.boxes import Box, Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.core.frame import Frame
 from referent.core.images import Picture
 from referent.core.packing import PADDING_SEGMENT, Bucket, pack
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.data.records import Box
 
-Row = dict[str, npt.NDArray[np.generic]]
+TrainingRow = dict[str, npt.NDArray[np.generic]]
 
 
 def encode_row(
@@ -25,7 +24,7 @@ def encode_row(
     spec: ModelSpec,
     encoder: PromptEncoder,
     row: Bucket,
-) -> tuple[Row, Frame]:
+) -> tuple[TrainingRow, Frame]:
     """An image and the suffixes of its expressions, each with a box in pixels, or None for an absent object.
 
     T tokens, N slots: image (S, S, 3) uint8; input_ids, segment_ids (T,); loc_positions (N,); used (N,) bool: slots
@@ -41,7 +40,7 @@ def encode_row(
         if box is not None:
             present[slot] = True
             targets[slot] = frame_boxes([box], frame)[0]
-    sample: Row = {
+    sample: TrainingRow = {
         "image": spec.image.apply(image),
         "input_ids": packed.input_ids,
         "segment_ids": packed.segment_ids,
@@ -59,12 +58,12 @@ def frame_boxes(boxes_xyxy: Sequence[Box], frame: Frame) -> Floats:
     return xyxy_to_cxcywh(np.clip(cxcywh_to_xyxy(shares), 0, 1)).astype(np.float32)
 
 
-def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
+def collate(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
     """Stack rows into a batch."""
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
-def collate_trimmed(rows: list[Row]) -> dict[str, torch.Tensor]:
+def collate_trimmed(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
     """Stack rows into a batch, without the padding that all of them share."""
     batch = collate(rows)
     tokens = int((batch["segment_ids"] != PADDING_SEGMENT).sum(1).max())

@@ -17,7 +17,7 @@ from referent.core.prompts import ExpressionError, PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.core.text_boxes import format_box
 from referent.data.records import Record, Rejected, read_records
-from referent.training.encoding import Row, encode_row, frame_boxes
+from referent.training.encoding import TrainingRow, encode_row, frame_boxes
 from referent.training.losses import NO_LABEL
 
 
@@ -47,7 +47,7 @@ def load_records(file: Path, images: Path, limit: int | None = None, seed: int =
     return [records[index] for index in chosen]
 
 
-class RecordStream(Dataset[Row]):
+class RecordStream(Dataset[TrainingRow]):
     """Map-style dataset of `samples` rows: epoch after epoch of the same items, each in its own seeded order.
 
     With `end_token_id` the model answers in text: every suffix goes on with the box in words, `loc_positions` are the
@@ -89,7 +89,7 @@ class RecordStream(Dataset[Row]):
     def __len__(self) -> int:
         return self.samples
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         epoch, position = divmod(index, len(self.items))
         item = self.items[_order(self._seed, epoch, len(self.items))[position]]
         image = self._open(item[0])
@@ -120,7 +120,7 @@ class RecordStream(Dataset[Row]):
         box = frame_boxes([record.box_xyxy], self._spec.frame((record.width, record.height)))[0]
         return [*self._encoder.answer(format_box(box.tolist())), self._end_token_id]
 
-    def _labels(self, item: list[Record], row: Row) -> Row:
+    def _labels(self, item: list[Record], row: TrainingRow) -> TrainingRow:
         size = self.row.expressions * self._answer_tokens
         positions, labels = np.zeros(size, np.int64), np.full(size, NO_LABEL)
         first = 0

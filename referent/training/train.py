@@ -83,19 +83,19 @@ def train(recipe: Recipe) -> dict[str, float]:
     arguments.save_steps = recipe.save_steps or arguments.eval_steps
 
     objective = Objective(model, LossWeights(recipe.l1_weight, recipe.giou_weight, recipe.score_weight))
-    keeper = Keeper(recipe, model, spec)
+    writer = CheckpointWriter(recipe, model, spec)
     trainer = GroundingTrainer(
         objective, stream, validator(make_grounder(model, spec, encoder), validation, recipe.images),
-        keep=keeper.keep, parameter_groups=parameter_groups(model, recipe),
+        keep=writer.keep, parameter_groups=parameter_groups(model, recipe),
         data_collator=collate if recipe.compile else collate_trimmed, args=arguments,
     )  # fmt: skip
-    keeper.trainer = trainer
+    writer.trainer = trainer
     if recipe.compile:
         objective.compile_steps()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(recipe.out))
     if not any("eval_mean_iou" in line and line["step"] == steps for line in trainer.state.log_history):
         trainer.evaluate()
-    return keeper.finish()
+    return writer.finish()
 
 
 def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
@@ -195,7 +195,7 @@ def validator(grounder: ModelGrounder, records: Sequence[Record], images: Path) 
     return validate
 
 
-class Keeper:
+class CheckpointWriter:
     """Writes `last` at every validation, and `best` where it is the best so far."""
 
     def __init__(self, recipe: Recipe, model: GroundingModel, spec: CheckpointSpec) -> None:

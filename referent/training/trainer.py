@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from referent.training.encoding import Row, collate
+from referent.training.encoding import TrainingRow, collate
 from referent.training.losses import Objective
 
 WEIGHTS_FILE = "model.safetensors"
@@ -31,12 +31,12 @@ class GroundingTrainer(Trainer):
     def __init__(
         self,
         objective: Objective,
-        stream: Dataset[Row],
+        stream: Dataset[TrainingRow],
         validate: Callable[[], dict[str, float]],
         keep: Callable[[dict[str, float], bool], None] = lambda figures, best: None,
         expressions_from_step: int = 0,
         parameter_groups: list[dict[str, Any]] | None = None,
-        data_collator: Callable[[list[Row]], dict[str, torch.Tensor]] = collate,
+        data_collator: Callable[[list[TrainingRow]], dict[str, torch.Tensor]] = collate,
         **arguments: Any,
     ) -> None:
         # Trainer wants an eval_dataset; `evaluate` below calls `validate` instead

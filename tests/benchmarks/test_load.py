@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from benchmarks.lib.service import Body
-from benchmarks.load import Answer, Load, closed, opened
+from benchmarks.load import Load, TimedAnswer, closed, opened
 
 BODIES = [Body(b"one", {}), Body(b"two", {})]
 
@@ -77,13 +77,17 @@ def test_request_that_nobody_answers_has_status_0() -> None:
 
 
 def test_goodput_counts_good_answers_in_time() -> None:
-    load = Load(2, [Answer(0, 10, 200), Answer(0, 90, 200), Answer(1, 10, 429), Answer(1, 20, 200)])
+    load = Load(2, [TimedAnswer(0, 10, 200), TimedAnswer(0, 90, 200), TimedAnswer(1, 10, 429), TimedAnswer(1, 20, 200)])
     assert load.per_s == 1.5
     assert load.goodput(50) == 1
 
 
 def test_rates_are_of_what_came_within_the_run() -> None:
-    came_before, came_within, came_after = Answer(-0.5, 400, 200), Answer(-0.5, 600, 200), Answer(1.9, 200, 200)
+    came_before, came_within, came_after = (
+        TimedAnswer(-0.5, 400, 200),
+        TimedAnswer(-0.5, 600, 200),
+        TimedAnswer(1.9, 200, 200),
+    )
     load = Load(2, [came_before, came_within, came_after, came_after])
     assert load.per_s == 0.5
     assert load.statuses == {200: 2}  # of the requests that were due in it
@@ -91,6 +95,6 @@ def test_rates_are_of_what_came_within_the_run() -> None:
 
 
 def test_percentiles_stay_within_what_was_measured() -> None:
-    load = Load(1, [Answer(0, 10, 200), Answer(0, 20, 200), Answer(0, 500, 429)])
+    load = Load(1, [TimedAnswer(0, 10, 200), TimedAnswer(0, 20, 200), TimedAnswer(0, 500, 429)])
     assert load.times() == {"p50 ms": 15, "p95 ms": pytest.approx(19.5), "p99 ms": pytest.approx(19.9)}
     assert Load(1, []).percentile(50) is None

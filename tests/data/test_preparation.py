@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from referent.data.files import atomic
-from referent.data.preparation import Options, PreparationError, prepare
+from referent.data.preparation import PreparationError, PreparationOptions, prepare
 from referent.data.records import Record, read_records
 
 SOUND = {"image": "wide.jpg", "width": 200, "height": 100, "expression": "the cup", "box_xyxy": [10, 10, 50, 50]}
@@ -43,7 +42,7 @@ def bad_rows(tmp_path: Path, images: Path) -> Path:
 def test_every_fault_is_counted_under_its_name_and_nothing_dies_half_way(
     tmp_path: Path, images: Path, bad_rows: Path
 ) -> None:
-    stats = prepare("jsonl", [bad_rows], images, tmp_path / "out", Options())
+    stats = prepare("jsonl", [bad_rows], images, tmp_path / "out", PreparationOptions())
     counts = {reason: found["count"] for reason, found in stats["rejected"].items()}
     assert counts == dict.fromkeys([*BAD, "wrong schema: json"], 1)
     assert [record.id for record in read_records(tmp_path / "out" / "train.jsonl")] == ["0", "11"]
@@ -55,13 +54,13 @@ def test_strict_names_place_and_reason_and_writes_nothing(
 ) -> None:
     file = write(tmp_path / "one.jsonl", [SOUND, SOUND | fault])
     with pytest.raises(PreparationError, match=rf"^one\.jsonl:2: {reason}$|^one\.jsonl: 1: {reason}$"):
-        prepare("jsonl", [file], images, tmp_path / "out", Options(strict=True))
+        prepare("jsonl", [file], images, tmp_path / "out", PreparationOptions(strict=True))
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_stats_json_describes_the_files_as_they_are(tmp_path: Path, images: Path) -> None:
     rows = [SOUND, SOUND | {"split": "val"}, SOUND | {"box_xyxy": None}]
-    returned = prepare("jsonl", [write(tmp_path / "r.jsonl", rows)], images, tmp_path / "out", Options())
+    returned = prepare("jsonl", [write(tmp_path / "r.jsonl", rows)], images, tmp_path / "out", PreparationOptions())
     stats = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert stats == returned
     assert {name: split["records"] for name, split in stats["splits"].items()} == {"train": 2, "val": 1}
@@ -72,7 +71,7 @@ def test_stats_json_describes_the_files_as_they_are(tmp_path: Path, images: Path
 
 def test_shares_divide_by_image_and_alike_every_time(tmp_path: Path) -> None:
     rows = [SOUND | {"image": f"{i % 200}.jpg"} for i in range(600)]
-    file, options = write(tmp_path / "r.jsonl", rows), Options({"train": 0.8, "val": 0.2})
+    file, options = write(tmp_path / "r.jsonl", rows), PreparationOptions({"train": 0.8, "val": 0.2})
     stats = prepare("jsonl", [file], None, tmp_path / "a", options)
     assert stats["splits"] == prepare("jsonl", [file], None, tmp_path / "b", options)["splits"]
     train, val = ({r.image for r in read_records(tmp_path / "a" / f"{s}.jsonl")} for s in ("train", "val"))
@@ -82,35 +81,21 @@ def test_shares_divide_by_image_and_alike_every_time(tmp_path: Path) -> None:
 
 def test_limit_counts_records_that_were_written(tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", [SOUND | {"expression": ""}, *[SOUND] * 5])
-    stats = prepare("jsonl", [file], None, tmp_path / "out", Options(limit=2))
+    stats = prepare("jsonl", [file], None, tmp_path / "out", PreparationOptions(limit=2))
     assert stats["splits"]["train"]["records"] == 2
 
 
 def test_several_files_make_one_dataset(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{name}.jsonl", [SOUND | {"split": name}]) for name in ("train", "val")]
-    assert set(prepare("jsonl", files, None, tmp_path / "out", Options())["splits"]) == {"train", "val"}
+    assert set(prepare("jsonl", files, None, tmp_path / "out", PreparationOptions())["splits"]) == {"train", "val"}
 
 
 @pytest.mark.parametrize(("content", "says"), [("", "none found; is it jsonl"), ("{}", "wrong schema: id")])
 def test_nothing_fit_for_use_is_an_error(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "r.jsonl").write_text(content)
     with pytest.raises(PreparationError, match=says):
-        prepare("jsonl", [tmp_path / "r.jsonl"], None, tmp_path / "out", Options())
+        prepare("jsonl", [tmp_path / "r.jsonl"], None, tmp_path / "out", PreparationOptions())
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
-    file = tmp_path / "a.txt"
-    file.write_text("before")
-
-    def break_off() -> None:
-        with atomic(file) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        break_off()
-    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("a.txt", "before")]
 
 
 PEAK = """
@@ -121,7 +106,7 @@ if sys.argv[3] == "hoarding":
     read = preparation.read
     preparation.read = lambda *arguments: iter(list(read(*arguments)))
 folder = Path(sys.argv[1])
-options = preparation.Options({"train": .9, "val": .1})
+options = preparation.PreparationOptions({"train": .9, "val": .1})
 preparation.prepare("refcoco", [folder / sys.argv[2]], folder / "images", folder / "out", options)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(status["VmHWM"].split()[0])
@@ -147,5 +132,5 @@ def test_memory_does_not_grow_with_the_number_of_rows(
 
 
 def test_records_of_the_output_are_read_as_they_went_in(tmp_path: Path) -> None:
-    prepare("jsonl", [write(tmp_path / "r.jsonl", [SOUND])], None, tmp_path / "out", Options())
+    prepare("jsonl", [write(tmp_path / "r.jsonl", [SOUND])], None, tmp_path / "out", PreparationOptions())
     assert list(read_records(tmp_path / "out" / "train.jsonl")) == [Record.model_validate({"id": "0"} | SOUND)]

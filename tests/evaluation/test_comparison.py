@@ -7,12 +7,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from referent.commands.app import app
+from referent.core.boxes import Box
 from referent.evaluation.analysis import analyse
 from referent.evaluation.comparison import ComparisonError, compare, load_runs
 from referent.evaluation.report import write_report
 from tests.support.scored import BOX, FAR, HALF, record, results
-
-Box = tuple[float, float, float, float]
 
 
 @pytest.fixture

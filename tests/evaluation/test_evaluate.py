@@ -2,15 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 
-from referent.core.answers import Answer
-from referent.data.expressions import Expression
 from referent.data.readers import read
 from referent.data.records import Mask, Record
 from referent.evaluation.evaluate import (
-    evaluate,
     groups,
     join,
     mask_figures,
@@ -19,8 +15,6 @@ from referent.evaluation.evaluate import (
     summary,
 )
 from referent.evaluation.predictions import Prediction, PredictionsError, read_predictions
-from referent.mini.sets import Item
-from tests.support.answers import box_answer
 from tests.support.scored import BOX, FAR, HALF, record, results
 
 NAN = float("nan")
@@ -133,23 +127,6 @@ def test_what_cannot_be_joined_is_told(ids: list[str], predicted: list[str], mes
     with pytest.raises(ValueError, match=message):
         join(map(record, ids), [Prediction(id=id, box_xyxy=None) for id in predicted])
     assert issubclass(PredictionsError, ValueError)
-
-
-def test_data_in_memory_gets_the_same_figures() -> None:
-    class Model:
-        def ground(self, image: Image.Image, expressions: list[str]) -> list[Answer]:
-            return [box_answer(e, HALF, 0.9 if e == "cup" else 0.2) for e in expressions]
-
-    expressions = [
-        Expression("name", "cup", 0),
-        Expression("position", "left cup", 0),
-        Expression("absent", "dog", None),
-    ]
-    boxes = np.array([BOX, FAR, [NAN] * 4])
-    figures = evaluate(Model(), [Item(Image.new("RGB", (100, 100)), expressions, boxes, ["cup"])])
-    assert (figures["n"], figures["mean_iou"]) == (2, 0.25)
-    assert figures["acc@0.5 by kind"] == {"name": 1, "position": 0}
-    assert figures["auroc"] == 0.75
 
 
 def test_gseval_predictions_are_scored_overall_and_by_class(data_folder: Path) -> None:

@@ -87,11 +87,6 @@ async def test_a_request_leaves_metrics_and_one_line_without_its_content(client:
         assert sample in metrics
 
 
-def test_importing_the_gateway_brings_no_torch() -> None:
-    program = "import gateway.app, sys; print({'torch', 'transformers'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"
-
-
 def test_settings_come_from_the_environment_and_unknown_ones_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFERENT_DEADLINE_S", "2.5")
     monkeypatch.setenv("REFERENT_TRITON_DIR", "/elsewhere")

@@ -10,7 +10,7 @@ from referent.data.records import read_records
 from referent.mini import rendering
 from referent.mini.rendering import SceneSet, SettingsError, render
 from referent.mini.scenes import CLASSES, Materials
-from referent.mini.sets import Item, icon_scenes
+from referent.mini.sets import Example, icon_scenes
 
 SETS = [SceneSet(name="scenes", count=5, seed="test"), SceneSet(name="cards", count=1, seed="test")]
 
@@ -38,16 +38,16 @@ def test_any_number_of_processes_writes_the_same(materials: Materials, tmp_path:
 def test_a_written_set_is_the_set_in_memory(materials: Materials, tmp_path: Path) -> None:
     render(materials, SETS[:1], "test", tmp_path, {}, 1)
     records = list(read_records(tmp_path / "test.jsonl"))
-    items = list(icon_scenes(materials, CLASSES, 5, "test", unseen_style=False))
+    examples = list(icon_scenes(materials, CLASSES, 5, "test", unseen_style=False))
     expected = [
         (e.text, None if e.target is None else tuple(box))
-        for item in items
-        for e, box in zip(item.expressions, item.boxes_xyxy.tolist(), strict=True)
+        for example in examples
+        for e, box in zip(example.expressions, example.boxes_xyxy.tolist(), strict=True)
     ]
     assert [(record.expression, record.box_xyxy) for record in records] == expected
     with Image.open(tmp_path / "images" / records[0].image) as image:
-        difference = np.abs(np.asarray(image, float) - np.asarray(items[0].image, float))
-        assert (image.size, image.size) == ((records[0].width, records[0].height), items[0].image.size)
+        difference = np.abs(np.asarray(image, float) - np.asarray(examples[0].image, float))
+        assert (image.size, image.size) == ((records[0].width, records[0].height), examples[0].image.size)
     assert difference.mean() < 5
 
 
@@ -60,21 +60,21 @@ def test_card_photographs_are_the_original_files(materials: Materials, tmp_path:
 def test_a_broken_run_goes_on_from_its_finished_parts(
     materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = SceneSet.item
+    whole = SceneSet.example
 
-    def breaks(self: SceneSet, materials: Materials, index: int) -> Item:
+    def breaks(self: SceneSet, materials: Materials, index: int) -> Example:
         if index == 3:
             raise OSError("killed")
         return whole(self, materials, index)
 
-    monkeypatch.setattr(SceneSet, "item", breaks)
+    monkeypatch.setattr(SceneSet, "example", breaks)
     with pytest.raises(OSError, match="killed"):
         render(materials, SETS, "test", tmp_path / "broken", {}, 1)
     assert not (tmp_path / "broken" / "test.jsonl").exists()
     first = tmp_path / "broken" / "images" / "scenes-test-000000.jpg"
     made_at = first.stat().st_mtime_ns
 
-    monkeypatch.setattr(SceneSet, "item", whole)
+    monkeypatch.setattr(SceneSet, "example", whole)
     render(materials, SETS, "test", tmp_path / "broken", {}, 1)
     render(materials, SETS, "test", tmp_path / "whole", {}, 1)
     assert first.stat().st_mtime_ns == made_at

@@ -3,14 +3,14 @@ from pathlib import Path
 import numpy as np
 
 from referent.mini.scenes import CLASSES, Materials
-from referent.mini.sets import Item, card_photos, icon_scenes, item_records, mixed_scene
+from referent.mini.sets import Example, card_photos, example_records, icon_scenes, mixed_scene
 
 
 def materials(folder: Path, split: str = "test") -> Materials:
     return Materials.load(folder / "artwork.npz", None, folder / "cards", folder / "split.csv", split)
 
 
-def the_same(a: Item, b: Item) -> bool:
+def the_same(a: Example, b: Example) -> bool:
     same_boxes = np.array_equal(a.boxes_xyxy, b.boxes_xyxy, equal_nan=True)
     return a.expressions == b.expressions and same_boxes and a.image.tobytes() == b.image.tobytes()
 
@@ -26,7 +26,7 @@ def test_an_item_depends_on_seed_and_index_alone(materials_folder: Path) -> None
 def test_a_mix_is_the_stream_that_training_sees(materials_folder: Path) -> None:
     import random
 
-    from referent.data.expressions import make_expressions
+    from referent.mini.expressions import make_expressions
     from referent.mini.scenes import SIDE, make_scene
 
     made, mix = materials(materials_folder, "train"), {"photo": 0.5, "icons": 0.5}
@@ -38,10 +38,10 @@ def test_a_mix_is_the_stream_that_training_sees(materials_folder: Path) -> None:
 
 
 def test_records_say_what_kind_of_expression_they_are(materials_folder: Path) -> None:
-    (item,) = card_photos(materials(materials_folder), CLASSES, "test")
-    records = list(item_records(item, "b.jpg", "test", "cards"))
-    assert [record.expression for record in records] == [expression.text for expression in item.expressions]
-    for record, expression in zip(records, item.expressions, strict=True):
+    (example,) = card_photos(materials(materials_folder), CLASSES, "test")
+    records = list(example_records(example, "b.jpg", "test", "cards"))
+    assert [record.expression for record in records] == [expression.text for expression in example.expressions]
+    for record, expression in zip(records, example.expressions, strict=True):
         assert record.present == (expression.target is not None) == ("class" in record.tags)
         assert record.tags["set"] == "cards"
         assert ("among_ranks" in record.tags) == (expression.kind == "name")  # the photograph shows two ranks

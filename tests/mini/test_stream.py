@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from referent.core.boxes import area, cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
@@ -55,13 +56,19 @@ def test_objects_lie_in_the_picture(materials: Materials, kind: str) -> None:
             assert 0 <= y1 < y2 <= scene.image.height
 
 
-def test_training_overlap_is_the_cores() -> None:
-    from referent.core.boxes import cxcywh_to_xyxy, giou, iou
+def test_training_overlap_is_the_cores_and_giou_lacks_the_enclosing_boxs_empty_share() -> None:
+    a, b = (cxcywh_to_xyxy(np.random.default_rng(seed).uniform(0.1, 0.9, (50, 4))) for seed in (0, 1))
+    ious, gious = overlap(torch.from_numpy(xyxy_to_cxcywh(a)), torch.from_numpy(xyxy_to_cxcywh(b)))
+    union = (area(a) + area(b)) / (1 + iou(a, b))
+    enclosing = area(np.concatenate([np.minimum(a, b)[:, :2], np.maximum(a, b)[:, 2:]], axis=1))
+    np.testing.assert_allclose(ious, iou(a, b), atol=1e-5)
+    np.testing.assert_allclose(gious, iou(a, b) - (1 - union / enclosing), atol=1e-5)
 
-    a, b = (np.random.default_rng(seed).uniform(0.1, 0.9, (50, 4)) for seed in (0, 1))
-    ours = overlap(torch.from_numpy(a), torch.from_numpy(b))
-    np.testing.assert_allclose(ours[0], iou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b)), atol=1e-5)
-    np.testing.assert_allclose(ours[1], giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b)), atol=1e-5)
+
+@pytest.mark.parametrize(("other", "giou"), [((0, 0, 2, 2), 1), ((1, 1, 3, 3), 1 / 7 - 2 / 9), ((4, 0, 6, 2), -1 / 3)])
+def test_giou_of_known_boxes(other: tuple[int, ...], giou: float) -> None:
+    a, b = (xyxy_to_cxcywh(np.array([box], np.float64)) for box in ((0, 0, 2, 2), other))
+    assert overlap(torch.from_numpy(a), torch.from_numpy(b))[1].item() == pytest.approx(giou, abs=1e-6)
 
 
 def test_loss_of_no_objects_is_zero_and_has_a_gradient() -> None:

@@ -6,9 +6,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from referent.core.boxes import Box
 from referent.data.readers.detection import Labelled, Thing, describe
 from referent.data.readers.rows import json_array, split_of, to_records
-from referent.data.records import Box, Record, Rejected, wrong_schema
+from referent.data.records import Record, Rejected, wrong_schema
 
 
 class CocoImage(BaseModel):

@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from referent.core.boxes import Box
 from referent.data.image_files import upright_size
 from referent.data.readers.rows import json_rows, need_images, split_of, to_records
-from referent.data.records import Box, Record, Rejected, RowError
+from referent.data.records import Record, Rejected, RowError
 
 QUESTION = "Please provide the bounding box coordinate of the region this sentence describes: "
 AXES_HINT = ". Each image is accompanied by axes"  # VPP-LLaVA's addition to the question

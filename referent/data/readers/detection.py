@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from referent.core.boxes import Box
 from referent.data.expressions import describe_objects
 from referent.data.image_files import upright_size
-from referent.data.records import Box, Record, Rejected, RowError, check_box
+from referent.data.records import Record, Rejected, RowError, check_box
 
 EXPRESSIONS_PER_IMAGE = 8
 STRETCH = 0.02  # by how much an image's proportions may differ from those that it was labelled at

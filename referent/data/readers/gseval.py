@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, NonNegativeInt
 
+from referent.core.boxes import Box
 from referent.data.readers.rows import json_rows, to_records
-from referent.data.records import Box, Mask, Record, Rejected, RowError
+from referent.data.records import Mask, Record, Rejected, RowError
 
 MAX_PIXELS = 50_000_000  # of a mask
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from referent.core.boxes import cxcywh_to_xyxy
+from referent.core.boxes import Box, cxcywh_to_xyxy
 from referent.data.image_files import upright_size
 from referent.data.pickles import load_pickle
 from referent.data.readers.rows import AnnotationError, Rows, json_rows, need_images, split_of, to_records
-from referent.data.records import Box, Record, Rejected
+from referent.data.records import Record, Rejected
 
 
 class RefCocoRow(BaseModel):

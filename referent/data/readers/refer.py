@@ -5,10 +5,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from referent.core.boxes import Box
 from referent.data.pickles import load_pickle
 from referent.data.readers.coco import CocoAnnotation, CocoImage, category_names, entries
 from referent.data.readers.rows import AnnotationError, to_records
-from referent.data.records import Box, Record, Rejected, RowError
+from referent.data.records import Record, Rejected, RowError
 
 
 class Sentence(BaseModel):

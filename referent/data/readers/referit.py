@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from referent.core.boxes import Box
 from referent.data.readers.rows import AnnotationError, Rows, split_of, to_records
-from referent.data.records import Box, Record, Rejected
+from referent.data.records import Record, Rejected
 
 
 class Crop(BaseModel):

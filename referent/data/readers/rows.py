@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from referent.data.records import Record, Rejected, RowError, wrong_schema
 
-Row = TypeVar("Row", bound=BaseModel)
+RowModel = TypeVar("RowModel", bound=BaseModel)
 Rows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
 
 SPLIT_NAME = re.compile(r"(trainval|train|val|testA|testB|test)\d*$")
@@ -49,8 +49,8 @@ def _json_lines(file: Path) -> Rows:
 
 def to_records(
     rows: Iterable[tuple[str, object] | Rejected],
-    model: type[Row],
-    convert: Callable[[Row, str], Iterable[Record | Rejected]],
+    model: type[RowModel],
+    convert: Callable[[RowModel, str], Iterable[Record | Rejected]],
 ) -> Iterator[Record | Rejected]:
     """Each row as `model`, then through `convert(row, where)`, which may raise `RowError`."""
     for item in rows:

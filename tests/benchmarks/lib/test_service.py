@@ -65,8 +65,8 @@ def test_perf_analyzer_gets_the_tensors_of_one_request(mini: Subject) -> None:
     assert "--shape=loc_positions:4" in shapes(arrays)
 
 
-def test_setting_of_a_sweep_is_in_every_part(tmp_path: Path) -> None:
-    copy = with_setting(MODEL_REPOSITORY, "mini", Setting(500, 2, 1, 0), tmp_path / "copy")
+def test_setting_of_a_sweep_is_in_every_part(mini: Subject, tmp_path: Path) -> None:
+    copy = with_setting(mini, Setting(500, 2, 1, 0), tmp_path / "copy")
     for step in ("vision_encoder", "language_model", "box_head"):
         config = read_config(copy, f"mini_{step}")
         assert config.dynamic_batching.max_queue_delay_microseconds == 500
