@@ -11,13 +11,14 @@ from referent.commands.terminal import failure
 _ROOT = Path(__file__).parents[2]
 CLONE = _ROOT if (_ROOT / "pyproject.toml").is_file() else None  # None: installed as a wheel
 WHEEL = f"referent_grounding-{__version__}-py3-none-any.whl"
+CLONE_ONLY = {"bench", "export", "gateway", "local"}  # extras of what no wheel has
 
 
 def install_command(*extras: str) -> str:
     """What installs these extras of the project."""
     names = f"[{','.join(extras)}]" if extras else ""
-    if CLONE:
-        return f"pip install -e '.{names}' in {CLONE}"
+    if CLONE or CLONE_ONLY & set(extras):
+        return f"pip install -e '.{names}' in {CLONE or 'a clone of the project'}"
     return f"pip install '{WHEEL}{names}'"
 
 
@@ -34,8 +35,7 @@ def needs(doing: str, *extras: str) -> Iterator[None]:
 def needs_clone(doing: str, *extras: str) -> Iterator[Path]:
     """As `needs`, where gateway, export, runtime or benchmarks are imported too: only a clone has these. Its folder."""
     if CLONE is None:
-        how = f"in the clone, pip install -e '.[{','.join(extras)}]'"
-        raise failure(f"{doing} runs from a clone of the project, and this is the wheel: {how}")
+        raise failure(f"{doing} runs from a clone of the project, not from a wheel: {install_command(*extras)}")
     if str(CLONE) not in sys.path:
         sys.path.insert(0, str(CLONE))
     with needs(doing, *extras):
