@@ -4,6 +4,8 @@ BIN := .venv/bin
 PAGE := web/dist/index.html
 PLACEHOLDER := registry.example.com/referent-gateway:0.1.0
 IMAGE ?= $(PLACEHOLDER)
+# the repository's URL, for the wheel's metadata: where it is hosted is known to the release alone
+SOURCE ?=
 
 .PHONY: serve test test-web lint format export bench perf-analyzer deploy-check image dist clean help page chromium web/openapi.json
 
@@ -45,7 +47,11 @@ image:  ## build the gateway's image
 	docker build --file gateway/Dockerfile --tag referent-gateway .
 
 dist: .venv-deploy/tools  ## the wheel and the rendered manifests of a release into dist/
-	.venv-deploy/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist && mkdir -p dist/source
+	cp -r LICENSE README.md pyproject.toml referent dist/source
+	$(if $(SOURCE),printf '\n[project.urls]\nSource = "%s"\n' '$(SOURCE)' >>dist/source/pyproject.toml)
+	.venv-deploy/bin/pip wheel --quiet --no-deps --wheel-dir dist dist/source
+	rm -r dist/source
 	for overlay in cpu gpu; do \
 		PATH=$(CURDIR)/.venv-deploy/bin:$$PATH kubectl kustomize deploy/kubernetes/overlays/$$overlay | sed 's#$(PLACEHOLDER)#$(IMAGE)#' >dist/$$overlay.yaml || exit 1; \
 	done

@@ -28,7 +28,7 @@ def trace(app: FastAPI, endpoint: str) -> "TracerProvider":
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as error:
-        raise RuntimeError(f"REFERENT_OTLP_ENDPOINT needs: pip install 'referent[tracing]' ({error})") from error
+        raise RuntimeError(f"REFERENT_OTLP_ENDPOINT needs: pip install -e '.[tracing]' ({error})") from error
     provider = TracerProvider(resource=Resource({SERVICE_NAME: "referent-gateway"}))
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
     provider.add_span_processor(BatchSpanProcessor(exporter))

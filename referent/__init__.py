@@ -8,24 +8,17 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from referent.client import AsyncClient, Client, Grounding, ServiceError, ServiceUnreachableError
-    from referent.triton.client import TritonClient
-
-HOMES = {
-    "AsyncClient": "referent.client",
-    "Client": "referent.client",
-    "Grounding": "referent.client",
-    "ServiceError": "referent.client",
-    "ServiceUnreachableError": "referent.client",
-    "TritonClient": "referent.triton.client",
-}
 __version__ = version("referent-grounding")  # `referent` on PyPI is another project
 __all__ = ["AsyncClient", "Client", "Grounding", "ServiceError", "ServiceUnreachableError", "TritonClient"]
 
+if TYPE_CHECKING:
+    from referent.client import AsyncClient, Client, Grounding, ServiceError, ServiceUnreachableError
+    from referent.triton.client import TritonClient
+else:
 
-def __getattr__(name: str) -> Any:
-    """Loads a public name when it is used, so that a part of the library loads no more than it needs."""
-    if name not in HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(HOMES[name]), name)
+    def __getattr__(name: str) -> Any:
+        """Loads a public name when it is used, so that a part of the library loads no more than it needs."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = "referent.triton.client" if name == "TritonClient" else "referent.client"
+        return getattr(import_module(home), name)

@@ -18,8 +18,8 @@ import httpx
 import stamina
 from pydantic import ValidationError
 
+from referent.client.progress import progress_bar
 from referent.client.results import Grounding
-from referent.commands.terminal import progress_bar
 from referent.core.api import TIMEOUT_HEADER, Metadata, ServedModel, ServedModels
 from referent.core.sources import ImageSource, encoded, is_url
 

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import typer
 
+from referent.commands.installation import needs
 from referent.commands.terminal import failure
 
 app = typer.Typer(help="Datasets: prepare published ones, generate scenes.", no_args_is_help=True)
@@ -35,6 +36,7 @@ class Set(StrEnum):
 
 
 @app.command()
+@needs("preparing data", "train")
 def prepare(
     format: Annotated[
         str,
@@ -71,14 +73,13 @@ def prepare(
             _print_counts("download", fetch_images(format, annotations, images, limits))
         shares = parse_shares(split_shares) if split_shares else None
         stats = prepare_dataset(format, annotations, images, out, PreparationOptions(shares, seed, strict, limit))
-    except ModuleNotFoundError as error:
-        raise failure(f"{error}; preparing data needs: pip install 'referent[train]'") from error
     except (OSError, ValueError) as error:
         raise failure(str(error)) from error
     _print_stats(stats, out)
 
 
 @app.command()
+@needs("generating scenes", "train")
 def scenes(
     artwork: Annotated[Path, typer.Option(help="artwork.npz of referent.mini.artwork.")],
     cards: Annotated[Path, typer.Option(help="Folder of card photographs with labels.csv.")],
@@ -125,8 +126,6 @@ def scenes(
         sources = {"artwork_md5": md5(artwork), "split_file_md5": md5(split_file)}
         sources["background_photographs"] = str(len(materials.backgrounds))
         report = render(materials, chosen, split.value, out, sources, workers or os.cpu_count() or 1)
-    except ModuleNotFoundError as error:
-        raise failure(f"{error}; generating scenes needs: pip install 'referent[train]'") from error
     except KeyError as error:
         raise failure(f"--artwork, --cards or --split-file lacks {error}") from error
     except (OSError, ValueError, BadZipFile, BrokenExecutor) as error:

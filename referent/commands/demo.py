@@ -1,27 +1,46 @@
-"""A Gradio page that asks a running service: models side by side, and IoU with boxes that one knows.
-
-referent demo
-"""
+"""`referent demo`: a Gradio page that asks a running service: models side by side, IoU with boxes that one knows."""
 
 import json
 from itertools import zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import typer
 from PIL import Image
 
-from referent.client.http import Client, ServiceError
+from referent.client.http import DEFAULT_URL, Client, ServiceError
 from referent.client.results import COLUMNS, rows_of
+from referent.commands.installation import CLONE, needs
+from referent.commands.options import KEY, URL
+from referent.commands.terminal import failure
 from referent.core.boxes import Floats, iou
 
 if TYPE_CHECKING:
     import gradio
 
-SAMPLES = Path(__file__).parents[2] / "tests" / "samples"  # of a checkout; without one there are no examples
 MAX_WAITING = 64
 REQUESTS_AT_A_TIME = 4
 HEADERS = ["model", *COLUMNS, "IoU", "ms"]
+
+
+@needs("the demo", "demo")
+def demo(
+    url: URL = DEFAULT_URL,
+    api_key: KEY = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="HTTP port.")] = 7860,
+) -> None:
+    """Show a page that compares the models of a running service, in the foreground; Ctrl-C stops it."""
+    try:
+        with Client(url, api_key=api_key) as client:
+            page = build(client)
+            _, address, _ = page.launch(
+                prevent_thread_lock=True, quiet=True, footer_links=[], server_name=host, server_port=port
+            )
+            typer.echo(f"The demo is at {address}")
+            page.block_thread()
+    except (OSError, ServiceError) as error:
+        raise failure(str(error)) from error
 
 
 def build(client: Client) -> "gradio.Blocks":
@@ -108,12 +127,14 @@ def parse_box(text: str) -> Floats | None:
 
 
 def sample_scenes() -> list[list[str]]:
-    """Examples: image, expressions, their boxes."""
-    file = SAMPLES / "samples.json"
-    scenes = json.loads(file.read_text()) if file.exists() else []
+    """Examples: image, expressions, their boxes; a wheel has none."""
+    if CLONE is None:
+        return []
+    samples = CLONE / "tests" / "samples"
+    scenes = json.loads((samples / "samples.json").read_text())
     return [
         [
-            str(SAMPLES / scene["image"]),
+            str(samples / scene["image"]),
             "\n".join(f"the {name}" for name in scene["objects"]),
             "\n".join(", ".join(map(str, box)) for box in scene["objects"].values()),
         ]

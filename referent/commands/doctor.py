@@ -1,6 +1,10 @@
-"""Does this machine have what Referent needs? Each check is one row: what was found, and what to do about it."""
+"""`referent doctor`: does this machine have what Referent needs?
+
+Each check is one row: what was found, and what to do about it.
+"""
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -9,16 +13,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import typer
 from packaging.requirements import Requirement
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from referent.commands.installation import install_command
 from referent.core.bundle import BundleError, bundle_names, verify_files
 
 OLDEST_PYTHON = (3, 11)
 EXTRAS = {
     "gateway": "serving HTTP",
     "local": "Triton without docker",
+    "evaluate": "evaluating",
     "train": "training",
     "export": "exporting",
     "demo": "the demo",
@@ -26,6 +36,29 @@ EXTRAS = {
 GIB = 2**30
 FREE_DISK = 2 * GIB
 SHARED_MEMORY = 256 * 2**20  # Triton's Python-based backend passes tensors through it; docker gives 64 MiB
+
+
+def doctor(
+    model_repository: Annotated[Path, typer.Option(help="Folder of the models to serve.")] = Path("model_repository"),
+    port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port of the metrics.")] = 9090,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check what this machine has against what serving, training and exporting need; exit 1 if something won't work."""
+    ports = {"--port": port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
+    checks = list(examine(model_repository, ports))
+    if as_json:
+        typer.echo(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        table = Table("", "", "found", "what to do")
+        for check in checks:
+            colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
+            cells = (check.subject, check.found, check.remedy)
+            table.add_row(f"[{colour}]{check.status}", *map(escape, cells))
+        Console().print(table)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
 
 
 class Check(NamedTuple):
@@ -67,10 +100,10 @@ def _python() -> Check:
 def _packages() -> Iterator[Check]:
     """The installed versions against what the project's own metadata asks for, by extra."""
     requirements = [Requirement(line) for line in importlib.metadata.requires("referent-grounding") or []]
-    yield _versions("packages", [r for r in requirements if r.marker is None], "pip install referent", "fail")
+    yield _versions("packages", [r for r in requirements if r.marker is None], install_command(), "fail")
     for extra, purpose in EXTRAS.items():
         asked = [r for r in requirements if r.marker is not None and r.marker.evaluate({"extra": extra})]
-        yield _versions(f"packages for {purpose}", asked, f"pip install 'referent[{extra}]'", "warn")
+        yield _versions(f"packages for {purpose}", asked, install_command(extra), "warn")
 
 
 def _versions(subject: str, asked: list[Requirement], remedy: str, severity: Literal["warn", "fail"]) -> Check:

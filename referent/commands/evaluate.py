@@ -1,4 +1,4 @@
-"""The commands `referent evaluate` and `referent compare`."""
+"""`referent evaluate`."""
 
 import json
 from collections import Counter
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from referent.commands.installation import needs
 from referent.commands.terminal import failure
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from referent.evaluation.predictions import Prediction
 
 
+@needs("evaluating", "evaluate")
 def evaluate(
     format: Annotated[str, typer.Argument(help="Of the annotations: jsonl, refer, refcoco, referit, gseval ...")],
     annotations: Annotated[Path, typer.Option(help="File of annotations, or folder where the format has one.")],
@@ -47,6 +49,9 @@ def evaluate(
         raise failure(f"{given[0]} needs the images: give --images DIR", 2)
     if record and checkpoint is None:
         raise failure("--record writes into a checkpoint: give --checkpoint DIR", 2)
+    if checkpoint:
+        with needs("evaluating a checkpoint", "train"):
+            import referent.modeling.grounder  # noqa: F401
     try:
         from referent.evaluation.analysis import analyse
         from referent.evaluation.evaluate import join
@@ -77,8 +82,6 @@ def evaluate(
         if record:
             _record(checkpoint, record, figures["summary"])
         folder = write_report(out, run, figures, results, images) if out else None
-    except ModuleNotFoundError as error:
-        raise failure(f"{error}; evaluating needs: pip install 'referent[train]'") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise failure(str(error)) from error
     if as_json:
@@ -88,36 +91,6 @@ def evaluate(
             Console().print(console(table))
     for reason, count in rejected.items():
         typer.echo(f"left out: {count} {reason}", err=True)
-    if folder:
-        typer.echo(f"report: {folder / 'report.html'}", err=True)
-
-
-def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Folders that `referent evaluate --out` wrote; the first is the base.")
-    ],
-    out: Annotated[Path | None, typer.Option(help="Write a report into a new folder in here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
-    """Several evaluations of the same records side by side."""
-    if len(runs) < 2:
-        raise failure("one run has nothing to be compared with: give two or more", 2)
-    try:
-        from referent.evaluation.comparison import compare as compare_runs
-        from referent.evaluation.comparison import comparison_table, load_runs, write_comparison
-        from referent.evaluation.tables import console
-
-        loaded = load_runs(runs)
-        figures = compare_runs(loaded)
-        folder = write_comparison(out, loaded, figures) if out else None
-    except ModuleNotFoundError as error:
-        raise failure(f"{error}; comparing needs: pip install 'referent[train]'") from error
-    except (ValueError, OSError) as error:
-        raise failure(str(error)) from error
-    if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-    else:
-        Console().print(console(comparison_table(figures)))
     if folder:
         typer.echo(f"report: {folder / 'report.html'}", err=True)
 

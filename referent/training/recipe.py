@@ -1,10 +1,19 @@
-"""A training run's settings; the defaults are visual-grounding-api's published recipe."""
+"""A training run's settings, which are the options of `referent train` too; the defaults are visual-grounding-api's
+published recipe."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import typer
 
 Mode = Literal["frozen", "lora", "qlora", "full", "text"]  # `referent.training.modes` says what each trains
+# what `referent sweep` takes as well
+Base = Annotated[Path, typer.Option(help="One of our checkpoints, or a LLaVA directory (config.json, weights).")]
+Data = Annotated[Path, typer.Option(help="Folder with train.jsonl and val.jsonl of `referent data prepare`.")]
+Images = Annotated[Path, typer.Option(help="Folder that the records' image paths are relative to.")]
+
+RESULT_FILE = "result.json"  # in `out`: the best validation figures
 
 
 class RecipeError(ValueError):
@@ -13,49 +22,59 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `referent train` takes; see its help. Learning rates of the groups beside the head serve `full` alone."""
+    """What a run is given: each field is an option of `referent train`, whose help explains it.
 
-    mode: Mode
-    base: Path
-    data: Path
-    images: Path
-    out: Path
-    epochs: float = 10.0
-    steps: int | None = None
-    batch: int = 8
-    accumulate: int = 1
-    learning_rate: float = 2e-4
-    vision_learning_rate: float = 2e-6
-    projector_learning_rate: float = 2e-5
-    language_learning_rate: float = 2e-5
-    min_learning_rate: float = 1e-6
-    warmup: int = 0
+    Learning rates of the groups beside the head serve `full` alone.
+    """
+
+    mode: Annotated[
+        Mode,
+        typer.Argument(help="What is trained: head; adapter and head; the same on 4 bits; everything; text answers."),
+    ]
+    base: Base
+    data: Data
+    images: Images
+    out: Annotated[Path, typer.Option(help="Where checkpoints go; a run found there is resumed.")]
+    epochs: Annotated[float, typer.Option(help="Passes over the data; --steps overrides it.")] = 10.0
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None
+    batch: Annotated[int, typer.Option(help="Images a step and process.")] = 8
+    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1
+    learning_rate: Annotated[float, typer.Option(help="Peak; in `full` the head's.")] = 2e-4
+    vision_learning_rate: Annotated[float, typer.Option(help="`full` only.")] = 2e-6
+    projector_learning_rate: Annotated[float, typer.Option(help="`full` only.")] = 2e-5
+    language_learning_rate: Annotated[float, typer.Option(help="`full` only.")] = 2e-5
+    min_learning_rate: Annotated[float, typer.Option(help="Where the cosine ends.")] = 1e-6
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0
     weight_decay: float = 0.0
-    clip: float = 1.0
-    l1_weight: float = 1.0
-    giou_weight: float = 1.0
-    score_weight: float = 1.0
-    scores: bool = True
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0
+    l1_weight: Annotated[float, typer.Option(help="Of L1, the mean over cx, cy, w, h.")] = 1.0
+    giou_weight: Annotated[float, typer.Option(help="Of 1 - GIoU.")] = 1.0
+    score_weight: Annotated[float, typer.Option(help="Of the predicted IoU.")] = 1.0
+    scores: Annotated[bool, typer.Option(help="Give a fresh head scores.")] = True
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
-    row_expressions: int = 8
-    train_limit: int | None = None
-    val_limit: int | None = None
-    eval_steps: int | None = None
-    save_steps: int | None = None
+    row_expressions: Annotated[int, typer.Option(help="Expressions of an image in a pass.")] = 8
+    train_limit: Annotated[int | None, typer.Option(help="Random choice of training records.")] = None
+    val_limit: Annotated[int | None, typer.Option(help="Random choice of validation records.")] = None
+    eval_steps: Annotated[int | None, typer.Option(help="Between validations.", show_default="an epoch")] = None
+    save_steps: Annotated[
+        int | None, typer.Option(help="Between states to resume from.", show_default="--eval-steps")
+    ] = None
     logging_steps: int = 10
     seed: int = 42
-    workers: int = 2
-    bf16: bool = False
-    base_dtype: str = "fp32"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    deepspeed: Path | None = None
-    fresh_head: bool = False
-    center_crop: bool = False
-    plain_text_loc: bool = False
-    template: str | None = None
+    workers: Annotated[int, typer.Option(help="Processes that prepare data.")] = 2
+    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = False
+    base_dtype: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="The base's weights in memory; `full` needs fp32.")
+    ] = "fp32"
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False
+    compile: Annotated[bool, typer.Option(help="torch.compile; rows are then of one length.")] = False
+    deepspeed: Annotated[Path | None, typer.Option(help="DeepSpeed's configuration, as runs/zero3.json.")] = None
+    fresh_head: Annotated[bool, typer.Option(help="Do not keep the head of a checkpoint.")] = False
+    center_crop: Annotated[bool, typer.Option(help="CLIP's crop and boxes of the whole image, for LLaVA.")] = False
+    plain_text_loc: Annotated[bool, typer.Option(help="[LOC] as a word, not as a token, for LLaVA.")] = False
+    template: Annotated[str | None, typer.Option(help="Prompt; vg and vg-text name the published ones.")] = None
 
     def settings(self) -> dict[str, Any]:
         """All but where things are on this machine."""

@@ -45,13 +45,12 @@ from referent.training.curves import plot_curves
 from referent.training.encoding import collate, collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import end_token, parameter_groups, select_trained
-from referent.training.recipe import Recipe, RecipeError
+from referent.training.recipe import RESULT_FILE, Recipe, RecipeError
 from referent.training.record_stream import RecordStream, load_records
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIGURES = ("mean_iou", "acc@0.5", "auroc", "present_threshold", "invalid", "n")
-RESULT_FILE = "result.json"
 
 
 def train(recipe: Recipe) -> dict[str, float]:

@@ -2,7 +2,7 @@ import csv
 import json
 from pathlib import Path
 
-from referent.training.sweep import grid, run_sweep, write_results
+from referent.commands.sweep import grid, run_sweep, write_results
 
 
 def test_the_grid_is_the_published_one() -> None:

@@ -1,4 +1,4 @@
-"""A plain grid over LoRA's rank (alpha is twice the rank), the learning rate and the batch.
+"""`referent sweep`: a plain grid over LoRA's rank (alpha is twice the rank), the learning rate and the batch.
 
 Each cell is a run of its own folder and process; a finished one is not run again, so a stopped sweep goes on.
 """
@@ -10,14 +10,51 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import typer
+from rich.console import Console
 from rich.table import Table
 
-from referent.training.curves import plot_sweep
-from referent.training.train import RESULT_FILE
+from referent.commands.installation import needs
+from referent.commands.terminal import failure
+from referent.training.recipe import RESULT_FILE, Base, Data, Images
 
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}  # for app.command(context_settings=...)
 COLUMNS = ("rank", "learning_rate", "batch", "mean_iou", "acc@0.5", "auroc", "best_step")
+
+
+@needs("training", "train")
+def sweep(
+    context: typer.Context,
+    base: Base,
+    data: Data,
+    images: Images,
+    out: Annotated[Path, typer.Option(help="A folder for each cell, and the results; finished cells stay.")],
+    mode: Annotated[Literal["lora", "qlora", "text"], typer.Option(help="As of `referent train`.")] = "lora",
+    ranks: Annotated[str, typer.Option(help="Of LoRA; alpha is twice the rank.")] = "8,16,32",
+    learning_rates: Annotated[str, typer.Option()] = "1e-4,2e-4",
+    batches: Annotated[str, typer.Option()] = "8,16",
+) -> None:
+    """Train every combination of rank, learning rate and batch; further options go to `referent train`."""
+    import referent.training.train  # noqa: F401  # before the first cell, which would end without it
+
+    try:
+        cells = grid(
+            [int(v) for v in ranks.split(",")], [float(v) for v in learning_rates.split(",")],
+            [int(v) for v in batches.split(",")],
+        )  # fmt: skip
+    except ValueError as error:
+        raise failure(f"{error}: --ranks, --learning-rates and --batches are numbers with commas between") from error
+    options = [mode, "--base", str(base), "--data", str(data), "--images", str(images), *context.args]
+    results = []
+    try:
+        for result in run_sweep(cells, options, out):
+            results.append(result)
+            table = write_results(results, out)
+    except subprocess.CalledProcessError as error:
+        raise failure(f"a cell failed (exit status {error.returncode}), see above; the same command goes on") from error
+    Console().print(table)
 
 
 class Cell(NamedTuple):
@@ -58,6 +95,8 @@ def run_sweep(cells: Sequence[Cell], train_options: Sequence[str], out: Path) ->
 
 def write_results(results: Sequence[tuple[Cell, dict[str, Any]]], out: Path) -> Table:
     """sweep.csv, sweep.md and sweep.png, best first; the table is for the terminal."""
+    from referent.training.curves import plot_sweep
+
     ordered = sorted(results, key=lambda result: -result[1]["mean_iou"])
     rows = [cell._asdict() | {name: figures.get(name, "") for name in COLUMNS[3:]} for cell, figures in ordered]
     with (out / "sweep.csv").open("w", newline="") as file:

@@ -1,0 +1,53 @@
+"""`referent batch`."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from referent.client.batch import Item, Results, ask, read_items
+from referent.client.http import DEFAULT_URL, AsyncClient, ServiceError, ServiceUnreachableError
+from referent.client.progress import progress_bar
+from referent.commands.options import KEY, MODEL, URL
+from referent.commands.terminal import failure
+
+INTERRUPTED = 130  # what shells report of Ctrl-C
+
+
+def batch(
+    source: Annotated[Path, typer.Argument(help="Folder of images, or a list of them: .txt, .csv or .jsonl.")],
+    out: Annotated[Path, typer.Option(help="File of results, JSON lines; what it has already is not asked again.")],
+    expressions: Annotated[
+        list[str] | None, typer.Argument(help="What to look for in images whose list does not say it.")
+    ] = None,
+    url: URL = DEFAULT_URL,
+    api_key: KEY = None,
+    model: MODEL = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
+) -> None:
+    """Ask a running service about many images. Stopped or killed, the same command goes on where it was."""
+
+    async def run(items: list[Item], results: Results, advance: Callable[[], None]) -> None:
+        async with AsyncClient(url, api_key=api_key) as client:
+            async for _ in ask(client, items, results, concurrency):
+                advance()
+
+    try:
+        items = read_items(source, expressions or [])
+        with Results(out, model, retry_errors) as results:
+            before = sum(item in results.done for item in items)
+            try:
+                with progress_bar(len(items), before) as advance:
+                    asyncio.run(run(items, results, advance))
+            except (KeyboardInterrupt, ServiceUnreachableError, ServiceError) as error:
+                done = sum(item in results.done for item in items)
+                typer.echo(f"{done} of {len(items)} are in {out}; the same command goes on from there", err=True)
+                raise failure(str(error) or "stopped", 1 if str(error) else INTERRUPTED) from error
+    except (OSError, ValueError) as error:
+        raise failure(str(error)) from error
+    typer.echo(f"{len(items)} results, {len(items) - before} of them new -> {out}")
+    if results.errors:
+        raise failure(f"{results.errors} of the results are errors: --retry-errors asks these again")

@@ -1,0 +1,21 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.commands import run
+
+
+def test_the_command_has_the_options_of_the_module() -> None:
+    module = subprocess.run([sys.executable, "-m", "export", "--help"], capture_output=True, text=True, check=True)
+    code, output, _ = run("export", "--help")
+    assert code == 0
+    options = [set(re.findall(r"--[a-z0-9-]+", text)) - {"--help"} for text in (module.stdout, output)]
+    assert options[0] == options[1] >= {"--name", "--int8"}
+
+
+def test_what_the_module_refuses_the_command_refuses(tmp_path: Path) -> None:
+    code, _, errors = run("export", tmp_path, "--name", "No Name")
+    assert (code, "must match" in errors) == (2, True)
+    code, _, errors = run("export", tmp_path, "--name", "a", "--int8", "--dtype", "fp16")
+    assert (code, "--int8 starts from fp32" in errors) == (2, True)

@@ -1,0 +1,54 @@
+"""The command line in this process, and a service whose answers are given."""
+
+from functools import partial
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from referent.client.http import Client
+from referent.commands.app import app
+from referent.core.api import EXAMPLE
+
+MODEL = {
+    "name": "mini",
+    "version": "3",
+    "digest": "sha256:0",
+    "default": True,
+    "ready": True,
+    "present_threshold": 0.5,
+    "evaluation": {"cards": {"n": 171, "mean_iou": 0.8425, "acc@0.5": 0.947}, "scenes": {"n": 9, "auroc": 0.9957}},
+}
+EXPRESSIONS = ["the queen", "the [LOC] king", "a dragon"]
+BOX = (10, 20, 50, 60)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
+    """What was asked of a service that has a model and finds all but the dragon, in the same box."""
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"models": [MODEL]})
+        normalized = (0.3, 0.5, 0.4, 0.5)
+        results = [
+            {"expression": e, "box_xyxy": BOX, "box_cxcywh_normalized": normalized, "score": s, "present": s > 0.5}
+            for e, s in zip(EXPRESSIONS, (0.9, 0.8, 0.1), strict=True)
+        ]
+        return httpx.Response(200, json=EXAMPLE | {"results": results})
+
+    client = partial(Client, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr("referent.commands.ground.Client", client)
+    monkeypatch.setattr("referent.commands.models.Client", client)
+    return requests
+
+
+def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "120"} | environment)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
