@@ -23,7 +23,7 @@ from referent.core.prompts import ExpressionError
 from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavailableError
 
 
-class ProblemKind(NamedTuple):
+class Fault(NamedTuple):
     """What an error is to the caller. `detail` replaces the error's own text where that is not for callers."""
 
     status: int
@@ -34,41 +34,35 @@ class ProblemKind(NamedTuple):
     detail: str | None = None
 
 
-TABLE: dict[type[Exception], ProblemKind] = {
-    MalformedRequestError: ProblemKind(400, "malformed-request", "The request can't be read"),
-    Base64Error: ProblemKind(400, "malformed-request", "The request can't be read"),
-    UnauthenticatedError: ProblemKind(401, "unauthenticated", "A key is needed"),
-    ForbiddenError: ProblemKind(403, "forbidden", "The key does not allow this"),
-    UnknownModelError: ProblemKind(404, "unknown-model", "No such model"),
-    SlowBodyError: ProblemKind(408, "slow-body", "The request took too long to arrive", None, True),
-    BodyTooLargeError: ProblemKind(413, "body-too-large", "The request is too large"),
-    MediaTypeError: ProblemKind(415, "unsupported-media-type", "Unsupported content type"),
-    InvalidRequestError: ProblemKind(422, "invalid-request", "The request has missing or wrong fields"),
-    FetchError: ProblemKind(422, "image-url", "The image can't be fetched", "fetch"),
-    ImageTooLargeError: ProblemKind(413, "image-too-large", "The image is too large", "decode"),
-    ImageFormatError: ProblemKind(415, "unsupported-image", "Not an image of a supported format", "decode"),
-    ImageError: ProblemKind(422, "damaged-image", "The image can't be decoded", "decode"),
-    ExpressionError: ProblemKind(422, "invalid-expression", "An expression can't be used", "preprocess"),
-    NoBoxError: ProblemKind(422, "no-box", "The model gave no box", "postprocess"),
-    ExpressionCountError: ProblemKind(422, "expression-count", "Too few or too many expressions"),
-    OverloadedError: ProblemKind(429, "overloaded", "The service is busy", "request", True),
-    RateLimitedError: ProblemKind(429, "rate-limited", "Too many requests", "request", True),
-    TritonBusyError: ProblemKind(
-        429, "overloaded", "The service is busy", "inference", True, "the model's queue is full"
-    ),
-    ClientDisconnect: ProblemKind(499, "client-gone", "The client left", None),  # for the log: nobody reads it
-    Exception: ProblemKind(
-        500, "internal-error", "The service failed", None, False, "the log has more under the request id"
-    ),
-    TritonError: ProblemKind(
-        502, "inference-failed", "The inference failed", "inference", False, "the model gave no answer"
-    ),
-    NotReadyError: ProblemKind(503, "not-ready", "Not ready", "request", True),
-    DrainingError: ProblemKind(503, "draining", "The service is going down", "request", True),
-    TritonUnavailableError: ProblemKind(
+TABLE: dict[type[Exception], Fault] = {
+    MalformedRequestError: Fault(400, "malformed-request", "The request can't be read"),
+    Base64Error: Fault(400, "malformed-request", "The request can't be read"),
+    UnauthenticatedError: Fault(401, "unauthenticated", "A key is needed"),
+    ForbiddenError: Fault(403, "forbidden", "The key does not allow this"),
+    UnknownModelError: Fault(404, "unknown-model", "No such model"),
+    SlowBodyError: Fault(408, "slow-body", "The request took too long to arrive", None, True),
+    BodyTooLargeError: Fault(413, "body-too-large", "The request is too large"),
+    MediaTypeError: Fault(415, "unsupported-media-type", "Unsupported content type"),
+    InvalidRequestError: Fault(422, "invalid-request", "The request has missing or wrong fields"),
+    FetchError: Fault(422, "image-url", "The image can't be fetched", "fetch"),
+    ImageTooLargeError: Fault(413, "image-too-large", "The image is too large", "decode"),
+    ImageFormatError: Fault(415, "unsupported-image", "Not an image of a supported format", "decode"),
+    ImageError: Fault(422, "damaged-image", "The image can't be decoded", "decode"),
+    ExpressionError: Fault(422, "invalid-expression", "An expression can't be used", "preprocess"),
+    NoBoxError: Fault(422, "no-box", "The model gave no box", "postprocess"),
+    ExpressionCountError: Fault(422, "expression-count", "Too few or too many expressions"),
+    OverloadedError: Fault(429, "overloaded", "The service is busy", "request", True),
+    RateLimitedError: Fault(429, "rate-limited", "Too many requests", "request", True),
+    TritonBusyError: Fault(429, "overloaded", "The service is busy", "inference", True, "the model's queue is full"),
+    ClientDisconnect: Fault(499, "client-gone", "The client left", None),  # for the log: nobody reads it
+    Exception: Fault(500, "internal-error", "The service failed", None, False, "the log has more under the request id"),
+    TritonError: Fault(502, "inference-failed", "The inference failed", "inference", False, "the model gave no answer"),
+    NotReadyError: Fault(503, "not-ready", "Not ready", "request", True),
+    DrainingError: Fault(503, "draining", "The service is going down", "request", True),
+    TritonUnavailableError: Fault(
         503, "inference-unavailable", "Inference is unavailable", "inference", True, "no model server: try again soon"
     ),
-    DeadlineError: ProblemKind(504, "deadline-exceeded", "The request took too long", None, True),
+    DeadlineError: Fault(504, "deadline-exceeded", "The request took too long", None, True),
 }
 
 BEFORE_THE_BODY = (
@@ -76,11 +70,11 @@ BEFORE_THE_BODY = (
 )  # fmt: skip
 
 
-def kind_of(error: Exception) -> ProblemKind:
+def kind_of(error: Exception) -> Fault:
     """The table's entry of the error's nearest class; errors of the router keep their own status."""
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
-        return ProblemKind(status, status.phrase.lower().replace(" ", "-"), status.phrase)
+        return Fault(status, status.phrase.lower().replace(" ", "-"), status.phrase)
     return next(TABLE[parent] for parent in type(error).__mro__ if parent in TABLE)
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.body import JSON, MULTIPART
-from gateway.errors import TABLE, ProblemKind
+from gateway.errors import TABLE, Fault
 from gateway.keys import FREE_PATHS
 from gateway.schemas import PIXEL, GroundBatchRequest, GroundForm, GroundRequest, PredictRequest
 from referent.core.api import EXAMPLE, Problem
@@ -49,12 +49,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _problems([kind for kind in TABLE.values() if kind.status == status]) for status in statuses}
 
 
-def _problems(kinds: list[ProblemKind]) -> dict[str, Any]:
+def _problems(kinds: list[Fault]) -> dict[str, Any]:
     content = {"schema": _reference(Problem), "examples": {kind.slug: {"value": _example(kind)} for kind in kinds}}
     return {"description": "; ".join(dict.fromkeys(kind.title for kind in kinds)), "content": {PROBLEM_JSON: content}}
 
 
-def _example(kind: ProblemKind) -> dict[str, Any]:
+def _example(kind: Fault) -> dict[str, Any]:
     return Problem(
         type=f"urn:referent:problem:{kind.slug}",
         title=kind.title,
