@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from referent.core.boxes import Box, cxcywh_to_xyxy
 from referent.data.image_files import upright_size
 from referent.data.pickles import load_pickle
-from referent.data.readers.rows import AnnotationError, Rows, json_rows, need_images, split_of, to_records
+from referent.data.readers.rows import AnnotationError, AnnotationRows, json_rows, need_images, split_of, to_records
 from referent.data.records import Record, Rejected
 
 
@@ -37,7 +37,7 @@ def read_refcoco(annotations: Path, images: Path | None) -> Iterator[Record | Re
     return to_records(rows, RefCocoRow, convert)
 
 
-def _pickled(file: Path) -> Rows:
+def _pickled(file: Path) -> AnnotationRows:
     rows = load_pickle(file)
     if not isinstance(rows, list):
         raise AnnotationError(f"{file.name} holds a {type(rows).__name__}; a list of rows is expected")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from referent.core.boxes import Box
-from referent.data.readers.rows import AnnotationError, Rows, split_of, to_records
+from referent.data.readers.rows import AnnotationError, AnnotationRows, split_of, to_records
 from referent.data.records import Record, Rejected
 
 
@@ -43,7 +43,7 @@ def read_referit(annotations: Path, images: Path | None) -> Iterator[Record | Re
         yield from to_records(_rows(_load(file), boxes, sizes), Crop, convert)
 
 
-def _rows(queries: dict[str, Any], boxes: dict[str, Any], sizes: dict[str, Any]) -> Rows:
+def _rows(queries: dict[str, Any], boxes: dict[str, Any], sizes: dict[str, Any]) -> AnnotationRows:
     for name, said in queries.items():
         image = name.rpartition("_")[0] + ".jpg"
         yield name, {"name": name, "queries": said, "box": boxes.get(name), "image": image, "size": sizes.get(image)}

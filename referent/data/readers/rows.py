@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from referent.data.records import Record, Rejected, RowError, wrong_schema
 
 RowModel = TypeVar("RowModel", bound=BaseModel)
-Rows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
+AnnotationRows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
 
 SPLIT_NAME = re.compile(r"(trainval|train|val|testA|testB|test)\d*$")
 
@@ -21,12 +21,12 @@ class AnnotationError(ValueError):
     """The annotations as a whole cannot be read; the message names the file and the remedy."""
 
 
-def json_rows(file: Path) -> Rows:
+def json_rows(file: Path) -> AnnotationRows:
     """Rows of a JSON-lines file (.jsonl), or of the one array in a JSON file, in constant memory."""
     return _json_lines(file) if file.suffix == ".jsonl" else json_array(file, "item")
 
 
-def json_array(file: Path, path: str) -> Rows:
+def json_array(file: Path, path: str) -> AnnotationRows:
     """The items at ijson's `path`, such as "images.item"."""
     number = 0
     with file.open("rb") as stream:
@@ -37,7 +37,7 @@ def json_array(file: Path, path: str) -> Rows:
             yield Rejected("wrong schema: json", f"{file.name} after row {number}")
 
 
-def _json_lines(file: Path) -> Rows:
+def _json_lines(file: Path) -> AnnotationRows:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{file.name}:{number}"

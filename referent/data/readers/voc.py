@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from pydantic import BaseModel, Field
 
 from referent.data.readers.detection import Labelled, Thing, describe
-from referent.data.readers.rows import AnnotationError, Rows, to_records
+from referent.data.readers.rows import AnnotationError, AnnotationRows, to_records
 from referent.data.records import Record, Rejected
 
 SPLITS = ("train", "val", "test")
@@ -55,7 +55,7 @@ def read_voc(annotations: Path, images: Path | None) -> Iterator[Record | Reject
     return to_records(_rows(files), VocImage, convert)
 
 
-def _rows(files: Iterable[Path]) -> Rows:
+def _rows(files: Iterable[Path]) -> AnnotationRows:
     for file in files:
         root = _parse(file)
         if root is None:
