@@ -9,8 +9,9 @@ from PIL import Image
 from referent.client.http import Client
 from referent.commands.demo import HEADERS, ground, sample_scenes
 from referent.core.api import EXAMPLE
+from tests.support.answers import box_answer
 
-RESULT = {"box_xyxy": (0, 0, 10, 20), "box_cxcywh_normalized": (0.1, 0.2, 0.2, 0.4), "score": 0.9, "present": True}
+BOX = (0, 0, 10, 20)
 
 
 @pytest.fixture
@@ -24,7 +25,8 @@ def client() -> Client:
     def answer(request: httpx.Request) -> httpx.Response:
         body = request.read()
         model = "maxi" if b"\r\n\r\nmaxi\r\n" in body else "mini"
-        results = [RESULT | {"expression": text} for text in ("the queen", "the king") if text.encode() in body]
+        asked = (text for text in ("the queen", "the king") if text.encode() in body)
+        results = [box_answer(text, BOX, 0.9, True).model_dump() for text in asked]
         return httpx.Response(200, json=EXAMPLE | {"model": model, "results": results})
 
     return Client(transport=httpx.MockTransport(answer))

@@ -9,11 +9,16 @@ from typer.testing import CliRunner
 from referent.client.http import Client
 from referent.commands.app import app
 from referent.core.api import EXAMPLE
+from tests.support.answers import box_answer
 
 MODEL = {
     "name": "mini",
     "version": "3",
     "digest": "sha256:0",
+    "kind": "head",
+    "gives": "boxes",
+    "several": False,
+    "knows": None,
     "default": True,
     "ready": True,
     "present_threshold": 0.5,
@@ -32,11 +37,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
         requests.append(request)
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"models": [MODEL]})
-        normalized = (0.3, 0.5, 0.4, 0.5)
-        results = [
-            {"expression": e, "box_xyxy": BOX, "box_cxcywh_normalized": normalized, "score": s, "present": s > 0.5}
-            for e, s in zip(EXPRESSIONS, (0.9, 0.8, 0.1), strict=True)
-        ]
+        scores = zip(EXPRESSIONS, (0.9, 0.8, 0.1), strict=True)
+        results = [box_answer(expression, BOX, score, score > 0.5).model_dump() for expression, score in scores]
         return httpx.Response(200, json=EXAMPLE | {"results": results})
 
     client = partial(Client, transport=httpx.MockTransport(answer))
