@@ -51,7 +51,7 @@ def test_options_become_settings_of_their_type(trained: list[Recipe]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (["--lora-rank", "many"], "'many' is not a valid int"),
+        (["--lora-rank", "many"], "'--lora-rank': Input should be a valid integer"),
         (["--base-dtype", "int8"], "'int8' is not one of"),
         (["--nope", "1"], "--nope"),
     ],
