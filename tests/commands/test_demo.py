@@ -25,7 +25,7 @@ def client() -> Client:
     def answer(request: httpx.Request) -> httpx.Response:
         body = request.read()
         model = "maxi" if b"\r\n\r\nmaxi\r\n" in body else "mini"
-        asked = [text for text in ("the queen", "the king") if text.encode() in body]
+        asked = (text for text in ("the queen", "the king") if text.encode() in body)
         results = [box_answer(text, BOX, 0.9, True).model_dump() for text in asked]
         return httpx.Response(200, json=EXAMPLE | {"model": model, "results": results})
 

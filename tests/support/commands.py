@@ -37,8 +37,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
         requests.append(request)
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"models": [MODEL]})
-        answers = [box_answer(e, BOX, s, s > 0.5) for e, s in zip(EXPRESSIONS, (0.9, 0.8, 0.1), strict=True)]
-        return httpx.Response(200, json=EXAMPLE | {"results": [answer.model_dump() for answer in answers]})
+        scores = zip(EXPRESSIONS, (0.9, 0.8, 0.1), strict=True)
+        results = [box_answer(expression, BOX, score, score > 0.5).model_dump() for expression, score in scores]
+        return httpx.Response(200, json=EXAMPLE | {"results": results})
 
     client = partial(Client, transport=httpx.MockTransport(answer))
     monkeypatch.setattr("referent.commands.ground.Client", client)
