@@ -4,10 +4,12 @@ from referent import Client
 Client().ground("photo.jpg", ["the queen", "the king on the left"]).results[0].box_xyxy
 """
 
+import logging
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the program configures logging
 __version__ = version("referent-grounding")  # `referent` on PyPI is another project
 __all__ = ["AsyncClient", "Client", "Grounding", "ServiceError", "ServiceUnreachableError", "TritonClient"]
 

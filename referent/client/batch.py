@@ -5,9 +5,10 @@ A line of results is JSON: image, expressions and model as asked, and `answer` (
 
 import csv
 import fcntl
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,21 +16,31 @@ from referent.client.http import AsyncClient
 from referent.core.api import GroundResponse
 from referent.core.files import atomic
 from referent.core.sources import is_url
+from referent.core.text_files import read_lines
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LISTS = (".txt", ".csv", ".jsonl")
 LINE_START = b'{"image":"'  # of a result
+DELIMITERS = ",;\t"  # spreadsheets write what is usual in their country
+# the first is the column's own name; others count where they are the only one
+IMAGE_COLUMNS = ("image", "images", "image_path", "image_url", "file", "filename", "file_name", "path", "url")
+EXPRESSION_COLUMNS = (
+    "expression", "expressions", "referring_expression", "text", "prompt", "query", "phrase", "caption",
+)  # fmt: skip
 
 
-class Item(NamedTuple):
+Rows = Iterator[tuple[str, tuple[str, ...]]]  # an image, and expressions of its own
+
+
+class BatchItem(NamedTuple):
     """One question. What makes it the same as another, so that it is asked once."""
 
     image: str  # path or URL
     expressions: tuple[str, ...]
 
 
-class Result(BaseModel):
-    """A line of the file of results."""
+class BatchResult(BaseModel):
+    """A line of the file of results. Bytes of an image's name that are not UTF-8 stand there as \\xNN."""
 
     image: str
     expressions: tuple[str, ...]
@@ -38,20 +49,20 @@ class Result(BaseModel):
     error: str | None = Field(default=None, exclude_if=lambda error: error is None)
 
     @property
-    def item(self) -> Item:
-        return Item(self.image, self.expressions)
+    def item(self) -> BatchItem:
+        return BatchItem(self.image, self.expressions)
 
 
-class Row(BaseModel):
+class BatchRow(BaseModel):
     """A line of a .jsonl list."""
 
     model_config = ConfigDict(extra="forbid")
 
-    image: str
+    image: str = Field(min_length=1)
     expressions: tuple[str, ...] = ()
 
 
-def read_items(source: Path, expressions: Sequence[str]) -> list[Item]:
+def read_items(source: Path, expressions: Sequence[str]) -> list[BatchItem]:
     """The questions of a folder (its images, in folders below too) or of a list, each once:
 
     .txt has an image a line, .csv the columns image and, if it likes, expression, .jsonl rows {"image", "expressions"};
@@ -59,45 +70,117 @@ def read_items(source: Path, expressions: Sequence[str]) -> list[Item]:
     Raises OSError, and ValueError naming what can't be used.
     """
     if source.is_dir():
-        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        rows: Iterable[Row] = [Row(image=str(file.relative_to(source))) for file in files]
-        folder = source
-    elif source.suffix in LISTS:
-        rows, folder = _read_list(source), source.parent
+        rows, folder = _images_of(source), source
+    elif source.suffix.lower() in LISTS:
+        read = {".txt": _read_names, ".csv": _read_table, ".jsonl": _read_objects}[source.suffix.lower()]
+        rows, folder = read(source), source.parent
     else:
         raise ValueError(f"{source} is neither a folder of images nor a list of them: {', '.join(LISTS)}")
+    for text in expressions:
+        if text != printable(text):
+            raise ValueError(f"the expression {printable(text)} is not UTF-8 text")
     items = []
-    for row in rows:
-        asked = row.expressions or tuple(expressions)
+    for image, own in rows:
+        asked = own or tuple(expressions)
         if not asked:
-            raise ValueError(f"nothing to look for in {row.image}: give expressions after {source}")
-        items.append(Item(row.image if is_url(row.image) else str(folder / row.image), asked))
+            raise ValueError(f"nothing to look for in {printable(image)}: give expressions after {source}")
+        items.append(BatchItem(image if is_url(image) else str(folder / image), asked))
     if not items:
         raise ValueError(f"{source} has no images: give a folder with {', '.join(IMAGE_SUFFIXES)}, or a list")
     return list(dict.fromkeys(items))
 
 
-def _read_list(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None) as lines:
-        if file.suffix == ".csv":
-            table = csv.DictReader(lines)
-            if "image" not in (table.fieldnames or ()):
-                raise ValueError(f"{file} has no column image: its first line names the columns image and expression")
-            for cells in table:
-                yield Row(image=cells["image"], expressions=tuple(filter(None, [cells.get("expression")])))
-            return
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield Row(image=line.strip()) if file.suffix == ".txt" else Row.model_validate_json(line)
-            except ValidationError as error:
-                fault = error.errors()[0]
-                where = ".".join(map(str, fault["loc"]))
-                raise ValueError(f"{file}:{number}: {where}: {fault['msg']}; a row is {{image, expressions}}") from None
+def printable(text: str) -> str:
+    """The text as it is, and \\xNN for bytes of a file's name that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-class Results:
+def _images_of(folder: Path) -> Rows:
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    found = []
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        files = (Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+        found += [str(file.relative_to(folder)) for file in files if file.is_file() or file.is_symlink()]
+    return ((image, ()) for image in sorted(found))
+
+
+def _read_names(file: Path) -> Rows:
+    for line in read_lines(file, "surrogateescape"):  # names may have any bytes
+        if image := line.strip():
+            yield image, ()
+
+
+def _read_objects(file: Path) -> Rows:
+    for number, line in enumerate(read_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            row = BatchRow.model_validate_json(line)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise ValueError(f"{file}:{number}: {where}: {fault['msg']}; a row is {{image, expressions}}") from None
+        yield row.image, row.expressions
+
+
+def _read_table(file: Path) -> Rows:
+    lines = read_lines(file)
+    heading = next((line for line in lines if line.strip()), "")
+    delimiter = max(DELIMITERS, key=heading.count)
+    rows = _rows_of(file, lines, delimiter)
+    where, columns, text = next(rows, (f"{file}:1", [], ""))
+    columns = [name.lower() for name in columns]
+    image, expression = _place(columns, IMAGE_COLUMNS, where), _place(columns, EXPRESSION_COLUMNS, where)
+    if image is None:
+        raise ValueError(
+            f"{where}: no column image in {text.strip()[:80]!r}: the first line names the columns, image and expression"
+        )
+    for where, cells, text in rows:
+        if any(cells[len(columns) :]):  # spreadsheets add empty ones
+            cells = _rejoined(text, delimiter, len(columns), expression, where)
+        cells += [""] * (len(columns) - len(cells))
+        if not cells[image]:
+            raise ValueError(f"{where}: no image in this row")
+        yield cells[image], () if expression is None or not cells[expression] else (cells[expression],)
+
+
+def _rows_of(file: Path, lines: Sequence[str], delimiter: str) -> Iterator[tuple[str, list[str], str]]:
+    """FILE:LINE, the cells, and the text of each row that has any."""
+    table = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    first = 0
+    try:
+        for cells in table:
+            first, text = table.line_num, "".join(lines[first : table.line_num])
+            if any(cell.strip() for cell in cells):
+                yield f"{file}:{table.line_num}", [cell.strip() for cell in cells], text
+    except csv.Error as error:
+        raise ValueError(f"{file}:{first + 1}: {error}: is a quotation mark missing, or one too many?") from None
+
+
+def _place(columns: Sequence[str], names: Sequence[str], where: str) -> int | None:
+    """Which column has one of the names."""
+    found = [name for name in names if name in columns]
+    if found[1:] and found[0] != names[0]:
+        raise ValueError(f"{where}: {' or '.join(found)}? call the column that is meant {names[0]}")
+    if found and columns.count(found[0]) > 1:
+        raise ValueError(f"{where}: {columns.count(found[0])} columns are called {found[0]}")
+    return columns.index(found[0]) if found else None
+
+
+def _rejoined(text: str, delimiter: str, count: int, expression: int | None, where: str) -> list[str]:
+    """The cells of a row whose last one, the expression, has commas of its own and no quotation marks."""
+    together = [cell.strip() for cell in text.rstrip(f"{delimiter}\r\n ").split(delimiter, count - 1)]
+    is_part_of_a_name = any(suffix in together[-1].lower() for suffix in IMAGE_SUFFIXES)
+    if expression != count - 1 or '"' in text or is_part_of_a_name:
+        raise ValueError(
+            f"{where}: more cells than the {count} columns: put quotation marks around a cell with {delimiter!r} in it"
+        )
+    return together
+
+
+class ResultsFile:
     """The file of results of one model (None: the service's default), for one process at a time; made, or found with
     what an earlier one finished.
 
@@ -107,8 +190,8 @@ class Results:
 
     def __init__(self, file: Path, model: str | None = None, retry_errors: bool = False) -> None:
         self.model = model
-        self.done: set[Item] = set()
-        self.errors = 0  # among them
+        self.errors = 0
+        self._done: set[BatchItem] = set()
         self._stream = _open(file)
         try:
             failed = self._read(file)
@@ -124,13 +207,17 @@ class Results:
     def __exit__(self, *exception: object) -> None:
         self._stream.close()
 
-    def write(self, result: Result) -> None:
+    def __contains__(self, item: BatchItem) -> bool:
+        """Whether it was asked, whatever came of it."""
+        return BatchItem(printable(item.image), item.expressions) in self._done
+
+    def write(self, result: BatchResult) -> None:
         self._stream.write(result.model_dump_json().encode() + b"\n")
         self._stream.flush()
         self._note(result)
 
-    def _note(self, result: Result) -> None:
-        self.done.add(result.item)
+    def _note(self, result: BatchResult) -> None:
+        self._done.add(result.item)
         self.errors += result.error is not None
 
     def _read(self, file: Path) -> set[int]:
@@ -144,7 +231,7 @@ class Results:
                 break
             whole += len(line)
             try:
-                result = Result.model_validate_json(line)
+                result = BatchResult.model_validate_json(line)
             except ValidationError:
                 raise ValueError(f"{file}:{number} is no result of referent batch: give another --out") from None
             if result.model != self.model:
@@ -161,7 +248,7 @@ class Results:
             self._stream.seek(0)
             kept.writelines(line for number, line in enumerate(self._stream, 1) if number not in failed)
         self._stream.close()
-        self.done.clear()
+        self._done.clear()
         self.errors = 0
         self._stream = _open(file)
         self._read(file)
@@ -178,17 +265,18 @@ def _open(file: Path) -> BinaryIO:
 
 
 async def ask(
-    client: AsyncClient, items: Sequence[Item], results: Results, concurrency: int = 8
-) -> AsyncIterator[Result]:
+    client: AsyncClient, items: Sequence[BatchItem], results: ResultsFile, concurrency: int = 8
+) -> AsyncIterator[BatchResult]:
     """Asks what is not among the results yet and writes it there, in order; each result once it is written.
 
     Raises as `AsyncClient.ground_many` does; the results so far are in the file.
     """
-    waiting = [item for item in items if item not in results.done]
+    waiting = [item for item in items if item not in results]
     asked = iter(waiting)
     async for outcome in client.ground_many(waiting, results.model, concurrency):
+        item = next(asked)
         failed = isinstance(outcome, Exception)
-        said = {"error": str(outcome)} if failed else {"answer": outcome}
-        result = Result(**next(asked)._asdict(), model=results.model, **said)
+        said = {"error": printable(str(outcome)) or type(outcome).__name__} if failed else {"answer": outcome}
+        result = BatchResult(image=printable(item.image), expressions=item.expressions, model=results.model, **said)
         results.write(result)
         yield result

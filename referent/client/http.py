@@ -5,33 +5,48 @@ Client().ground("photo.jpg", ["the queen", "the king on the left"]).results[0].b
 """
 
 import asyncio
+import ipaddress
+import itertools
+import logging
+import math
 import os
 import random
+import re
+import ssl
+import threading
 import time
+import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import httpx
-import stamina
 from pydantic import ValidationError
 
 from referent.client.progress import progress_bar
 from referent.client.results import Grounding
 from referent.core.api import TIMEOUT_HEADER, Metadata, ServedModel, ServedModels
-from referent.core.sources import ImageSource, encoded, is_url
+from referent.core.images import ImageTooLargeError
+from referent.core.sources import ImageSource, encoded, held, is_url
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE, KEY_VARIABLE = "REFERENT_URL", "REFERENT_API_KEY"
 PASSING = (429, 503)  # of answers that do not say themselves whether asking again helps
 ENDS_A_RUN = (401, 403, 404)  # whatever the image: no key, the wrong one, no such model
-LONGEST_BACKOFF_S = 2  # between attempts where the service did not say how long to wait
-JITTER = 1.2  # the service tells many callers the same; they had better not come back together
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 2  # between attempts where the service asks for no longer wait
+JITTER = 1.2  # a service tells many callers the same time, and they should not all come back in the same moment
+CHECKED_FROM_BYTES = 1_000_000  # a larger image is held against the service's limit before it is sent
+CHECK_S = 5  # for asking whether the service answers at all
+SHOWN_CHARACTERS = 200  # of what is no problem of this service
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
-Item = tuple[ImageSource, str | Sequence[str]]
+Question = tuple[ImageSource, str | Sequence[str]]
 
 
 class ServiceUnreachableError(ConnectionError):
@@ -40,24 +55,49 @@ class ServiceUnreachableError(ConnectionError):
     def __init__(self, message: str, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.retry_after_s: float | None = None
 
 
 class ServiceError(RuntimeError):
-    """The service answered with a problem; the attributes are those of its problem+json."""
+    """The service answered with a problem; the attributes are those of its problem+json, as far as it is one."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        is_problem = response.headers.get("content-type", "").startswith("application/problem+json")
-        problem: dict[str, Any] = response.json() if is_problem else {}
+    def __init__(self, response: httpx.Response, proxy: str | None = None) -> None:
+        problem = _problem_of(response)
+
+        def said(name: str, kind: type[T], otherwise: T) -> T:
+            return value if isinstance(value := problem.get(name), kind) else otherwise
+
         self.status = response.status_code
-        self.type: str = problem.get("type", "about:blank")
-        self.title: str = problem.get("title", response.reason_phrase)
-        self.detail: str = problem.get("detail", response.text[:200])
-        self.request_id: str | None = problem.get("request_id")
-        self.retryable: bool = problem.get("retryable", self.status in PASSING)
-        self.stage: str | None = problem.get("stage")
-        seconds = response.headers.get("retry-after", "")
-        self.retry_after_s: float | None = float(seconds) if seconds.isdecimal() else None
-        super().__init__(f"{self.title}: {self.detail} (status {self.status}, request {self.request_id})")
+        self.type = said("type", str, "about:blank")
+        self.title = said("title", str, response.reason_phrase)
+        self.detail = said("detail", str, response.content[:SHOWN_CHARACTERS].decode(errors="replace"))
+        self.request_id = said("request_id", str, "") or None
+        self.retryable = said("retryable", bool, self.status in PASSING)
+        self.stage = said("stage", str, "") or None
+        self.retry_after_s = _seconds_of(response.headers.get("retry-after", ""))
+        by = f", through the proxy of {proxy}" if proxy and not problem else ""
+        super().__init__(f"{self.title}: {self.detail} (status {self.status}, request {self.request_id}{by})")
+
+
+def _problem_of(response: httpx.Response) -> dict[str, Any]:
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return {}
+    try:
+        problem = response.json()
+    except (ValueError, RecursionError):  # cut off, no text, nested without end
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _seconds_of(retry_after: str) -> float | None:
+    """The header's seconds, or those until its date."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 class Call(NamedTuple, Generic[T]):
@@ -65,187 +105,50 @@ class Call(NamedTuple, Generic[T]):
 
     request: dict[str, Any]
     read: Callable[[bytes, float], T]  # of the answer's body and the milliseconds until it was there
+    image_bytes: int = 0  # of the image in it
 
 
 def ground_call(image: ImageSource, expressions: str | Sequence[str], model: str | None) -> Call[Grounding]:
-    """Raises OSError for a file that can't be read, and ValueError for an array that is no image."""
-    asked = [expressions] if isinstance(expressions, str) else list(expressions)
+    """Raises OSError for a file that can't be read, and ValueError for what is no image or no expression."""
+    asked = _texts(expressions)
     named = {"model": model} if model else {}
     request: dict[str, Any] = {"method": "POST", "url": "/v1/ground"}
     if is_url(image):
         request["json"] = {"image": {"url": image}, "expressions": asked, **named}
-    else:
-        request["files"] = {"image": ("image", encoded(image))}
-        request["data"] = {"expression": asked, **named}
+        return Call(request, lambda body, ms: Grounding.model_validate_json(body).of(image, ms))
+    source = held(image)
+    data = encoded(source)
+    request["files"] = {"image": ("image", data)}
+    request["data"] = {"expression": asked, **named}
+    return Call(request, lambda body, ms: Grounding.model_validate_json(body).of(source, ms), len(data))
 
-    return Call(request, lambda body, ms: Grounding.model_validate_json(body).of(image, ms))
+
+def _texts(expressions: str | Sequence[str]) -> list[str]:
+    given = expressions if isinstance(expressions, Iterable) else [expressions]
+    asked = [expressions] if isinstance(expressions, str) else list(given)
+    for text in asked:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r:.80} is no expression: give a text, or a list of texts")
+        if any("\ud800" <= character <= "\udfff" for character in text):  # a byte that was not UTF-8
+            raise ValueError(f"the expression {text!r} is not UTF-8 text")
+    return asked
 
 
 MODELS = Call({"method": "GET", "url": "/v1/models"}, lambda body, _: ServedModels.model_validate_json(body).models)
 METADATA = Call({"method": "GET", "url": "/v1/metadata"}, lambda body, _: Metadata.model_validate_json(body))
 
 
-class _Service:
-    """What both clients know: where the service is, how a request is sent and when it is sent again."""
-
-    def __init__(
-        self,
-        url: str | None,
-        timeout_s: float,
-        api_key: str | None,
-        max_connections: int,
-    ) -> None:
-        self.url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-        self.timeout_s = timeout_s
-        key = api_key or os.environ.get(KEY_VARIABLE)
-        self._options: dict[str, Any] = {
-            "base_url": self.url,
-            "headers": {"Authorization": f"Bearer {key}"} if key else {},
-            "limits": httpx.Limits(max_connections=max_connections),
-        }
-        self._policy: dict[str, Any] = {"attempts": None, "timeout": timeout_s, "wait_max": LONGEST_BACKOFF_S}
-        self._has_answered = False
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self.timeout_s
-
-    def _request(self, call: Call[T], deadline: float) -> dict[str, Any]:
-        """Arguments of httpx: the service is told how long its answer is waited for."""
-        left_s = max(0.001, deadline - time.monotonic())
-        return {**call.request, "timeout": left_s, "headers": {TIMEOUT_HEADER: f"{left_s:.3f}"}}
-
-    def _read(self, call: Call[T], response: httpx.Response, start: float) -> T:
-        self._has_answered = True
-        ms = 1000 * (time.perf_counter() - start)
-        if response.is_error:
-            raise ServiceError(response)
-        try:
-            return call.read(response.content, ms)
-        except ValidationError as error:
-            message = f"{self.url} answers, but not as Referent does: is it the gateway's URL?"
-            raise ServiceUnreachableError(message) from error
-
-    @contextmanager
-    def _own_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except httpx.TimeoutException as error:
-            raise ServiceUnreachableError(
-                f"no answer from {self.url} within {self.timeout_s:g} s: ask again, or set a longer timeout"
-            ) from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            # A service that answered before comes back; one that never did is most likely not there.
-            lost = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
-            retryable = lost and (self._has_answered or not isinstance(error, httpx.ConnectError))
-            raise ServiceUnreachableError(
-                f"no answer from {self.url} ({error or type(error).__name__}); start a service with: referent serve",
-                retryable,
-            ) from error
-
-    def _backoff(self, deadline: float) -> Callable[[Exception], bool | float]:
-        """stamina's hook: not again, again after its own backoff, or after so many seconds."""
-
-        def hook(error: Exception) -> bool | float:
-            if not (isinstance(error, ServiceError | ServiceUnreachableError) and error.retryable):
-                return False
-            after_s = getattr(error, "retry_after_s", None)
-            if after_s is None:
-                return True
-            after_s *= random.uniform(1, JITTER)
-            return after_s if time.monotonic() + after_s < deadline else False
-
-        return hook
-
-
-class Client(_Service):
+class AsyncClient:
     """Asks the service at `url` (default: REFERENT_URL, or this machine) with a key (default: REFERENT_API_KEY).
 
     `timeout_s` limits each call with all its attempts: what the service calls retryable is asked again when it says so,
-    and so is what a lost connection left unanswered. Any thread may use it. Close it, or use it in a `with`.
+    and so is what a lost connection left unanswered. Services of this machine are asked directly, others through the
+    proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, but for those in NO_PROXY. Each event loop has connections of its
+    own: close it in each, or use it in an `async with`.
+
+    Raises `ServiceUnreachableError` for what is no URL of a service, and ValueError for a key or a time that can't be
+    used.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        timeout_s: float = 30,
-        api_key: str | None = None,
-        max_connections: int = 100,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        super().__init__(url, timeout_s, api_key, max_connections)
-        with self._own_errors():
-            self._http = httpx.Client(**self._options, transport=transport)
-        self._retrying = stamina.RetryingCaller(**self._policy)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
-
-    def ground(self, image: ImageSource, expressions: str | Sequence[str], model: str | None = None) -> Grounding:
-        """Where in the image is what each expression refers to?
-
-        The image is a path, an image file's bytes, a PIL image, an (H, W, 3) uint8 RGB array, or an http(s) URL, which
-        the service fetches where it is set to. Raises OSError for a file that can't be read, ValueError for an array
-        that is no image, `ServiceUnreachableError` and `ServiceError`.
-        """
-        return self._ask(ground_call(image, expressions, model))
-
-    def ground_many(
-        self, items: Iterable[Item], model: str | None = None, concurrency: int = 8, progress: bool = False
-    ) -> Iterator[Grounding | Exception]:
-        """For each (image, expressions), in order, the answer, or as a value the error that `ground` raised.
-
-        What would meet every item is raised: `ServiceUnreachableError`, and `ServiceError` for a missing or wrong key
-        and an unknown model. Items are taken `concurrency` ahead.
-        """
-        waiting: deque[Future[Grounding | Exception]] = deque()
-        with _shown(progress, items, concurrency) as advance, ThreadPoolExecutor(concurrency) as pool:
-            try:
-                for item in items:
-                    waiting.append(pool.submit(self._outcome, *item, model))
-                    if len(waiting) == concurrency:
-                        yield waiting.popleft().result()
-                        advance()
-                while waiting:
-                    yield waiting.popleft().result()
-                    advance()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def models(self) -> list[ServedModel]:
-        """The versions being served, with their figures. Raises as `ground` does."""
-        return self._ask(MODELS)
-
-    def metadata(self) -> Metadata:
-        """The service's version, models, formats and limits. Raises as `ground` does."""
-        return self._ask(METADATA)
-
-    def _outcome(
-        self, image: ImageSource, expressions: str | Sequence[str], model: str | None
-    ) -> Grounding | Exception:
-        try:
-            return self.ground(image, expressions, model)
-        except (OSError, ValueError, ServiceError) as error:
-            return _own_fault(error)
-
-    def _ask(self, call: Call[T]) -> T:
-        deadline = self._deadline()
-        return self._retrying(self._backoff(deadline), self._send, call, deadline)
-
-    def _send(self, call: Call[T], deadline: float) -> T:
-        start = time.perf_counter()
-        with self._own_errors():
-            response = self._http.request(**self._request(call, deadline))
-        return self._read(call, response, start)
-
-
-class AsyncClient(_Service):
-    """`Client` for asyncio."""
 
     def __init__(
         self,
@@ -255,10 +158,18 @@ class AsyncClient(_Service):
         max_connections: int = 100,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(url, timeout_s, api_key, max_connections)
-        with self._own_errors():
-            self._http = httpx.AsyncClient(**self._options, transport=transport)
-        self._retrying = stamina.AsyncRetryingCaller(**self._policy)
+        if not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
+            raise ValueError(f"timeout_s is {timeout_s}: give seconds, more than 0")
+        self._base = _base_of((url or os.environ.get(URL_VARIABLE) or "").strip() or DEFAULT_URL)
+        self.url = str(self._base.copy_with(username=None, password=None)).rstrip("/")  # for errors: no password
+        self.timeout_s = timeout_s
+        self._headers = _authorization((api_key or os.environ.get(KEY_VARIABLE) or "").strip())
+        self._limits = httpx.Limits(max_connections=max_connections)
+        self._transport = transport
+        self._proxy = None if transport else _proxy_of(self._base)
+        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._has_answered = False
+        self._most_image_bytes: int | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -267,21 +178,34 @@ class AsyncClient(_Service):
         await self.close()
 
     async def close(self) -> None:
-        await self._http.aclose()
+        """Closes the connections of this event loop."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client:
+            await client.aclose()
 
     async def ground(self, image: ImageSource, expressions: str | Sequence[str], model: str | None = None) -> Grounding:
-        """As `Client.ground`."""
-        return await self._ask(await asyncio.to_thread(ground_call, image, expressions, model))
+        """Where in the image is what each expression refers to?
+
+        The image is a path, an image file's bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array, a data URL,
+        or an http(s) URL, which the service fetches where it is set to. Raises OSError for a file that can't be read,
+        ValueError for what is no image or expression, `referent.core.images.ImageTooLargeError` for a file above the
+        service's limit, `ServiceUnreachableError` and `ServiceError`.
+        """
+        return await self._ground(await asyncio.to_thread(ground_call, image, expressions, model))
 
     async def ground_many(
-        self, items: Iterable[Item], model: str | None = None, concurrency: int = 8, progress: bool = False
+        self, items: Iterable[Question], model: str | None = None, concurrency: int = 8, progress: bool = False
     ) -> AsyncIterator[Grounding | Exception]:
-        """As `Client.ground_many`."""
+        """For each (image, expressions), in order, the answer, or as a value the error that `ground` raised.
+
+        What would meet every item is raised: `ServiceUnreachableError` where the service answers nothing any more, and
+        `ServiceError` for a missing or wrong key and an unknown model. Items are taken `concurrency` ahead.
+        """
         waiting: deque[asyncio.Task[Grounding | Exception]] = deque()
         with _shown(progress, items, concurrency) as advance:
             try:
                 for item in items:
-                    waiting.append(asyncio.create_task(self._outcome(*item, model)))
+                    waiting.append(asyncio.create_task(self.outcome(item, model)))
                     if len(waiting) == concurrency:
                         yield await waiting.popleft()
                         advance()
@@ -292,42 +216,279 @@ class AsyncClient(_Service):
                 for task in waiting:
                     task.cancel()
 
+    async def outcome(self, item: Question, model: str | None = None) -> Grounding | Exception:
+        """What `ground_many` yields for the item. Raises what would meet every item."""
+        try:
+            if not isinstance(item, tuple | list) or len(item) != 2:
+                raise ValueError(f"{item!r:.80} is no item: give (image, expressions)")
+            return await self.ground(*item, model)
+        except ServiceUnreachableError as error:
+            if not await self._answers():
+                raise
+            return error  # of this item: others are answered
+        except ServiceError as error:
+            if error.status in ENDS_A_RUN:
+                raise
+            return error
+        except (OSError, ValueError) as error:
+            return error
+
     async def models(self) -> list[ServedModel]:
-        """As `Client.models`."""
-        return await self._ask(MODELS)
+        """The versions being served, with their figures. Raises as `ground` does."""
+        return await self._ask(MODELS, self._deadline())
 
     async def metadata(self) -> Metadata:
-        """As `Client.metadata`."""
-        return await self._ask(METADATA)
+        """The service's version, models, formats and limits. Raises as `ground` does."""
+        return await self._ask(METADATA, self._deadline())
 
-    async def _outcome(
-        self, image: ImageSource, expressions: str | Sequence[str], model: str | None
-    ) -> Grounding | Exception:
-        try:
-            return await self.ground(image, expressions, model)
-        except (OSError, ValueError, ServiceError) as error:
-            return _own_fault(error)
-
-    async def _ask(self, call: Call[T]) -> T:
+    async def _ground(self, call: Call[Grounding]) -> Grounding:
         deadline = self._deadline()
-        return await self._retrying(self._backoff(deadline), self._send, call, deadline)
+        if call.image_bytes > CHECKED_FROM_BYTES:
+            await self._check_size(call.image_bytes, deadline)
+        return await self._ask(call, deadline)
+
+    async def _check_size(self, image_bytes: int, deadline: float) -> None:
+        """Raises `ImageTooLargeError`. The service would refuse such an image too, but it may close the connection
+        while the image is still being sent, and then its reason is lost."""
+        if self._most_image_bytes is None:
+            try:
+                self._most_image_bytes = (await self._ask(METADATA, deadline)).limits.image_bytes
+            except (ServiceError, ServiceUnreachableError):  # the request itself will tell
+                return
+        if image_bytes > self._most_image_bytes:
+            raise ImageTooLargeError(
+                f"the image is too large: {image_bytes / 1e6:.1f} MB; the limit of {self.url} is "
+                f"{self._most_image_bytes / 1e6:.1f} MB: send a smaller one"
+            )
+
+    async def _answers(self) -> bool:
+        """Whether the service answers anything at all."""
+        try:
+            await self._ask(METADATA, min(self._deadline(), time.monotonic() + CHECK_S))
+        except ServiceUnreachableError:
+            return False
+        except ServiceError as error:
+            return error.status < 500
+        return True
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.timeout_s
+
+    async def _ask(self, call: Call[T], deadline: float) -> T:
+        for backoff_s in _backoffs():
+            try:
+                return await self._send(call, deadline)
+            except (ServiceError, ServiceUnreachableError) as error:
+                wait_s = max(backoff_s, (error.retry_after_s or 0) * random.uniform(1, JITTER))
+                if not error.retryable or time.monotonic() + wait_s >= deadline:
+                    raise
+                LOG.info("asking again in %.1f s: %s", wait_s, error)
+            await asyncio.sleep(wait_s)
+        raise AssertionError("there is always another backoff")
 
     async def _send(self, call: Call[T], deadline: float) -> T:
         start = time.perf_counter()
-        with self._own_errors():
-            response = await self._http.request(**self._request(call, deadline))
-        return self._read(call, response, start)
+        left_s = max(0.001, deadline - time.monotonic())
+        told = {TIMEOUT_HEADER: f"{left_s:.3f}"}  # the service learns how long its answer is waited for
+        try:
+            async with asyncio.timeout(left_s):  # httpx's own limits start again with each piece
+                response = await self._http().request(**call.request, headers=told)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise ServiceUnreachableError(
+                f"no answer from {self.url} within {self.timeout_s:g} s: ask again, or set a longer timeout"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: no name of a host
+            raise self._unreachable(error) from error
+        self._has_answered = True
+        return self._read(call, response, 1000 * (time.perf_counter() - start))
+
+    def _read(self, call: Call[T], response: httpx.Response, ms: float) -> T:
+        if response.is_error:
+            raise ServiceError(response, self._proxy and self._proxy.variable)
+        if response.has_redirect_location:
+            to = response.headers["location"][:SHOWN_CHARACTERS]
+            raise ServiceUnreachableError(f"{self.url} redirects to {to}: give the URL of the service itself")
+        try:
+            return call.read(response.content, ms)
+        except ValidationError as error:
+            message = f"{self.url} answers, but not as Referent does: is it the gateway's URL?"
+            raise ServiceUnreachableError(message) from error
+
+    def _unreachable(self, error: Exception) -> ServiceUnreachableError:
+        # A service that answered before comes back; one that never did is most likely not there.
+        lost = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+        retryable = lost and (self._has_answered or not isinstance(error, httpx.ConnectError))
+        reason = str(error) or type(error).__name__
+        if self._proxy:
+            by, remedy = f" through the proxy of {self._proxy.variable}", self._proxy.remedy
+        else:
+            by, remedy = "", "start a service with: referent serve"
+        return ServiceUnreachableError(f"no answer from {self.url}{by} ({reason}); {remedy}", retryable)
+
+    def _http(self) -> httpx.AsyncClient:
+        """The client of this event loop: connections belong to the loop that opened them."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            for ended in [other for other in self._clients if other.is_closed()]:
+                del self._clients[ended]
+            self._clients[loop] = httpx.AsyncClient(
+                base_url=self._base, headers=self._headers, transport=self._transport or self._new_transport(),
+                timeout=None,
+            )  # fmt: skip
+        return self._clients[loop]
+
+    def _new_transport(self) -> httpx.AsyncBaseTransport:
+        try:
+            return httpx.AsyncHTTPTransport(limits=self._limits, proxy=self._proxy and self._proxy.url)
+        except (OSError, ssl.SSLError) as error:
+            raise ServiceUnreachableError(f"the certificates of SSL_CERT_FILE or SSL_CERT_DIR: {error}") from error
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            if not self._proxy:
+                raise
+            raise ServiceUnreachableError(
+                f"the proxy of {self._proxy.variable} can't be used ({error}); {self._proxy.remedy}"
+            ) from error
 
 
-def _own_fault(error: Exception) -> Exception:
-    """The error of one item among many; raises it where all the others would meet it too."""
-    if isinstance(error, ServiceUnreachableError) or getattr(error, "status", None) in ENDS_A_RUN:
-        raise error
-    return error
+class Client:
+    """`AsyncClient` without asyncio. Any thread may use it, and a process that was forked later."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        timeout_s: float = 30,
+        api_key: str | None = None,
+        max_connections: int = 100,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._client = AsyncClient(url, timeout_s, api_key, max_connections, transport)
+        self.url, self.timeout_s = self._client.url, self._client.timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes its connections."""
+        _result(_start(self._client.close()))
+
+    def ground(self, image: ImageSource, expressions: str | Sequence[str], model: str | None = None) -> Grounding:
+        """As `AsyncClient.ground`."""
+        return _result(_start(self._client._ground(ground_call(image, expressions, model))))
+
+    def ground_many(
+        self, items: Iterable[Question], model: str | None = None, concurrency: int = 8, progress: bool = False
+    ) -> Iterator[Grounding | Exception]:
+        """As `AsyncClient.ground_many`."""
+        waiting: deque[Future[Grounding | Exception]] = deque()
+        with _shown(progress, items, concurrency) as advance:
+            try:
+                for item in items:
+                    waiting.append(_start(self._client.outcome(item, model)))
+                    if len(waiting) == concurrency:
+                        yield _result(waiting.popleft())
+                        advance()
+                while waiting:
+                    yield _result(waiting.popleft())
+                    advance()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def models(self) -> list[ServedModel]:
+        """As `AsyncClient.models`."""
+        return _result(_start(self._client.models()))
+
+    def metadata(self) -> Metadata:
+        """As `AsyncClient.metadata`."""
+        return _result(_start(self._client.metadata()))
 
 
-def _shown(progress: bool, items: Iterable[Item], concurrency: int) -> Any:
+@cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """The event loop of all `Client`s of this process, in a thread of its own: there a time limit ends whatever takes
+    too long, which blocking sockets cannot do."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="referent.client", daemon=True).start()
+    return loop
+
+
+def _start(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
+
+
+def _result(future: Future[T]) -> T:
+    try:
+        return future.result()
+    except BaseException:  # Ctrl-C ends the request too
+        future.cancel()
+        raise
+
+
+def _shown(progress: bool, items: Iterable[Question], concurrency: int) -> AbstractContextManager[Callable[[], None]]:
     """A context whose value is to be called for each item done. Raises ValueError for no concurrency at all."""
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}: ask at least one at a time")
     return progress_bar(len(items) if isinstance(items, Sized) else None) if progress else nullcontext(lambda: None)
+
+
+def _backoffs() -> Iterator[float]:
+    """Seconds to wait after each attempt: twice as many each time, up to a limit, and at random."""
+    for attempt in itertools.count():
+        yield min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)) * random.uniform(0.5, 1)
+
+
+def _base_of(given: str) -> httpx.URL:
+    """The URL that paths are added to; without a scheme it is http. Raises `ServiceUnreachableError`."""
+    shown = re.sub(r"[^/@]*@", "", given)  # without a password
+    try:
+        url = httpx.URL(given if "://" in given else f"http://{given.lstrip('/')}")
+    except httpx.InvalidURL as error:
+        raise ServiceUnreachableError(f"{shown!r} is no URL of a service: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
+        raise ServiceUnreachableError(f"{shown!r} is no URL of a service: it is like {DEFAULT_URL}")
+    return url
+
+
+def _authorization(key: str) -> dict[str, str]:
+    """Raises ValueError without the key in it."""
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            f"the key has characters that no key has, such as a line break or an accent: look at {KEY_VARIABLE} or "
+            "wherever it comes from (it is not shown here)"
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+class _Proxy(NamedTuple):
+    """A proxy, and where it was named."""
+
+    url: str
+    variable: str
+    remedy: str
+
+
+def _proxy_of(url: httpx.URL) -> _Proxy | None:
+    """The proxy that the environment names for this URL; none for this machine, whatever the environment says."""
+    if _is_local(url.host) or urllib.request.proxy_bypass(url.host):
+        return None
+    proxies = urllib.request.getproxies()
+    kind = next((kind for kind in (url.scheme, "all") if proxies.get(kind)), None)
+    if kind is None:
+        return None
+    named = [name for name in os.environ if name.lower() == f"{kind}_proxy"]
+    variable = " and ".join(named) or "the system's settings"
+    proxy = proxies[kind] if "://" in proxies[kind] else f"http://{proxies[kind]}"
+    return _Proxy(proxy, variable, f"correct or unset {variable}, or name {url.host} in NO_PROXY")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import os
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydantic import PrivateAttr
 from referent.client.drawing import draw
 from referent.core.answers import Answer, Referent
 from referent.core.api import GroundResponse
-from referent.core.sources import ImageSource, is_url, picture_of
+from referent.core.sources import ImageSource, held, is_url, picture_of
 
 if TYPE_CHECKING:
     import supervision
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Grounding(GroundResponse):
     """`GroundResponse` that knows its image. Pictures and other formats have its referents, which are there."""
 
-    _image: ImageSource | None = PrivateAttr(None)
+    _image: str | os.PathLike[str] | bytes | Image.Image | None = PrivateAttr(None)
     _elapsed_ms: float | None = PrivateAttr(None)
 
     @property
@@ -35,8 +36,8 @@ class Grounding(GroundResponse):
         return [result for result in self.results if result.referents]
 
     def of(self, image: ImageSource, elapsed_ms: float | None = None) -> Self:
-        """Itself, from now on with its image."""
-        self._image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        """Itself, from now on with its image. Raises as `held` does."""
+        self._image = held(image)
         self._elapsed_ms = elapsed_ms
         return self
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from referent.client.batch import Item, Results, ask, read_items
+from referent.client.batch import BatchItem, ResultsFile, ask, read_items
 from referent.client.http import DEFAULT_URL, AsyncClient, ServiceError, ServiceUnreachableError
 from referent.client.progress import progress_bar
 from referent.commands.options import KEY, MODEL, URL
@@ -30,20 +30,20 @@ def batch(
 ) -> None:
     """Ask a running service about many images. Stopped or killed, the same command goes on where it was."""
 
-    async def run(items: list[Item], results: Results, advance: Callable[[], None]) -> None:
+    async def run(items: list[BatchItem], results: ResultsFile, advance: Callable[[], None]) -> None:
         async with AsyncClient(url, api_key=api_key) as client:
             async for _ in ask(client, items, results, concurrency):
                 advance()
 
     try:
         items = read_items(source, expressions or [])
-        with Results(out, model, retry_errors) as results:
-            before = sum(item in results.done for item in items)
+        with ResultsFile(out, model, retry_errors) as results:
+            before = sum(item in results for item in items)
             try:
                 with progress_bar(len(items), before) as advance:
                     asyncio.run(run(items, results, advance))
             except (KeyboardInterrupt, ServiceUnreachableError, ServiceError) as error:
-                done = sum(item in results.done for item in items)
+                done = sum(item in results for item in items)
                 typer.echo(f"{done} of {len(items)} are in {out}; the same command goes on from there", err=True)
                 raise failure(str(error) or "stopped", 1 if str(error) else INTERRUPTED) from error
     except (OSError, ValueError) as error:

@@ -39,7 +39,7 @@ def demo(
             )
             typer.echo(f"The demo is at {address}")
             page.block_thread()
-    except (OSError, ServiceError) as error:
+    except (OSError, ValueError, ServiceError) as error:
         raise failure(str(error)) from error
 
 

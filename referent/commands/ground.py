@@ -13,10 +13,13 @@ from referent.client.results import COLUMNS, rows_of
 from referent.commands.options import KEY, MODEL, URL
 from referent.commands.terminal import failure
 from referent.core.api import GroundResponse
+from referent.core.sources import from_argument
 
 
 def ground(
-    image: Annotated[str, typer.Argument(help="JPEG, PNG or WebP file, or a URL that the service may fetch.")],
+    image: Annotated[
+        str, typer.Argument(help="JPEG, PNG or WebP file, - for standard input, or a URL that the service may fetch.")
+    ],
     expressions: Annotated[list[str], typer.Argument(help="What to look for, such as 'the red cup'.")],
     url: URL = DEFAULT_URL,
     api_key: KEY = None,
@@ -27,7 +30,7 @@ def ground(
     """Ask a running service where in the image is what each expression refers to."""
     try:
         with Client(url, api_key=api_key) as client:
-            answer = client.ground(image, expressions, model)
+            answer = client.ground(from_argument(image), expressions, model)
         if save:
             answer.plot().save(save)
     except (OSError, ValueError, ServiceError) as error:

@@ -24,7 +24,7 @@ def models(
     try:
         with Client(url, api_key=api_key) as client:
             served = client.models()
-    except (OSError, ServiceError) as error:
+    except (OSError, ValueError, ServiceError) as error:
         raise failure(str(error)) from error
     if as_json:
         typer.echo(json.dumps([model.model_dump() for model in served], indent=2))

@@ -1,47 +1,138 @@
-"""What callers give as an image: a file, its bytes, a picture, an array or a URL."""
+"""Where an image comes from: what callers give as one, and the one place that reads it."""
 
+import base64
+import errno
 import io
+import os
+import stat
+import sys
 from pathlib import Path
-from typing import TypeGuard
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from referent.core.images import decode_image, to_rgb
+from referent.core.images import ImageTooLargeError, decode_image, to_rgb
 
 URL_SCHEMES = ("http://", "https://")
+STANDARD_INPUT = "-"  # on command lines
+MAX_FILE_BYTES = 2**29  # far above what any service takes; a larger file is not even read
+SHOWN_CHARACTERS = 80  # of a name in an error: it may be a whole image in base64
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+WANTED = (
+    "an image is a path, an http(s) or data URL, the bytes of an image file, a file opened with 'rb', a PIL image, "
+    "or a (height, width, 3) RGB array of uint8"
+)
 
-# a path, a URL, an image file's bytes, a picture, or (H, W, 3) RGB
-ImageSource = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
 
-def is_url(source: ImageSource) -> TypeGuard[str]:
+def is_url(source: object) -> TypeGuard[str]:
+    """Whether somebody else has to fetch it."""
     return isinstance(source, str) and source.lower().startswith(URL_SCHEMES)
 
 
-def encoded(source: ImageSource) -> bytes:
-    """The image file: as it is where there is one, PNG of pixels. Raises OSError, and ValueError for other arrays."""
-    if isinstance(source, bytes):
+def from_argument(argument: str) -> ImageSource:
+    """What an argument of a command line names: `-` is standard input."""
+    return sys.stdin.buffer.read() if argument == STANDARD_INPUT else argument
+
+
+def from_base64(text: str) -> bytes:
+    """Base64, in lines too, or a base64 data URL -> bytes. Raises ValueError."""
+    payload = text.partition(";base64,")[2] if text[:5].lower() == "data:" else text
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"the image is not valid base64: {error}") from None
+
+
+def held(source: ImageSource) -> str | os.PathLike[str] | bytes | Image.Image:
+    """The source in a form that can be read more than once: open files are read, whole where they can be rewound, and
+    arrays become pictures. Raises ValueError for what is no image, and OSError."""
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, np.ndarray | Image.Image):
+        return _rgb(source)
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return from_base64(source)
+    if isinstance(source, str | os.PathLike | bytes):
         return source
-    if isinstance(source, str | Path):
-        return Path(source).read_bytes()
+    if hasattr(source, "read"):
+        return _all_of(source)
+    raise ValueError(f"{type(source).__name__} {_shown(source)} is no image: {WANTED}")
+
+
+def encoded(source: ImageSource) -> bytes:
+    """The image file: as it is where there is one, PNG of pixels.
+
+    Raises OSError for a file that can't be read, and ValueError for what is no image.
+    """
+    given = held(source)
+    if isinstance(given, bytes):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return _read(given)
     buffer = io.BytesIO()
     # pixels are taken as they lie: an orientation that the picture still carries must not turn them a second time
-    _rgb(source).save(buffer, "PNG", compress_level=1, exif=b"")
+    given.save(buffer, "PNG", compress_level=1, exif=b"")
     return buffer.getvalue()
 
 
 def picture_of(source: ImageSource) -> Image.Image:
-    """The RGB image in which boxes count. Raises OSError, `ImageError`, and ValueError for a URL."""
+    """The RGB image in which boxes count. Raises OSError, and ValueError for a URL and for what is no image."""
     if is_url(source):
         raise ValueError(f"the image was given by URL: fetch {source} and give it here")
-    return decode_image(encoded(source)) if isinstance(source, str | Path | bytes) else _rgb(source)
+    given = held(source)
+    return given if isinstance(given, Image.Image) else decode_image(encoded(given))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    shown = _shown(os.fspath(path))
+    try:
+        status = os.stat(path)
+        is_too_large = stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE_BYTES
+        data = b"" if is_too_large else Path(path).read_bytes()
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{shown} is a folder: give an image in it (a folder is for referent batch)") from error
+    except PermissionError as error:
+        raise PermissionError(f"{shown} may not be read by this user: change its permissions") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_SUCH_FILE:
+            raise
+        raise FileNotFoundError(f"there is no file {shown}: {WANTED}") from error
+    if is_too_large:
+        raise ImageTooLargeError(f"{shown} is too large for an image: {status.st_size / 1e6:.0f} MB")
+    return data
+
+
+def _all_of(stream: BinaryIO) -> bytes:
+    try:
+        if stream.seekable():
+            stream.seek(0)  # what was just written into it has left it at its end
+        content = stream.read()
+    except Exception as error:  # a file may be of any class, and a closed one says so in many ways
+        raise ValueError(f"{_shown(stream)} can't be read ({error}): {WANTED}") from error
+    if not isinstance(content, bytes):
+        raise ValueError(f"{_shown(stream)} is a file of text: {WANTED}")
+    return content
 
 
 def _rgb(source: Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
     if isinstance(source, Image.Image):
-        return to_rgb(source)
+        try:
+            source.load()
+            return to_rgb(source)
+        except Exception as error:  # a picture whose file is closed or damaged fails in many ways
+            raise ValueError(
+                f"the pixels of {_shown(source)} can't be read ({error}): use it before its file is closed, or give "
+                "the file"
+            ) from error
     if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
         shape = "x".join(map(str, source.shape))
         raise ValueError(f"the array is {shape} {source.dtype}; an image is (height, width, 3) RGB of uint8")

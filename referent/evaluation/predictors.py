@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from referent.client.http import Client, ServiceError
+from referent.client.http import Client, ServiceError, ServiceUnreachableError
 from referent.core.answers import Answer
 from referent.core.images import ImageError, Picture
 from referent.core.prompts import ExpressionError
+from referent.core.sources import encoded
 from referent.data.records import Record
 from referent.evaluation.predictions import Prediction, prediction_of
 
@@ -69,7 +70,7 @@ def _ground(grounder: BatchGrounder, requests: Sequence[ImageRecords]) -> Iterat
     pictures: list[Picture] = []
     for request in requests:
         try:
-            pictures.append(grounder.decode(request.image.read_bytes()))
+            pictures.append(grounder.decode(encoded(request.image)))
             usable.append(request)
         except (OSError, ImageError) as error:
             yield from request.failed(error)
@@ -101,7 +102,9 @@ def ask_service(
     def ask(request: ImageRecords) -> list[Prediction]:
         try:
             answer = client.ground(request.image, request.expressions, model)
-        except FileNotFoundError as error:
+        except ServiceUnreachableError:
+            raise
+        except (OSError, ImageError) as error:  # of the image's file
             return request.failed(error)
         except ServiceError as error:
             if error.status not in BAD_INPUT:

@@ -22,7 +22,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from referent.client.drawing import draw
 from referent.core.answers import Answer, Referent
 from referent.core.boxes import Floats
-from referent.core.images import ImageError, decode_image
+from referent.core.images import ImageError
+from referent.core.sources import picture_of
 from referent.data.records import Record, write_records
 from referent.evaluation import plots
 from referent.evaluation.analysis import failures, worst_and_best
@@ -99,7 +100,7 @@ def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, capt
     Boxes are in pixels of the image; NaN for none.
     """
     try:
-        image = decode_image((images / record.image).read_bytes())
+        image = picture_of(images / record.image)
     except (OSError, ImageError):
         return None
     scale = THUMBNAIL / max(image.size)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from referent.core.images import ImageError, Picture
 from referent.core.packing import Bucket, pack
 from referent.core.prompts import ExpressionError, PromptEncoder
+from referent.core.sources import encoded
 from referent.core.spec import ModelSpec
 from referent.core.text_boxes import format_box
 from referent.data.records import Record, Rejected, read_records
@@ -134,7 +135,7 @@ class RecordStream(Dataset[TrainingRow]):
 
     def _open(self, record: Record) -> Picture:
         try:
-            image = self._spec.image.decode((self._images / record.image).read_bytes())
+            image = self._spec.image.decode(encoded(self._images / record.image))
         except (OSError, ImageError) as error:
             remedy = "`referent data prepare` leaves such images out"
             raise DataError(f"image {record.image} of record {record.id!r}: {error}; {remedy}") from error

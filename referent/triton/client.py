@@ -18,7 +18,7 @@ from referent.core.bundle import Bundle, load_bundle
 from referent.core.clock import StageClock
 from referent.core.kind import Arrays, Options
 from referent.core.prompts import ExpressionError
-from referent.core.sources import ImageSource, encoded, is_url
+from referent.core.sources import ImageSource, encoded, held, is_url
 from referent.kinds import load_processor
 from referent.triton.protocol import (
     LostConnectionError,
@@ -86,10 +86,10 @@ class TritonClient:
         asked = [expressions] if isinstance(expressions, str) else list(expressions)
         if not asked:
             raise ExpressionError("there are no expressions: give one or more")
-        data, options = encoded(image), Options(max_instances, heatmap)
+        source, options = held(image), Options(max_instances, heatmap)
         deadline = time.monotonic() + self._timeout_s
         passing = (TritonUnavailableError, TritonBusyError)
-        return self._retrying(passing, self._ground, data, asked, options, deadline).of(image)
+        return self._retrying(passing, self._ground, encoded(source), asked, options, deadline).of(source)
 
     def _ground(self, data: bytes, expressions: list[str], options: Options, deadline: float) -> Grounding:
         bundle, digest, processor = self._model

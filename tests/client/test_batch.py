@@ -1,9 +1,11 @@
 """referent batch as a process of its own, which is killed, against a service that answers when it is told to."""
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,8 +19,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from referent.client.batch import Item, Result, Results, read_items
+from referent.client.batch import BatchItem, BatchResult, ResultsFile, ask, read_items
+from referent.client.http import AsyncClient
 from referent.core.api import EXAMPLE
+from tests.support.raw import ANSWER, raw_server, response
 
 BATCH = [sys.executable, "-c", "from referent.commands.app import app; app()", "batch"]
 
@@ -161,8 +165,8 @@ def test_no_service_is_told_and_nothing_is_recorded(folder: Path) -> None:
     assert out.read_text() == ""
 
 
-def item(name: object, *expressions: str) -> Item:
-    return Item(str(name), expressions)
+def item(name: object, *expressions: str) -> BatchItem:
+    return BatchItem(str(name), expressions)
 
 
 def test_lists_name_images_and_what_to_look_for(tmp_path: Path) -> None:
@@ -179,7 +183,8 @@ def test_lists_name_images_and_what_to_look_for(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", '\n{"images": 1}\n', "a.jsonl:2: image"),
-        ("a.csv", "file\na.jpg\n", "no column image"),
+        ("a.csv", "photo\na.jpg\n", "a.csv:1: no column image in 'photo'"),
+        ("a.jsonl", '{"image": ""}\n', "a.jsonl:1: image"),
         ("a.txt", "a.jpg\n", "nothing to look for in a.jpg"),
         ("a.txt", "\n", "has no images"),
         ("a.tsv", "a.jpg\n", "neither a folder"),
@@ -191,14 +196,161 @@ def test_a_list_that_cannot_be_used_is_told(tmp_path: Path, name: str, content: 
         read_items(tmp_path / name, [])
 
 
+CSV_AS_MEANT = {
+    "spaces after commas": "image, expression\na.jpg, the cup\n",
+    "capitals and spaces": " Image ,EXPRESSION \n a.jpg ,the cup \n",
+    "expressions": "image,expressions\na.jpg,the cup\n",
+    "other names": "file_name,prompt\na.jpg,the cup\n",
+    "the other way round": "text;path\nthe cup;a.jpg\n",
+    "semicolons": "image;expression\na.jpg;the cup\n",
+    "tabs": "image\texpression\na.jpg\tthe cup\n",
+    "blank rows": "\nimage,expression\n\n,\na.jpg,the cup\n , \n",
+    "a mark of UTF-8": "\ufeffimage,expression\na.jpg,the cup\n",
+    "line ends of Windows": "image,expression\r\na.jpg,the cup\r\n",
+    "line ends of old": "image,expression\ra.jpg,the cup\r",
+    "quotation marks": '"image","expression"\n"a.jpg", "the cup"\n',
+    "more columns": "id,image,label,expression\n7,a.jpg,x,the cup\n",
+}
+
+
+@pytest.mark.parametrize("kind", CSV_AS_MEANT)
+def test_a_csv_list_is_read_as_it_is_meant(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "list.CSV").write_bytes(CSV_AS_MEANT[kind].encode())
+    assert read_items(tmp_path / "list.CSV", ["q"]) == [item(tmp_path / "a.jpg", "the cup")]
+
+
+def test_commas_without_quotation_marks_stay_in_the_expression(tmp_path: Path) -> None:
+    rows = 'image,expression\na.jpg,the cup, left of the jug\nb.jpg,1,000 cups,\nc.jpg,"a, b"\nd.jpg,,\ne.jpg,a cup,,\n'
+    (tmp_path / "a.csv").write_text(rows)
+    asked = [expressions for _, expressions in read_items(tmp_path / "a.csv", ["q"])]
+    assert asked == [("the cup, left of the jug",), ("1,000 cups",), ("a, b",), ("q",), ("a cup",)]
+
+
+def test_utf_16_is_read_by_its_mark(tmp_path: Path) -> None:
+    for name, content in {
+        "a.csv": "image,expression\na.jpg,café\n",
+        "a.jsonl": '{"image": "a.jpg", "expressions": ["café"]}\n',
+    }.items():
+        for encoding in ("utf-16", "utf-8-sig"):
+            (tmp_path / name).write_bytes(content.encode(encoding))
+            assert read_items(tmp_path / name, []) == [item(tmp_path / "a.jpg", "café")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("expression,image\nthe cup\n", "list.csv:2: no image in this row"),
+        ("image,expression\n,the cup\n", "list.csv:2: no image in this row"),
+        ("expression,image\nthe cup, left,a.jpg\n", "list.csv:2: more cells than the 2 columns"),
+        ("image,expression\na, b.jpg,the cup\n", "list.csv:2: more cells"),
+        ('image,expression\na.jpg,"the cup" , left\n', "list.csv:2: .*quotation mark"),
+        ('image,expression\na.jpg,"the cup\nb.jpg,x\n', "list.csv:2: .*quotation mark"),
+        ("image,expression\na.jpg,x\nb.jpg," + "x" * 140_000, "list.csv:3: field larger"),
+        ("image,expression\na.jpg,caf\udce9\n", "list.csv:2: not UTF-8 text"),
+        ("image,text,prompt\na.jpg,x,y\n", "list.csv:1: text or prompt"),
+        ("image,expression,image\na.jpg,x,b.jpg\n", "list.csv:1: 2 columns are called image"),
+        ("a.jpg,the cup\n", "list.csv:1: no column image in 'a.jpg,the cup'"),
+        ("", "list.csv:1: no column image"),
+    ],
+)
+def test_a_csv_list_that_may_mean_something_else_is_refused_with_its_line(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "list.csv").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=message):
+        read_items(tmp_path / "list.csv", ["q"])
+
+
+def outcomes(url: str, items: list[BatchItem], out: Path, **options: Any) -> dict[str, str]:
+    """What is written for each image: the answer's model, or the error."""
+
+    async def run() -> None:
+        async with AsyncClient(url, **options) as client:
+            with ResultsFile(out) as results:
+                async for _ in ask(client, items, results, 2):
+                    pass
+
+    asyncio.run(run())
+    return {Path(row["image"]).name: row.get("error") or row["answer"]["model"] for row in rows(out)}
+
+
+def test_names_that_are_not_utf8_get_a_line_each_and_are_asked_once(service: Service, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, name in enumerate((b"a.jpg", b"caf\xe9.jpg", b"\xff\xfe.jpg", "café.jpg".encode())):
+        (folder / os.fsdecode(name)).write_bytes(b"image number %d" % number)
+    (tmp_path / "list.txt").write_bytes(b"images/caf\xe9.jpg\nimages/\xff\xfe.jpg\nimages/none\xe9.jpg\n")
+    expected = dict.fromkeys(("a.jpg", "caf\\xe9.jpg", "\\xff\\xfe.jpg", "café.jpg"), "mini")
+    out = tmp_path / "out.jsonl"
+    assert outcomes(service.url, read_items(folder, ["q"]), out) == expected
+    assert outcomes(service.url, read_items(folder, ["q"]), out) == expected
+    assert len(service.asked) == 4
+    found = outcomes(service.url, read_items(tmp_path / "list.txt", ["q"]), tmp_path / "of list.jsonl")
+    assert found.pop("none\\xe9.jpg").startswith("there is no file")
+    assert set(found.values()) == {"mini"}
+
+
+def test_an_expression_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"caf\\xe9 is not UTF-8"):
+        read_items(tmp_path, ["caf\udce9"])
+
+
+def test_a_file_that_cannot_be_used_is_one_failed_line(service: Service, folder: Path) -> None:
+    for file in folder.rglob("[1-9]*.jpg"):
+        file.unlink()
+    with (folder / "huge.jpg").open("wb") as stream:
+        stream.truncate(2**40)
+    (folder / "lost.jpg").symlink_to("nowhere.jpg")
+    (folder / "folder.jpg").symlink_to(folder)
+    (folder / "really a folder.jpg").mkdir()
+    os.mkfifo(folder / "pipe.jpg")  # nobody writes into it
+    (folder.parent / "list.txt").write_text("images/folder.jpg\nimages/0.jpg/a.jpg\n")
+    items = read_items(folder, ["q"]) + read_items(folder.parent / "list.txt", ["q"])
+    out = folder.parent / "out.jsonl"
+    found = outcomes(service.url, items, out)
+    assert found.pop("0.jpg") == "mini"
+    assert "too large" in found.pop("huge.jpg")
+    assert "no file" in found.pop("lost.jpg")
+    assert "is a folder" in found.pop("folder.jpg")
+    assert "no file" in found.pop("a.jpg")
+    assert not found
+    assert len(outcomes(service.url, items, out)) == len(items) == 5
+    assert len(service.asked) == 1
+
+
+def test_an_image_whose_connection_is_always_lost_does_not_stop_the_others(tmp_path: Path) -> None:
+    images = {name: name.encode() for name in ("one.jpg", "two.jpg", "three.jpg")}
+    for name, content in images.items():
+        (tmp_path / name).write_bytes(content)
+    asked: list[bytes] = []
+
+    def talk(connection: socket.socket, request: bytes) -> None:
+        asked.append(request)
+        if request.startswith(b"GET"):
+            connection.sendall(response(b"", "404 Not Found"))  # a service that knows no metadata still answers
+        elif b"two.jpg" in request:
+            raise ConnectionResetError
+        else:
+            connection.sendall(response(ANSWER))
+
+    items, out = read_items(tmp_path, ["q"]), tmp_path / "out.jsonl"
+    with raw_server(talk) as url:
+        found = outcomes(url, items, out, timeout_s=1)
+        assert "no answer" in found.pop("two.jpg")
+        assert found == {"one.jpg": "mini", "three.jpg": "mini"}
+        asked.clear()
+        outcomes(url, items, out)
+        assert not asked
+
+
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no images"):
         read_items(tmp_path, ["q"])
 
 
 def write(out: Path, model: str | None = None) -> None:
-    with Results(out, model) as results:
-        results.write(Result(image="a.jpg", expressions=("q",), model=model, error="no"))
+    with ResultsFile(out, model) as results:
+        results.write(BatchResult(image="a.jpg", expressions=("q",), model=model, error="no"))
 
 
 @pytest.mark.parametrize("content", ["mine\n", "mine", '{"box": 1}\n', '{"box"'])
@@ -206,19 +358,19 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) ->
     other = tmp_path / "notes.txt"
     other.write_text(content)
     with pytest.raises(ValueError, match="no result of referent batch"):
-        Results(other)
+        ResultsFile(other)
     assert other.read_text() == content
 
 
 def test_results_of_another_model_are_not_mixed_in(tmp_path: Path) -> None:
     write(tmp_path / "out.jsonl", "mini")
     with pytest.raises(ValueError, match="another model, mini"):
-        Results(tmp_path / "out.jsonl", "maxi")
+        ResultsFile(tmp_path / "out.jsonl", "maxi")
 
 
 def test_two_batches_do_not_write_one_file(tmp_path: Path) -> None:
-    with Results(tmp_path / "out.jsonl"), pytest.raises(ValueError, match="another process is writing"):
-        Results(tmp_path / "out.jsonl")
+    with ResultsFile(tmp_path / "out.jsonl"), pytest.raises(ValueError, match="another process is writing"):
+        ResultsFile(tmp_path / "out.jsonl")
     write(tmp_path / "out.jsonl")
     assert len(rows(tmp_path / "out.jsonl")) == 1
 

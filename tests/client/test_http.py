@@ -1,9 +1,15 @@
-"""Both clients against answers of the service; against the gateway itself in tests/gateway/test_serve.py."""
+"""Both clients against good and bad answers; against the gateway itself in tests/gateway/test_serve.py."""
 
 import asyncio
 import io
 import json
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,8 @@ from PIL import Image
 from referent.client.http import AsyncClient, Client, ServiceError, ServiceUnreachableError
 from referent.client.results import Grounding
 from referent.core.api import EXAMPLE
+from referent.core.images import ImageTooLargeError
+from tests.support.raw import ANSWER, raw_server, response
 
 Handler = Callable[[httpx.Request], httpx.Response]
 Ask = Callable[..., Any]
@@ -54,22 +62,33 @@ def client(handler: Handler, **options: Any) -> Client:
 
 
 @pytest.fixture(params=["sync", "async"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """ask(handler, method, *arguments): the same of `Client` and of `AsyncClient`; of several answers a list."""
+def ask_url(request: pytest.FixtureRequest) -> Ask:
+    """ask_url(url, method, *arguments): the same of `Client` and of `AsyncClient`; of several answers a list."""
 
-    def ask(handler: Handler, method: str, *arguments: Any, options: dict[str, Any] | None = None, **named: Any) -> Any:
-        transport = httpx.MockTransport(handler)
+    def ask(url: str | None, method: str, *arguments: Any, options: dict[str, Any] | None = None, **named: Any) -> Any:
+        settings = {"url": url} | (options or {})
         if request.param == "sync":
-            with Client(transport=transport, **options or {}) as client:
+            with Client(**settings) as client:
                 answer = getattr(client, method)(*arguments, **named)
                 return list(answer) if method == "ground_many" else answer
 
         async def run() -> Any:
-            async with AsyncClient(transport=transport, **options or {}) as client:
+            async with AsyncClient(**settings) as client:
                 answer = getattr(client, method)(*arguments, **named)
                 return [each async for each in answer] if method == "ground_many" else await answer
 
         return asyncio.run(run())
+
+    return ask
+
+
+@pytest.fixture
+def ask(ask_url: Ask) -> Ask:
+    """ask(handler, method, *arguments): of a service that answers so."""
+
+    def ask(handler: Handler, method: str, *arguments: Any, options: dict[str, Any] | None = None, **named: Any) -> Any:
+        with_handler = {"transport": httpx.MockTransport(handler)} | (options or {})
+        return ask_url(None, method, *arguments, options=with_handler, **named)
 
     return ask
 
@@ -256,6 +275,37 @@ def test_what_may_succeed_later_is_asked_again_when_the_service_says_so(
     assert all(least_s <= wait <= most_s for wait in waits)
 
 
+@pytest.mark.parametrize("said", ["0", "-1", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99", ""])
+def test_a_service_that_asks_for_no_wait_is_waited_for_longer_each_time(
+    ask: Ask, waits: list[float], said: str
+) -> None:
+    refused = [problem(429, {"retry-after": said}, retryable=True) for _ in range(8)]
+    assert ask(lambda request: refused.pop() if refused else good(request), "ground", b"image", "a").model == "mini"
+    assert len(waits) == len(set(waits)) == 8
+    assert waits[0] >= 0.1
+    assert waits[3] > waits[0]
+    assert max(waits) <= 2
+
+
+def test_attempts_end_with_the_time(ask: Ask) -> None:
+    attempts = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        attempts.append(request)
+        return problem(503, {"retry-after": "0"}, retryable=True)
+
+    with pytest.raises(ServiceError, match="status 503"):
+        ask(refuse, "ground", b"image", "a", options={"timeout_s": 1})
+    assert 1 < len(attempts) < 6
+
+
+@pytest.mark.parametrize("when", ["3600", "9" * 400, "Wed, 21 Oct 2099 07:28:00 GMT", "Wed, 21 Oct 2099 07:28:00"])
+def test_what_would_be_too_late_is_not_waited_for(ask: Ask, waits: list[float], when: str) -> None:
+    with pytest.raises(ServiceError, match="status 429"):
+        ask(lambda request: problem(429, {"retry-after": when}, retryable=True), "ground", b"image", "a")
+    assert not waits
+
+
 def test_no_wait_is_longer_than_the_timeout(ask: Ask, waits: list[float]) -> None:
     with pytest.raises(ServiceError, match="wait a while"):
         ask(
@@ -314,6 +364,243 @@ def test_a_timeout_and_a_wrong_url_are_told(ask: Ask) -> None:
         ask(good, "ground", b"image", "a", options={"url": "http://host:port"})
 
 
+DRIPS = {
+    "the head": [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"],
+    "the body": [response(ANSWER)[: -len(ANSWER)], b" "],
+    "chunks": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"],
+    "interim answers": [b"", b"HTTP/1.1 102 Processing\r\n\r\n"],
+    "nothing": [b"", b""],
+}
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_a_call_ends_in_time_however_the_answer_drips(ask_url: Ask, drip: str) -> None:
+    start, piece = DRIPS[drip]
+    gone = threading.Event()
+
+    def talk(connection: socket.socket, request: bytes) -> None:
+        """Goes on until the client leaves."""
+        connection.sendall(start)
+        connection.settimeout(0.02)
+        while True:
+            connection.sendall(piece)
+            try:
+                if connection.recv(1) == b"":
+                    gone.set()
+                    raise ConnectionResetError
+            except TimeoutError:
+                pass
+
+    with raw_server(talk) as url, pytest.raises(ServiceUnreachableError, match=r"within 0\.5 s"):
+        ask_url(url, "ground", b"image", "a", options={"timeout_s": 0.5})
+    assert gone.wait(20)
+
+
+PROBLEM = "content-type: application/problem+json"
+ODD_PROBLEMS = {
+    "a list": (b"[]", PROBLEM),
+    "null": (b"null", PROBLEM),
+    "half": (b'{"type":', PROBLEM),
+    "not text": (b"\xff\xfe{", PROBLEM),
+    "nothing": (b"", PROBLEM),
+    "nested without end": (b"[" * 100_000, PROBLEM),
+    "fields of other types": (b'{"retryable": "no", "title": 5, "detail": null, "status": "x", "stage": []}', PROBLEM),
+    "another encoding": (b"{}", "content-type: application/problem+json; charset=punycode"),
+    "bytes of another encoding": (b"caf\xe9", "content-type: text/plain; charset=undefined"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_PROBLEMS)
+def test_a_problem_that_is_none_is_a_service_error(ask_url: Ask, odd: str) -> None:
+    body, header = ODD_PROBLEMS[odd]
+    with (
+        raw_server(lambda connection, _: connection.sendall(response(body, "422 No", header))) as url,
+        pytest.raises(ServiceError, match="status 422") as caught,
+    ):
+        ask_url(url, "ground", b"image", "a")
+    error = caught.value
+    assert (error.type, error.retryable, error.stage, error.request_id) == ("about:blank", False, None, None)
+    assert error.title == "No"
+    assert isinstance(error.detail, str)
+
+
+ODD_ANSWERS = {
+    "HTML": response(b"<html>"),
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "half": response(ANSWER[:100]),
+    "not text": response(b"\xff\xfe"),
+    "another document": response(b'{"models": []}'),
+    "no gzip": response(b"no gzip", "200 OK", "Content-Encoding: gzip"),
+    "a redirect": response(b"", "307 Moved", "Location: https://elsewhere.test/"),
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "headers without end": b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 300_000,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS)
+def test_what_is_no_answer_of_the_service_is_one_error(ask_url: Ask, odd: str) -> None:
+    def talk(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(ODD_ANSWERS[odd])
+        raise ConnectionResetError
+
+    with raw_server(talk) as url, pytest.raises(ServiceUnreachableError, match=url):
+        ask_url(url, "ground", b"image", "a", options={"timeout_s": 0.5})
+
+
+def test_a_redirect_is_told_with_its_target(ask: Ask) -> None:
+    moved = httpx.Response(301, headers={"location": "https://elsewhere.test/v1/ground"})
+    with pytest.raises(ServiceUnreachableError, match=r"redirects to https://elsewhere\.test"):
+        ask(lambda request: moved, "ground", b"image", "a")
+
+
+@pytest.mark.parametrize("key", [" k1", "k1\n", "\tk1\r\n"])
+def test_space_around_a_key_is_none_of_it(ask: Ask, key: str) -> None:
+    seen = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["authorization"])
+        return good(request)
+
+    ask(answer, "ground", b"", "a", options={"api_key": key})
+    assert seen == ["Bearer k1"]
+
+
+@pytest.mark.parametrize("key", ["secr\u00e9t", "secret\nsecret", "secret\0", "secret\x7f", "\u200bsecret"])
+def test_a_key_that_no_header_holds_is_refused_and_not_shown(ask: Ask, key: str) -> None:
+    with pytest.raises(ValueError, match="REFERENT_API_KEY") as caught:
+        ask(good, "ground", b"", "a", options={"api_key": key})
+    assert "secr" not in str(caught.value)
+
+
+def test_a_blank_key_is_none(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFERENT_API_KEY", " \n")
+    ask(lambda request: good(request) if "authorization" not in request.headers else problem(401), "ground", b"", "a")
+
+
+@pytest.mark.parametrize("form", ["localhost:{}", "127.0.0.1:{}/", " http://127.0.0.1:{} ", "//localhost:{}"])
+def test_the_url_may_be_written_in_several_ways(ask_url: Ask, form: str) -> None:
+    with raw_server(lambda connection, _: connection.sendall(response(ANSWER))) as url:
+        assert ask_url(form.format(url.rpartition(":")[2]), "ground", b"image", "a").model == "mini"
+
+
+def test_a_path_of_the_url_stands_before_those_of_the_api(ask: Ask) -> None:
+    paths = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        return good(request)
+
+    ask(answer, "ground", b"", "a", options={"url": "http://host/below/"})
+    assert paths == ["/below/v1/ground"]
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://u:secret@host", "http://", "http://u:secret@host:99999", "http://u:secret@host:port", "u:secret@:8"]
+)
+def test_what_is_no_url_is_told_without_its_password(ask: Ask, url: str) -> None:
+    with pytest.raises(ServiceUnreachableError, match="is no URL of a service") as caught:
+        ask(good, "ground", b"", "a", options={"url": url})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), None, "3"])
+def test_a_time_limit_is_a_number_of_seconds(ask: Ask, timeout_s: Any) -> None:
+    with pytest.raises(ValueError, match="timeout_s is"):
+        ask(good, "ground", b"", "a", options={"timeout_s": timeout_s})
+
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_PROXY", NOWHERE),
+        ("http_proxy", NOWHERE),
+        ("ALL_PROXY", "socks://127.0.0.1:9"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("NO_PROXY", "localhost,[::1]"),
+        ("NO_PROXY", "fe80::/10"),
+    ],
+)
+def test_a_service_of_this_machine_is_asked_directly(
+    ask_url: Ask, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with raw_server(lambda connection, _: connection.sendall(response(ANSWER))) as url:
+        for own in (url, url.replace("127.0.0.1", "localhost"), url.replace("127.0.0.1", "0.0.0.0")):
+            assert ask_url(own, "ground", b"image", "a").model == "mini"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "scheme"),
+    [
+        ("HTTP_PROXY", NOWHERE, "http"),
+        ("http_proxy", "127.0.0.1:9", "http"),
+        ("https_proxy", NOWHERE, "https"),
+        ("ALL_PROXY", NOWHERE, "https"),
+        ("ALL_PROXY", "socks://u:secret@127.0.0.1:9", "http"),
+        ("all_proxy", "ftp://127.0.0.1:9", "http"),
+    ],
+)
+def test_a_proxy_that_does_not_work_is_told_with_its_variable(
+    ask_url: Ask, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, scheme: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ServiceUnreachableError, match=f"the proxy of {variable}.*service.test in NO_PROXY") as caught:
+        ask_url(f"{scheme}://service.test", "ground", b"image", "a")
+    assert "secret" not in str(caught.value)
+
+
+def test_other_services_are_asked_through_the_proxy(ask_url: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [response(b"", "502 Bad Gateway"), response(ANSWER)]
+    with raw_server(lambda connection, _: connection.sendall(answers.pop())) as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+        assert ask_url("service.test", "ground", b"image", "a").model == "mini"
+        with pytest.raises(ServiceError, match="through the proxy of http_proxy"):
+            ask_url("service.test", "ground", b"image", "a")
+
+
+def test_one_client_serves_several_event_loops() -> None:
+    with raw_server(lambda connection, _: connection.sendall(response(ANSWER))) as url:
+        client = AsyncClient(url)
+        for _ in range(3):
+            assert asyncio.run(client.ground(b"image", "a")).model == "mini"
+        with ThreadPoolExecutor(4) as pool:  # and at the same time
+            answers = pool.map(lambda _: asyncio.run(client.ground(b"image", "a")), range(8))
+            assert [answer.model for answer in answers] == ["mini"] * 8
+
+
+def test_a_client_serves_threads_an_event_loop_and_a_process_that_was_forked(tmp_path: Path) -> None:
+    with raw_server(lambda connection, _: connection.sendall(response(ANSWER))) as url, Client(url) as client:
+        with ThreadPoolExecutor(4) as pool:
+            assert len({answer.model for answer in pool.map(lambda _: client.ground(b"", "a"), range(8))}) == 1
+
+        async def inside() -> str:
+            return client.ground(b"image", "a").model
+
+        assert asyncio.run(inside()) == "mini"
+        process = get_context("fork").Process(target=client.ground, args=(b"image", "a"))
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+
+
+def test_nothing_is_printed_or_logged_unless_it_is_asked_for() -> None:
+    program = (
+        "import httpx; from referent import Client; turns = iter(range(2))\n"
+        "def answer(request): return httpx.Response(200 if next(turns) else 503)\n"
+        "try: Client(transport=httpx.MockTransport(answer)).models()\n"
+        "except ConnectionError: pass\n"
+    )
+    quiet, verbose = (
+        subprocess.run([sys.executable, "-c", f"{first}{program}"], capture_output=True, text=True, timeout=60)
+        for first in ("", "import logging; logging.basicConfig(level='INFO')\n")
+    )
+    assert (quiet.stdout, quiet.stderr) == ("", "")
+    assert "INFO:referent.client.http:asking again in" in verbose.stderr
+
+
 def named(request: httpx.Request) -> httpx.Response:
     """Answers with the bytes that it was sent as the model's name; refuses some."""
     body = request.read()
@@ -325,10 +612,64 @@ def named(request: httpx.Request) -> httpx.Response:
 
 
 def test_many_are_answered_in_order_each_with_its_own_error(tmp_path: Path, ask: Ask) -> None:
-    images = [b"0", b"1", tmp_path / "none.jpg", b"3", b"415", np.zeros((2, 2)), b"500", b"7"]
+    images = [b"0", b"1", tmp_path / "none.jpg", b"3", b"415", np.zeros((2, 2)), b"500", b"7", None, tmp_path, b"10"]
     answers = ask(named, "ground_many", [(image, ["a"]) for image in images], concurrency=3, progress=True)
     said = [answer.model if isinstance(answer, Grounding) else type(answer).__name__ for answer in answers]
-    assert said == ["0", "1", "FileNotFoundError", "3", "ServiceError", "ValueError", "ServiceError", "7"]
+    faults = ("FileNotFoundError", "3", "ServiceError", "ValueError", "ServiceError", "7", "ValueError")
+    assert said == ["0", "1", *faults, "IsADirectoryError", "10"]
+
+
+@pytest.mark.parametrize(
+    "item", [(b"1", None), (b"1", [3]), (b"1", ["caf\udce9"]), (b"1",), None, "ab", (b"1", "a", "b")]
+)
+def test_an_item_that_is_none_is_a_value_among_the_others(ask: Ask, item: Any) -> None:
+    first, fault, last = ask(named, "ground_many", [(b"0", "a"), item, (b"2", "a")])
+    assert (first.model, type(fault), last.model) == ("0", ValueError, "2")
+
+
+def with_limit(request: httpx.Request) -> httpx.Response:
+    """A service that takes 2 MB, and loses the connection of whoever sends more."""
+    if request.url.path == "/v1/metadata":
+        return httpx.Response(200, json=METADATA | {"limits": METADATA["limits"] | {"image_bytes": 2_000_000}})
+    if len(request.read()) > 2_100_000:
+        raise httpx.WriteError("reset")
+    return good(request)
+
+
+def test_an_image_over_the_service_s_limit_is_refused_with_it(ask: Ask) -> None:
+    small, large, larger = b"s", b"l" * 2_000_001, b"l" * 9_000_000
+    kinds = [
+        type(answer) for answer in ask(with_limit, "ground_many", [(each, "a") for each in (small, large, larger)])
+    ]
+    assert kinds == [Grounding, ImageTooLargeError, ImageTooLargeError]
+    with pytest.raises(
+        ImageTooLargeError, match=r"too large: 9\.0 MB; the limit of http://127\.0\.0\.1:8000 is 2\.0 MB"
+    ):
+        ask(with_limit, "ground", larger, "a")
+    assert ask(good, "ground", larger, "a").model == "mini"  # the control: one that does not tell its limits
+
+
+@pytest.mark.parametrize("fault", [httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError, httpx.ReadTimeout])
+@pytest.mark.parametrize("lives", [True, False], ids=["service lives", "service is gone"])
+def test_an_item_that_loses_its_connection_ends_the_run_only_if_the_service_is_gone(
+    ask: Ask, waits: list[float], fault: type[httpx.TransportError], lives: bool
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/metadata" and lives:
+            return httpx.Response(200, json=METADATA)
+        if request.url.path == "/v1/metadata" or b"\r\n\r\n1\r\n" in request.read():
+            raise fault("lost")
+        return named(request)
+
+    def run() -> list[Any]:
+        items = [(b"0", "a"), (b"1", "a"), (b"2", "a")]
+        return ask(answer, "ground_many", items, concurrency=1, options={"timeout_s": 0.3})
+
+    if lives:
+        assert [type(answer) for answer in run()] == [Grounding, ServiceUnreachableError, Grounding]
+    else:
+        with pytest.raises(ServiceUnreachableError):
+            run()
 
 
 @pytest.mark.parametrize("status", [401, 404], ids=["no key", "unknown model"])

@@ -76,3 +76,11 @@ def test_an_image_by_url_is_asked_for_and_not_drawn(tmp_path: Path, asked: list[
     assert (code, json.loads(asked[0].read())["image"]["url"]) == (0, "https://images.example.org/a.jpg")
     code, _, errors = ground("https://images.example.org/a.jpg", *EXPRESSIONS, "--save", tmp_path / "out.png")
     assert (code, "given by URL" in errors) == (1, True)
+
+
+def test_a_dash_is_standard_input(picture: Path, asked: list[httpx.Request]) -> None:
+    code, *_ = run("ground", "-", *EXPRESSIONS, "--save", picture.parent / "out.png", stdin=picture.read_bytes())
+    assert code == 0
+    assert picture.read_bytes() in asked[0].read()
+    with Image.open(picture.parent / "out.png") as drawn:
+        assert drawn.size == (100, 80)

@@ -47,8 +47,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
     return requests
 
 
-def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "120"} | environment)
+def run(*arguments: object, stdin: bytes | None = None, **environment: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [*map(str, arguments)], stdin, {"COLUMNS": "120"} | environment)
     return result.exit_code, result.stdout, result.stderr
 
 
