@@ -24,7 +24,7 @@ export default defineConfig({
     reducedMotion: "reduce",
   },
   projects: [
-    { name: "page", testMatch: "page.spec.ts" },
+    { name: "page", testMatch: ["page.spec.ts", "answers.spec.ts"] },
     { name: "screenshot", testMatch: "screenshot.spec.ts" },
   ],
 });

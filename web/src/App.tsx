@@ -1,6 +1,6 @@
 /** The page: a picture, words, and where in the picture is what they refer to. */
 import { useMemo, useRef, useState, type ReactNode } from "react";
-import { around, clip, colour, viewOf } from "./boxes";
+import { clip, colour, viewOf } from "./boxes";
 import { Camera } from "./Camera";
 import { Copy } from "./Copy";
 import { History } from "./History";
@@ -10,15 +10,19 @@ import { Models } from "./Models";
 import { Notice } from "./Notice";
 import { readPicture, SAMPLES, type Picture, type Sample } from "./pictures";
 import {
-  answersOf,
   expressionsOf,
+  extentOf,
   failuresOf,
+  placesAt,
+  placesThere,
+  responsesOf,
   resultsOf,
   spoken,
   truthKey,
   truthsOf,
   type Outcome,
   type Question,
+  type Target,
   type Truths,
 } from "./questions";
 import { Results } from "./Results";
@@ -43,9 +47,9 @@ export function App() {
   const [truths, setTruths] = useState<Truths>({});
   const [overlaid, setOverlaid] = useState(false); // compared models on one picture
   const [camera, setCamera] = useState(false);
-  // the expression of the question shown that is pointed at, looked at closely, whose true box is being drawn
-  const [active, setActive] = useState<number | null>(null);
-  const [zoomed, setZoomed] = useState<number | null>(null);
+  // of the question shown: what is pointed at, and looked at closely; the expression whose true box is being drawn
+  const [active, setActive] = useState<Target | null>(null);
+  const [zoomed, setZoomed] = useState<Target | null>(null);
   const [drawing, setDrawing] = useState<number | null>(null);
   const [isAsking, setAsking] = useState(false);
   const asking = useRef<AbortController>(null); // of the latest request
@@ -55,7 +59,7 @@ export function App() {
     () => (question ? resultsOf(question, threshold, truths) : []),
     [question, threshold, truths],
   );
-  const answers = question ? answersOf(question) : [];
+  const responses = question ? responsesOf(question) : [];
   const isComparing = question !== null && question.models.length > 1;
   const selected = useMemo(() => selectedOf(models ?? [], chosen), [models, chosen]);
 
@@ -92,7 +96,7 @@ export function App() {
     await Promise.all(
       selected.map(async ({ name }) => {
         try {
-          settle(name, { answer: await ground(about.blob, about.name, asked.expressions, name, signal) });
+          settle(name, { response: await ground(about.blob, about.name, asked.expressions, name, signal) });
         } catch (error) {
           if (signal.aborted) return;
           if (!(error instanceof ServiceError)) throw error;
@@ -136,7 +140,7 @@ export function App() {
     <Stage
       key={model?.name ?? ""}
       picture={picture!}
-      results={results.map((row) => row.filter((result) => !model || result.model.name === model.name))}
+      places={placesThere(results).filter((place) => !model || place.model.name === model.name)}
       truths={question ? truthsOf(question, truths) : []}
       view={view}
       active={active}
@@ -149,10 +153,8 @@ export function App() {
       caption={caption}
     />
   );
-  const view =
-    picture && zoomed !== null && results[zoomed]?.length
-      ? viewOf(around(results[zoomed].map(({ box }) => box)), picture, picture.width / picture.height)
-      : null;
+  const looked = picture && zoomed && extentOf(placesAt(results, zoomed), picture);
+  const view = looked && viewOf(looked, picture, picture.width / picture.height);
   const names = isComparing ? question.models.map((model, i) => <Named key={i} model={model} index={i} />) : [];
 
   return (
@@ -221,7 +223,7 @@ export function App() {
                 onRetry={() => ask(question.picture, question.expressions.join("\n"))}
               />
             ))}
-          {question && answers.length > 0 && (
+          {question && responses.length > 0 && (
             <>
               <Results
                 question={question}
@@ -240,11 +242,11 @@ export function App() {
               {isComparing && (
                 <label className="check">
                   <input type="checkbox" checked={overlaid} onChange={({ target }) => setOverlaid(target.checked)} />
-                  All boxes on one picture
+                  All models on one picture
                 </label>
               )}
               <Threshold models={question.models} value={threshold} onChange={setThreshold} />
-              <Timings answers={answers} />
+              <Timings responses={responses} />
               <Copy question={question} threshold={threshold} />
             </>
           )}
@@ -300,6 +302,6 @@ function selectedOf(models: Model[], chosen: string[]): Model[] {
   return picked.length || !fallback ? picked : [fallback];
 }
 
-const isAnswered = (question: Question) => answersOf(question).length > 0;
+const isAnswered = (question: Question) => responsesOf(question).length > 0;
 
 const megabytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MB`;

@@ -1,5 +1,5 @@
 /** The models being served, with their figures on held-out data as they report them. */
-import type { Model } from "./service";
+import { givesOf, type Model } from "./service";
 
 export function Models({ models }: { models: Model[] }) {
   return (
@@ -11,6 +11,9 @@ export function Models({ models }: { models: Model[] }) {
             {model.default && models.length > 1 && ", default"}
             {!model.ready && ", not ready"}
           </summary>
+          <p>
+            Gives {givesOf(model)}.{model.knows && ` Knows: ${model.knows}`}
+          </p>
           <Figures evaluation={model.evaluation} />
           <p className="digest">{model.digest}</p>
         </details>

@@ -1,17 +1,31 @@
-/** A row for each expression: what it looks like, how sure each model is, how well it fits the true box. */
-import { around, colour, placement, viewOf, type Box } from "./boxes";
+/** A row for each expression: what it looks like, what each model found, how sure it is, how well it fits the true box. */
+import { colour, placement, viewOf } from "./boxes";
 import type { Picture } from "./pictures";
 import { ms } from "./Timings";
-import { answersOf, truthKey, type Question, type Result, type Truths } from "./questions";
+import {
+  CUT,
+  extentOf,
+  isCut,
+  responsesOf,
+  truthKey,
+  verdict,
+  type Place,
+  type Question,
+  type Result,
+  type Target,
+  type Truths,
+} from "./questions";
+
+const SHORT = 120; // characters of a model's text that are shown without being asked for
 
 interface Props {
   question: Question;
   results: Result[][];
   truths: Truths;
-  active: number | null;
-  onActive: (expression: number | null) => void;
-  zoomed: number | null;
-  onZoom: (expression: number | null) => void;
+  active: Target | null;
+  onActive: (target: Target | null) => void;
+  zoomed: Target | null;
+  onZoom: (target: Target | null) => void;
   drawing: number | null;
   onDraw: (expression: number | null) => void;
   onForget: (expression: string) => void;
@@ -26,7 +40,7 @@ export function Results(props: Props) {
       <h2 className="found">
         {found} of {results.length} found
         <span>
-          {answersOf(question)
+          {responsesOf(question)
             .map(({ timings_ms }) => ms(timings_ms.total))
             .join(" and ")}
         </span>
@@ -36,27 +50,39 @@ export function Results(props: Props) {
           const row = results[index]!;
           const isThere = row.some(({ present }) => present);
           const truth = truths[truthKey(question.picture, expression)];
+          const bests = row.flatMap(({ places }) => places.slice(0, 1));
+          const all = { expression: index };
+          const isZoomed = zoomed !== null && isSame(zoomed, all);
           return (
             <li
               key={index}
-              className={[active === index && "active", !isThere && "absent"].filter(Boolean).join(" ")}
-              onPointerEnter={() => onActive(index)}
+              className={[active?.expression === index && "active", !isThere && "absent"].filter(Boolean).join(" ")}
+              onPointerEnter={() => onActive(all)}
               onPointerLeave={() => onActive(null)}
-              onFocus={() => onActive(index)}
+              onFocus={() => onActive(all)}
               onBlur={() => onActive(null)}
             >
               <button
                 className="crop"
                 aria-label={`Look closely at ${expression}`}
-                aria-pressed={zoomed === index}
-                onClick={() => onZoom(zoomed === index ? null : index)}
+                aria-pressed={isZoomed}
+                disabled={!bests.length}
+                onClick={() => onZoom(isZoomed ? null : all)}
               >
-                <Crop picture={question.picture} boxes={row.map(({ box }) => box)} />
+                <Crop picture={question.picture} places={bests} />
               </button>
               <div className="finding">
                 <h3>{expression}</h3>
                 {row.map((result) => (
-                  <Score key={result.model.name} result={result} showsModel={isComparing} />
+                  <Finding
+                    key={result.model.name}
+                    result={result}
+                    active={active}
+                    onActive={onActive}
+                    zoomed={zoomed}
+                    onZoom={onZoom}
+                    showsModel={isComparing}
+                  />
                 ))}
               </div>
               <button
@@ -82,24 +108,79 @@ export function Results(props: Props) {
   );
 }
 
-function Score({ result, showsModel }: { result: Result; showsModel: boolean }) {
-  const { model, found, colourIndex, present, iou } = result;
+interface FindingProps extends Pick<Props, "active" | "onActive" | "zoomed" | "onZoom"> {
+  result: Result;
+  showsModel: boolean;
+}
+
+/** What one model found. */
+function Finding({ result, showsModel, active, onActive, zoomed, onZoom }: FindingProps) {
+  const { model, answer, places, colourIndex, present } = result;
+  const several = places.filter(({ present, rank }) => present && rank !== null);
+  const score = answer.score?.toFixed(2);
   return (
-    <p className="score" data-model={model.name}>
-      <i className="swatch" style={{ background: present ? colour(colourIndex) : undefined }} />
-      {showsModel && <span className="model">{model.name}</span>}
-      {present ? (
-        found.score !== null && <span title="how well the model expects its box to fit">{found.score.toFixed(2)}</span>
-      ) : (
-        <span>not in the picture {found.score?.toFixed(2)}</span>
+    <>
+      <p className="score" data-model={model.name}>
+        <i className="swatch" style={{ background: present ? colour(colourIndex) : undefined }} />
+        {showsModel && <span className="model">{model.name}</span>}
+        {!present || several.length > 0 ? (
+          <span>
+            {verdict(result)} {!present && score}
+          </span>
+        ) : (
+          score && <span title="how well the model expects its answer to fit">{score}</span>
+        )}
+        {isCut(answer) && <b>{CUT}</b>}
+        {places.map(({ fit, rank }) => rank === null && fit !== null && <b key={fit}>{fit}</b>)}
+      </p>
+      {several.length > 0 && (
+        <ol className="places" aria-label={`Places of ${answer.expression}${showsModel ? ` by ${model.name}` : ""}`}>
+          {several.map((place) => {
+            const isZoomed = zoomed !== null && isSame(zoomed, place.target);
+            return (
+              <li key={place.rank}>
+                <button
+                  className={active && isSame(active, place.target) ? "active" : ""}
+                  aria-label={labelOf(place)}
+                  aria-pressed={isZoomed}
+                  onClick={() => onZoom(isZoomed ? null : place.target)}
+                  onPointerEnter={() => onActive(place.target)}
+                  onPointerLeave={() => onActive({ expression: place.target.expression })}
+                  onFocus={(event) => {
+                    onActive(place.target);
+                    event.stopPropagation(); // the row would say: all of them
+                  }}
+                >
+                  <b>{place.rank}</b> {place.referent.score?.toFixed(2)} {place.fit}
+                </button>
+              </li>
+            );
+          })}
+        </ol>
       )}
-      {iou !== null && <b className="iou">IoU {iou.toFixed(2)}</b>}
-    </p>
+      {answer.text && <Text text={answer.text} />}
+    </>
   );
 }
 
-function Crop({ picture, boxes }: { picture: Picture; boxes: Box[] }) {
-  if (!boxes.length) return null;
-  const view = viewOf(around(boxes), picture, 1);
-  return <img src={picture.url} alt="" style={placement(view, picture)} />;
+const labelOf = ({ referent, rank, fit }: Place) =>
+  [`Look closely at ${referent.expression}, place ${rank}`, referent.score?.toFixed(2), fit].filter(Boolean).join(" ");
+
+/** What a model wrote; opened by hand where it is long. */
+function Text({ text }: { text: string }) {
+  if (text.length <= SHORT) return <p className="text">{text}</p>;
+  return (
+    <details className="text">
+      <summary>{text.slice(0, SHORT)}…</summary>
+      {text.slice(SHORT)}
+    </details>
+  );
+}
+
+const isSame = (a: Target, b: Target) => a.expression === b.expression && a.model === b.model && a.rank === b.rank;
+
+function Crop({ picture, places }: { picture: Picture; places: Place[] }) {
+  const extent = extentOf(places, picture);
+  if (!extent) return null;
+  return <img src={picture.url} alt="" style={placement(viewOf(extent, picture, 1), picture)} />;
 }

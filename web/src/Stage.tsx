@@ -1,32 +1,42 @@
-/** The picture with its boxes; whole or a part of it; and a hand that draws the true box. */
+/** The picture with its boxes and points; whole or a part of it; and a hand that draws the true box. */
 import { useEffect, useRef, useState, type KeyboardEvent, type PointerEvent, type ReactNode } from "react";
-import { area, clip, colour, placement, type Box } from "./boxes";
+import { area, clip, colour, placement, type Box, type Point } from "./boxes";
 import type { Picture } from "./pictures";
-import type { Result } from "./questions";
+import { isAt, type Place, type Target } from "./questions";
 
 const LEAST_SIDE = 3; // of a drawn box, pixels of the picture: less is a click
 const STEPS = 50; // of the arrow keys, across the picture
 
 interface Props {
   picture: Picture;
-  results: Result[][]; // by expression
+  places: Place[];
   truths: Box[];
   view: Box | null; // the part to show; null: all
-  active: number | null;
-  onActive: (expression: number | null) => void;
+  active: Target | null;
+  onActive: (target: Target | null) => void;
   drawing: { expression: string; takesKeys: boolean } | null;
   onDrawn: (box: Box) => void;
   caption: ReactNode;
 }
 
-export function Stage({ picture, results, truths, view, active, onActive, drawing, onDrawn, caption }: Props) {
+export function Stage({ picture, places, truths, view, active, onActive, drawing, onDrawn, caption }: Props) {
   const { width, height } = picture;
-  const shown = results
-    .flatMap((row, expression) => row.map((result) => ({ ...result, expression })))
-    .filter(({ present }) => present)
-    .sort((a, b) => area(b.box) - area(a.box)); // small ones on top, to be pointed at
-  const fades = (expression: number) => active !== null && active !== expression;
-  const names = shown.map(({ found }) => found.expression).join(", ");
+  const size = ({ box }: Place) => (box ? area(box) : 0);
+  const shown = [...places].sort((a, b) => size(b) - size(a)); // small ones on top, to be pointed at
+  const boxes = shown.flatMap((place) => (place.box ? { ...place, box: place.box } : []));
+  const points = shown.flatMap((place) => (place.point ? { ...place, point: place.point } : []));
+  const named = (kind: string, places: Place[]) =>
+    places.length ? `${kind}: ${[...new Set(places.map(({ referent }) => referent.expression))].join(", ")}` : [];
+  const names = [named("Boxes", boxes), named("Points", points)].flat().join(". ");
+
+  const fades = ({ target }: Place) => active !== null && !isAt(active, target);
+  const marking = (place: Place, kind: string) => ({
+    className: fades(place) ? `${kind} faded` : kind,
+    "data-expression": place.target.expression,
+    "data-model": place.model.name,
+    onPointerEnter: () => onActive(place.target),
+    onPointerLeave: () => onActive(null),
+  });
 
   const figure = useRef<HTMLElement>(null);
   const looksAt = view?.join();
@@ -43,33 +53,26 @@ export function Stage({ picture, results, truths, view, active, onActive, drawin
       >
         <div className="canvas" style={placement(view ?? [0, 0, width, height], picture)}>
           <img src={picture.url} alt={`The picture, ${picture.name}`} draggable={false} />
-          <svg viewBox={`0 0 ${width} ${height}`} role="img" aria-label={names ? `Boxes: ${names}` : "No boxes"}>
-            {shown.map(({ model, box, colourIndex, expression }) => (
-              <g
-                key={`${model.name} ${expression}`}
-                className={fades(expression) ? "box faded" : "box"}
-                data-expression={expression}
-                data-model={model.name}
-                onPointerEnter={() => onActive(expression)}
-                onPointerLeave={() => onActive(null)}
-              >
-                <Rectangle box={box} className="halo" />
-                <Rectangle box={box} className="line" stroke={colour(colourIndex)} />
+          <svg viewBox={`0 0 ${width} ${height}`} role="img" aria-label={names || "No boxes"}>
+            {boxes.map((place) => (
+              <g key={keyOf(place)} {...marking(place, "box")}>
+                <Rectangle box={place.box} className="halo" />
+                <Rectangle box={place.box} className="line" stroke={colour(place.colourIndex)} />
               </g>
             ))}
             {truths.map((box, index) => (
               <Truth key={index} box={box} />
             ))}
           </svg>
-          {shown.map(({ model, found, box, colourIndex, expression }) => (
+          {points.map((place) => (
             <span
-              key={`${model.name} ${expression}`}
-              className={fades(expression) ? "label faded" : "label"}
-              aria-hidden="true" // the list says it
-              style={{ background: colour(colourIndex), ...labelPlace(box, picture) }}
-            >
-              {found.expression} <b>{found.score?.toFixed(2)}</b>
-            </span>
+              key={keyOf(place)}
+              {...marking(place, "point")}
+              style={{ color: colour(place.colourIndex), ...pointPlace(place.point, picture) }}
+            />
+          ))}
+          {shown.map((place) => (
+            <Label key={keyOf(place)} place={place} picture={picture} fades={fades(place)} />
           ))}
           {drawing && <Pen key={drawing.expression} picture={picture} {...drawing} onDrawn={onDrawn} />}
         </div>
@@ -91,13 +94,52 @@ function Truth({ box }: { box: Box }) {
   );
 }
 
+const keyOf = ({ target, model }: Place) => `${model.name} ${target.expression} ${target.rank ?? ""}`;
+
+/** The expression and its score; of several places all but the best have their rank alone, as there may be many. */
+function Label({ place, picture, fades }: { place: Place; picture: Picture; fades: boolean }) {
+  const { referent, rank, box, point, colourIndex } = place;
+  const where = box ? boxLabelPlace(box, picture) : pointLabelPlace(point!, picture);
+  return (
+    <span
+      className={["label", !box && "beside", fades && "faded"].filter(Boolean).join(" ")}
+      aria-hidden="true" // the list says it
+      style={{ background: colour(colourIndex), ...where }}
+    >
+      {rank !== null && <b>{rank} </b>}
+      {(rank === null || rank === 1) && (
+        <>
+          {referent.expression} <b>{referent.score?.toFixed(2)}</b>
+        </>
+      )}
+    </span>
+  );
+}
+
+const percent = (part: number, whole: number) => `${(100 * part) / whole}%`;
+
+const pointPlace = ([x, y]: Point, { width, height }: Picture) => ({
+  left: percent(x, width),
+  top: percent(y, height),
+});
+
 /** On top of the box, inside the picture: from the box's left side, or its right side in the right half. */
-function labelPlace([x1, y1, x2]: Box, { width, height }: Picture) {
+function boxLabelPlace([x1, y1, x2]: Box, { width, height }: Picture) {
   const isRight = x1 + x2 > width;
   return {
-    top: `max(${(100 * y1) / height}%, 1.5rem)`,
-    ...(isRight ? { right: `${100 - (100 * x2) / width}%` } : { left: `${(100 * x1) / width}%` }),
-    maxWidth: `${isRight ? (100 * x2) / width : 100 - (100 * x1) / width}%`,
+    top: `max(${percent(y1, height)}, 1.5rem)`,
+    ...(isRight ? { right: percent(width - x2, width) } : { left: percent(x1, width) }),
+    maxWidth: percent(isRight ? x2 : width - x1, width),
+  };
+}
+
+/** Beside the point, towards the middle of the picture. */
+function pointLabelPlace([x, y]: Point, { width, height }: Picture) {
+  const isRight = 2 * x > width;
+  return {
+    top: `clamp(0.75rem, ${percent(y, height)}, 100% - 0.75rem)`,
+    [isRight ? "right" : "left"]: `calc(${percent(isRight ? width - x : x, width)} + var(--ring))`,
+    maxWidth: `calc(${percent(isRight ? x : width - x, width)} - var(--ring))`,
   };
 }
 

@@ -1,11 +1,11 @@
 /** Where the time went: a bar of stages for each answer. */
-import type { Answer } from "./service";
+import type { GroundResponse } from "./service";
 
-export function Timings({ answers }: { answers: Answer[] }) {
-  const longest = Math.max(...answers.map(({ timings_ms }) => timings_ms.total));
+export function Timings({ responses }: { responses: GroundResponse[] }) {
+  const longest = Math.max(...responses.map(({ timings_ms }) => timings_ms.total));
   return (
     <div className="timings">
-      {answers.map(({ model, timings_ms: { total, ...stages } }) => {
+      {responses.map(({ model, timings_ms: { total, ...stages } }) => {
         const parts = Object.entries(stages).filter((part): part is [string, number] => part[1] !== null);
         return (
           <div key={model}>

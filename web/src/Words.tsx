@@ -1,7 +1,7 @@
 /** The form: what to look for, and which models to ask. */
 import { useEffect, useRef, type KeyboardEvent } from "react";
 import { expressionsOf } from "./questions";
-import type { Model } from "./service";
+import { givesOf, type Model } from "./service";
 
 interface Props {
   text: string;
@@ -60,9 +60,21 @@ export function Words({ text, onText, models, selected, onSelect, picture, isBus
                 }}
               />
               {model.name}
+              <small>
+                {model.several && "several "}
+                {model.gives}
+              </small>
             </label>
           ))}
         </fieldset>
+      )}
+      {selected.map(
+        (model) =>
+          model.knows && (
+            <p key={model.name} className="hint">
+              {model.name} gives {givesOf(model)}. It knows: {model.knows}
+            </p>
+          ),
       )}
       <button className="primary" disabled={!isReady}>
         {isBusy ? "Looking…" : "Find"}

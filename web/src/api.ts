@@ -26,66 +26,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/predict": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Predict
-         * @description One expression, as clients of visual-grounding-api ask.
-         */
-        post: operations["predict_predict_post"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/health": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Health
-         * @description Whether the models answer.
-         */
-        get: operations["health_health_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/models": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Models
-         * @description The models and their figures.
-         */
-        get: operations["models_models_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/v1/models": {
         parameters: {
             query?: never;
@@ -246,25 +186,119 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/predict": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Predict
+         * @description One expression, as clients of visual-grounding-api ask. A model that gives no box is a problem of status 422.
+         */
+        post: operations["predict_predict_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/health": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Health
+         * @description Whether the models answer.
+         */
+        get: operations["health_health_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Models
+         * @description The models and their figures.
+         */
+        get: operations["models_models_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
-         * Found
-         * @description Where one expression's referent is. Boxes are floats; `score` and `present` are None without a score head.
+         * Answer
+         * @description What a model says to one expression: the best referent's fields, and all referents.
+         *
+         *     If nothing is there, `present` is false and `referents` is empty; kind `head` still gives its best guess.
          */
-        Found: {
+        Answer: {
             /** Expression */
             expression: string;
-            /** Box Xyxy */
-            box_xyxy: number[];
-            /** Box Cxcywh Normalized */
-            box_cxcywh_normalized: number[];
-            /** Score */
+            /**
+             * Box Xyxy
+             * @description pixels of the image as shown, clipped to it
+             */
+            box_xyxy: number[] | null;
+            /**
+             * Box Cxcywh Normalized
+             * @description 0..1 of the whole image
+             */
+            box_cxcywh_normalized: number[] | null;
+            /**
+             * Point Xy
+             * @description pixels of the image as shown
+             */
+            point_xy: number[] | null;
+            /**
+             * Score
+             * @description predicted IoU, or probability; null for models without scores
+             */
             score: number | null;
-            /** Present */
+            /**
+             * Present
+             * @description whether it is there; null for models without scores
+             */
             present: boolean | null;
+            /**
+             * Referents
+             * @description all of them, best first; empty if nothing is there
+             */
+            referents: components["schemas"]["Referent"][];
+            /**
+             * Text
+             * @description what a generator wrote; others leave it out
+             */
+            text?: string | null;
+            /**
+             * Finish Reason
+             * @description why a generator ended: stop; length, its answer was cut; error, this expression's pass failed
+             */
+            finish_reason?: ("stop" | "length" | "error") | null;
         };
         /**
          * GroundBatchResponse
@@ -314,6 +348,25 @@ export interface components {
          *           ],
          *           "expression": "the queen",
          *           "present": true,
+         *           "referents": [
+         *             {
+         *               "box_cxcywh_normalized": [
+         *                 0.2024,
+         *                 0.3377,
+         *                 0.3407,
+         *                 0.3563
+         *               ],
+         *               "box_xyxy": [
+         *                 12.1,
+         *                 80.4,
+         *                 140.9,
+         *                 260
+         *               ],
+         *               "expression": "the queen",
+         *               "present": true,
+         *               "score": 0.91
+         *             }
+         *           ],
          *           "score": 0.91
          *         }
          *       ],
@@ -339,11 +392,8 @@ export interface components {
              */
             digest: string;
             image: components["schemas"]["ImageSize"];
-            /**
-             * Results
-             * @description box_xyxy: pixels of the image as shown, clipped to it; box_cxcywh_normalized: 0..1 of the whole image; score: predicted IoU; present: whether the object is there. Score and present are null for models trained without scores.
-             */
-            results: components["schemas"]["Found"][];
+            /** Results */
+            results: components["schemas"]["Answer"][];
             timings_ms: components["schemas"]["Timings"];
         };
         /**
@@ -505,6 +555,39 @@ export interface components {
             stage: string | null;
         };
         /**
+         * Referent
+         * @description One thing that an expression refers to. A model gives boxes or points; what it does not give is null.
+         */
+        Referent: {
+            /** Expression */
+            expression: string;
+            /**
+             * Box Xyxy
+             * @description pixels of the image as shown, clipped to it
+             */
+            box_xyxy: number[] | null;
+            /**
+             * Box Cxcywh Normalized
+             * @description 0..1 of the whole image
+             */
+            box_cxcywh_normalized: number[] | null;
+            /**
+             * Point Xy
+             * @description pixels of the image as shown
+             */
+            point_xy: number[] | null;
+            /**
+             * Score
+             * @description predicted IoU, or probability; null for models without scores
+             */
+            score: number | null;
+            /**
+             * Present
+             * @description whether it is there; null for models without scores
+             */
+            present: boolean | null;
+        };
+        /**
          * ServedModel
          * @description A version being served.
          */
@@ -515,6 +598,28 @@ export interface components {
             version: string;
             /** Digest */
             digest: string;
+            /**
+             * Kind
+             * @description how it answers
+             * @example head
+             */
+            kind: string;
+            /**
+             * Gives
+             * @description what a referent has
+             * @enum {string}
+             */
+            gives: "boxes" | "points";
+            /**
+             * Several
+             * @description whether an expression can have several referents
+             */
+            several: boolean;
+            /**
+             * Knows
+             * @description what it knows, in words for people
+             */
+            knows: string | null;
             /** Default */
             default: boolean;
             /**
@@ -594,6 +699,18 @@ export interface components {
          */
         GroundForm: {
             /**
+             * Max Instances
+             * @description referents of each expression at most; default: the model's
+             * @default null
+             */
+            max_instances: number | null;
+            /**
+             * Heatmap
+             * @description where the model looked, from models that can say it
+             * @default false
+             */
+            heatmap: boolean;
+            /**
              * Model
              * @default null
              */
@@ -618,6 +735,18 @@ export interface components {
          * @description One image; answered with `GroundResponse`.
          */
         GroundRequest: {
+            /**
+             * Max Instances
+             * @description referents of each expression at most; default: the model's
+             * @default null
+             */
+            max_instances: number | null;
+            /**
+             * Heatmap
+             * @description where the model looked, from models that can say it
+             * @default false
+             */
+            heatmap: boolean;
             image: components["schemas"]["ImageInput"];
             /**
              * Expressions
@@ -659,6 +788,18 @@ export interface components {
          * @description An image and what to look for in it.
          */
         ImageQuery: {
+            /**
+             * Max Instances
+             * @description referents of each expression at most; default: the model's
+             * @default null
+             */
+            max_instances: number | null;
+            /**
+             * Heatmap
+             * @description where the model looked, from models that can say it
+             * @default false
+             */
+            heatmap: boolean;
             image: components["schemas"]["ImageInput"];
             /**
              * Expressions
@@ -788,7 +929,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The request has missing or wrong fields; The image can't be fetched; The image can't be decoded; An expression can't be used; Too few or too many expressions */
+            /** @description The request has missing or wrong fields; The image can't be fetched; The image can't be decoded; An expression can't be used; The model gave no box; Too few or too many expressions */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -835,214 +976,6 @@ export interface operations {
             };
             /** @description The request took too long */
             504: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    predict_predict_post: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["PredictRequest"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["PredictResponse"];
-                };
-            };
-            /** @description The request can't be read */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description A key is needed */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The key does not allow this */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description No such model */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The request took too long to arrive */
-            408: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The request is too large; The image is too large */
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported content type; Not an image of a supported format */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The request has missing or wrong fields; The image can't be fetched; The image can't be decoded; An expression can't be used; Too few or too many expressions */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The service is busy; Too many requests */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The service failed */
-            500: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The inference failed */
-            502: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not ready; The service is going down; Inference is unavailable */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The request took too long */
-            504: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    health_health_get: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["HealthResponse"];
-                };
-            };
-            /** @description Service Unavailable */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["HealthResponse"];
-                };
-            };
-        };
-    };
-    models_models_get: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ModelsResponse"];
-                };
-            };
-            /** @description A key is needed */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The key does not allow this */
-            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1315,6 +1248,214 @@ export interface operations {
             };
             /** @description Not ready; The service is going down; Inference is unavailable */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    predict_predict_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PredictRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PredictResponse"];
+                };
+            };
+            /** @description The request can't be read */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request took too long to arrive */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is too large; The image is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type; Not an image of a supported format */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request has missing or wrong fields; The image can't be fetched; The image can't be decoded; An expression can't be used; The model gave no box; Too few or too many expressions */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The service is busy; Too many requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The service failed */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The inference failed */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not ready; The service is going down; Inference is unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request took too long */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    health_health_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HealthResponse"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HealthResponse"];
+                };
+            };
+        };
+    };
+    models_models_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelsResponse"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

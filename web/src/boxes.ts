@@ -1,6 +1,9 @@
 /** Boxes are [x1, y1, x2, y2] in pixels of the picture as shown. */
 export type Box = [number, number, number, number];
 
+/** A point is [x, y] in them. */
+export type Point = [number, number];
+
 export interface Size {
   width: number;
   height: number;
@@ -19,6 +22,8 @@ export function iou(a: Box, b: Box): number {
   return union > 0 ? common / union : 0;
 }
 
+export const contains = ([x1, y1, x2, y2]: Box, [x, y]: Point) => x1 <= x && x <= x2 && y1 <= y && y <= y2;
+
 export const clip = ([x1, y1, x2, y2]: Box, { width, height }: Size): Box => [
   Math.min(Math.max(x1, 0), width),
   Math.min(Math.max(y1, 0), height),
@@ -33,6 +38,14 @@ export const around = (boxes: Box[]): Box => [
   Math.max(...boxes.map((box) => box[2])),
   Math.max(...boxes.map((box) => box[3])),
 ];
+
+const NEIGHBOURHOOD = 1 / 8; // of a point, in sides of the picture
+
+/** What to show around a point, where the size of its object is not known. */
+export function neighbourhood([x, y]: Point, { width, height }: Size): Box {
+  const half = (Math.max(width, height) * NEIGHBOURHOOD) / 2;
+  return [x - half, y - half, x + half, y + half];
+}
 
 const ROOM = 1.8; // sides of the view, in sides of the box
 const CLOSEST = 1 / 12; // smallest view, in sides of the picture

@@ -1,7 +1,7 @@
 /** What "copy as" copies. */
 import { area, type Box } from "./boxes";
-import { answersOf, isPresent, type Question } from "./questions";
-import { apiKey } from "./service";
+import { isPresent, referentsOf, responsesOf, type Question } from "./questions";
+import { apiKey, type Referent } from "./service";
 
 export const FORMATS: Record<string, (question: Question, threshold: number | null) => string> = {
   JSON: asJson,
@@ -12,27 +12,40 @@ export const FORMATS: Record<string, (question: Question, threshold: number | nu
 
 /** The answer as the API gave it; a list where there are several. */
 function asJson(question: Question): string {
-  const answers = answersOf(question);
-  return JSON.stringify(answers.length === 1 ? answers[0] : answers, null, 2);
+  const responses = responsesOf(question);
+  return JSON.stringify(responses.length === 1 ? responses[0] : responses, null, 2);
 }
 
-/** A COCO dataset of one image: a category an expression, an annotation a box that counts as there. */
+/** A COCO dataset of one image: a category an expression, an annotation a referent that counts as there. */
 function asCoco(question: Question, threshold: number | null): string {
   const { picture, expressions } = question;
-  const annotations = answersOf(question).flatMap(({ model, results }) =>
-    results.flatMap((found, index) => {
-      const [x1, y1, x2, y2] = found.box_xyxy as Box;
-      const { score } = found;
-      const annotation = { image_id: 1, category_id: index + 1, bbox: [x1, y1, x2 - x1, y2 - y1], iscrowd: 0 };
-      return isPresent(found, threshold) ? [{ ...annotation, area: area([x1, y1, x2, y2]), score, model }] : [];
-    }),
+  const annotations = responsesOf(question).flatMap(({ model, results }) =>
+    results.flatMap((answer, index) =>
+      referentsOf(answer)
+        .filter((referent) => isPresent(referent, threshold))
+        .map((referent) => ({
+          image_id: 1,
+          category_id: index + 1,
+          ...whereInCoco(referent),
+          score: referent.score,
+          model,
+        })),
+    ),
   );
+  const keypoints = annotations.some((annotation) => "keypoints" in annotation) ? { keypoints: ["point"] } : {};
   const dataset = {
     images: [{ id: 1, file_name: picture.name, width: picture.width, height: picture.height }],
-    categories: expressions.map((name, index) => ({ id: index + 1, name })),
+    categories: expressions.map((name, index) => ({ id: index + 1, name, ...keypoints })),
     annotations: annotations.map((annotation, index) => ({ id: index + 1, ...annotation })),
   };
   return JSON.stringify(dataset, null, 2);
+}
+
+/** A point is a keypoint that is seen (2); a box without size stands beside it, since COCO's readers want one. */
+function whereInCoco({ box_xyxy, point_xy }: Referent) {
+  const [x1, y1, x2, y2] = (box_xyxy ?? [...point_xy!, ...point_xy!]) as Box;
+  const box = { bbox: [x1, y1, x2 - x1, y2 - y1], iscrowd: 0, area: area([x1, y1, x2, y2]) };
+  return point_xy ? { ...box, keypoints: [...point_xy, 2], num_keypoints: 1 } : box;
 }
 
 function asCurl({ picture, expressions, models }: Question): string {
@@ -58,7 +71,9 @@ with Client(${literal(new URL(".", location.href).href.replace(/\/$/, ""))}) as 
     for model in ${literal(models.map(({ name }) => name))}:
         answer = client.ground(${literal(picture.name)}, ${literal(expressions)}, model=model)
         for result in answer.results:
-            print(model, result.expression, result.box_xyxy, result.score, result.present)
+            for referent in result.referents or [result]:
+                where = referent.box_xyxy or referent.point_xy
+                print(model, result.expression, where, referent.score, referent.present)
 `;
 }
 

@@ -1,7 +1,7 @@
 /** A question, and what became of it: the state that the page shows. */
-import { iou, type Box } from "./boxes";
+import { around, contains, iou, neighbourhood, type Box, type Point } from "./boxes";
 import type { Picture } from "./pictures";
-import type { Answer, Failure, Found, Model } from "./service";
+import type { Answer, Failure, GroundResponse, Model, Referent } from "./service";
 
 export interface Question {
   id: number;
@@ -11,17 +11,40 @@ export interface Question {
   outcomes: Record<string, Outcome>; // by the model's name; none yet while it is being answered
 }
 
-export type Outcome = { answer: Answer } | { failure: Failure };
+export type Outcome = { response: GroundResponse } | { failure: Failure };
 
 /** One model's result for one expression. */
 export interface Result {
   model: Model;
-  found: Found;
-  box: Box;
+  answer: Answer;
+  places: Place[]; // best first
   colourIndex: number; // of the expression, or of the model where several are compared
-  present: boolean;
-  iou: number | null; // with the true box, where one is drawn
+  present: boolean; // whether any place counts as there
 }
+
+/** Where one referent is. */
+export interface Place {
+  target: Target;
+  referent: Referent;
+  box: Box | null;
+  point: Point | null;
+  rank: number | null; // from 1 on, the best first; null: the answer has no other place
+  model: Model;
+  colourIndex: number;
+  present: boolean;
+  fit: string | null; // how well it fits the true box, where one is drawn
+}
+
+/** What is pointed at or looked at closely: all places of an expression, or one of a model's several. */
+export interface Target {
+  expression: number;
+  model?: string;
+  rank?: number;
+}
+
+export const isAt = (target: Target, place: Target) =>
+  target.expression === place.expression &&
+  (target.rank === undefined || (target.rank === place.rank && target.model === place.model));
 
 /** True boxes that were drawn, by `truthKey`. */
 export type Truths = Record<string, Box>;
@@ -32,52 +55,97 @@ export const truthsOf = ({ picture, expressions }: Question, truths: Truths) =>
 
 export const expressionsOf = (text: string) => text.split("\n").flatMap((line) => line.trim() || []);
 
-export const answersOf = ({ models, outcomes }: Question): Answer[] =>
-  models.flatMap(({ name }) => (outcomes[name] && "answer" in outcomes[name] ? outcomes[name].answer : []));
+export const responsesOf = ({ models, outcomes }: Question): GroundResponse[] =>
+  models.flatMap(({ name }) => (outcomes[name] && "response" in outcomes[name] ? outcomes[name].response : []));
 
 export const failuresOf = ({ outcomes }: Question) =>
   Object.entries(outcomes).flatMap(([model, outcome]) =>
     "failure" in outcome ? { model, failure: outcome.failure } : [],
   );
 
-/** Whether the object counts as there: by the given threshold, or as the model itself says. */
-export function isPresent(found: Found, threshold: number | null): boolean {
-  return threshold === null || found.score === null ? found.present !== false : found.score >= threshold;
+/** Whether a referent counts as there: by the given threshold, or as the model itself says. */
+export function isPresent(referent: Referent, threshold: number | null): boolean {
+  return threshold === null || referent.score === null ? referent.present !== false : referent.score >= threshold;
+}
+
+/** The referents of an answer, best first; the best guess of a model that says there are none but guesses. */
+export function referentsOf(answer: Answer): Referent[] {
+  const referents = answer.referents.length ? answer.referents : [answer];
+  return referents.filter(({ box_xyxy, point_xy }) => box_xyxy || point_xy);
 }
 
 /** For each expression, what each model that has answered found. */
 export function resultsOf(question: Question, threshold: number | null, truths: Truths): Result[][] {
   const { picture, expressions, models, outcomes } = question;
-  return expressions.map((expression, row) => {
-    const truth = truths[truthKey(picture, expression)];
+  return expressions.map((text, expression) => {
+    const truth = truths[truthKey(picture, text)];
     return models.flatMap((model, column) => {
       const outcome = outcomes[model.name];
       if (!outcome || "failure" in outcome) return [];
-      const found = outcome.answer.results[row]!;
-      const box = found.box_xyxy as Box;
-      return {
-        model,
-        found,
-        box,
-        colourIndex: models.length > 1 ? column : row,
-        present: isPresent(found, threshold),
-        iou: truth ? iou(truth, box) : null,
-      };
+      const answer = outcome.response.results[expression]!;
+      const colourIndex = models.length > 1 ? column : expression;
+      const places = referentsOf(answer).map((referent, index, { length }): Place => {
+        const [box, point] = [referent.box_xyxy as Box | null, referent.point_xy as Point | null];
+        const rank = length > 1 ? index + 1 : null;
+        return {
+          target: rank === null ? { expression } : { expression, model: model.name, rank },
+          referent,
+          box,
+          point,
+          rank,
+          model,
+          colourIndex,
+          present: isPresent(referent, threshold),
+          fit: truth ? fit(truth, box, point) : null,
+        };
+      });
+      return { model, answer, places, colourIndex, present: places.some(({ present }) => present) };
     });
   });
 }
 
+function fit(truth: Box, box: Box | null, point: Point | null): string | null {
+  if (box) return `IoU ${iou(truth, box).toFixed(2)}`;
+  return point && (contains(truth, point) ? "inside the true box" : "outside the true box");
+}
+
+export const placesThere = (results: Result[][]): Place[] =>
+  results.flat().flatMap(({ places }) => places.filter(({ present }) => present));
+
+/** The places to show to someone who looks closely; of what is not there, each model's best guess. */
+export function placesAt(results: Result[][], target: Target): Place[] {
+  const shown = (results[target.expression] ?? []).flatMap(({ places }) => {
+    const there = places.filter(({ present }) => present);
+    return there.length ? there : places.slice(0, 1);
+  });
+  return shown.filter((place) => isAt(target, place.target));
+}
+
+/** The smallest box around all of them, with the surroundings of points; null without any. */
+export const extentOf = (places: Place[], picture: Picture): Box | null =>
+  places.length ? around(places.map(({ box, point }) => box ?? neighbourhood(point!, picture))) : null;
+
 /** What a screen reader says of the results. */
 export function spoken(results: Result[][]): string {
-  const texts = results
-    .flat()
-    .map(({ model, found, present, iou }) =>
-      [
-        `${found.expression}: ${present ? "found" : "not in the picture"}`,
-        ...(found.score === null ? [] : [`score ${found.score.toFixed(2)}`]),
-        ...(iou === null ? [] : [`IoU ${iou.toFixed(2)}`]),
-        `by ${model.name}`,
-      ].join(", "),
-    );
+  const texts = results.flat().map((result) => {
+    const { answer, places, model } = result;
+    return [
+      `${answer.expression}: ${verdict(result)}`,
+      ...(answer.score === null ? [] : [`score ${answer.score.toFixed(2)}`]),
+      ...places.flatMap(({ fit, rank }) => (fit === null ? [] : rank === null ? fit : `${rank}: ${fit}`)),
+      ...(isCut(answer) ? [CUT] : []),
+      `by ${model.name}`,
+    ].join(", ");
+  });
   return texts.join(". ");
+}
+
+export const isCut = (answer: Answer) => answer.finish_reason === "length";
+export const CUT = "the answer was cut";
+
+/** What became of an expression, in words. */
+export function verdict({ answer, places, present }: Result): string {
+  if (answer.finish_reason === "error") return "this expression failed";
+  if (!present) return !places.length && answer.present !== false ? "no place in the answer" : "not in the picture";
+  return places.length > 1 ? `${places.filter(({ present }) => present).length} found` : "found";
 }

@@ -2,8 +2,9 @@
 import type { components } from "./api";
 
 type Schemas = components["schemas"];
-export type Answer = Schemas["GroundResponse"];
-export type Found = Schemas["Found"];
+export type GroundResponse = Schemas["GroundResponse"];
+export type Answer = Schemas["Answer"];
+export type Referent = Schemas["Referent"];
 export type Model = Schemas["ServedModel"];
 export type Metadata = Schemas["Metadata"];
 type Problem = Schemas["Problem"];
@@ -38,6 +39,10 @@ const KEY = "referent-key"; // in sessionStorage: gone with the tab
 export const apiKey = () => sessionStorage.getItem(KEY) ?? "";
 export const keepApiKey = (key: string) => sessionStorage.setItem(KEY, key.trim());
 
+/** What the model answers with, in words. */
+export const givesOf = ({ gives, several }: Model) =>
+  `${several ? "any number of" : "one"} ${several ? gives : gives.slice(0, -1)} for each expression`;
+
 export const models = async () => (await ask<Schemas["ServedModels"]>("v1/models")).models;
 export const metadata = () => ask<Metadata>("v1/metadata");
 
@@ -47,7 +52,7 @@ export function ground(image: Blob, name: string, expressions: string[], model: 
   body.append("image", image, name);
   body.append("model", model);
   for (const expression of expressions) body.append("expression", expression);
-  return ask<Answer>("v1/ground", { method: "POST", body, signal });
+  return ask<GroundResponse>("v1/ground", { method: "POST", body, signal });
 }
 
 async function ask<T>(path: string, init: RequestInit = {}): Promise<T> {

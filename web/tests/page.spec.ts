@@ -1,26 +1,17 @@
 /** The page in a real browser against the real service. */
 import type { Locator, Page } from "@playwright/test";
-import axe from "axe-core";
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { iou, type Box } from "../src/boxes";
-import { ask, BIN, expect, rows, SAMPLES, test } from "./stack";
+import { ask, BIN, checkAxe, copied, expect, onScreen, picture, rows, SAMPLES, test } from "./stack";
 
 const SCENE = "scene-2.jpg";
 const WORDS = ["the pumpkin", "the swan", "the rocket"]; // the last one is not there
 
 const lines = (page: Page) => page.locator(".box .line");
-const picture = (page: Page) => page.getByRole("img", { name: "The picture" });
 const notice = (page: Page) => page.getByRole("alert");
-
-/** Where on the screen a box of the picture is. */
-async function onScreen(page: Page, [x1, y1, x2, y2]: Box, size: { width: number; height: number }): Promise<Box> {
-  const { x, y, width, height } = (await picture(page).boundingBox())!;
-  const [right, down] = [width / size.width, height / size.height];
-  return [x + x1 * right, y + y1 * down, x + x2 * right, y + y2 * down];
-}
 
 async function corners(box: Locator): Promise<Box> {
   const { x, y, width, height } = (await box.boundingBox())!;
@@ -165,7 +156,7 @@ test("two models are compared, side by side and on one picture", async ({ page, 
   }
   const strokes = await lines(page).evaluateAll((all) => new Set(all.map((line) => line.getAttribute("stroke"))).size);
   expect(strokes).toBe(2);
-  await page.getByLabel("All boxes on one picture").check();
+  await page.getByLabel("All models on one picture").check();
   await expect(page.getByRole("figure")).toHaveCount(1);
   await expect(page.locator(".timings h3")).toHaveText([/mini/, /strict/]);
 });
@@ -245,26 +236,24 @@ test("the visit is remembered", async ({ page, one }) => {
 test("what is copied is the answer, and commands that give it again", async ({ page, one }) => {
   await ask(page, one, SCENE, WORDS);
   const answer = await one.ask(SCENE, WORDS);
-  const copied = async (format: string) => {
-    await page.getByRole("button", { name: format, exact: true }).click();
-    await expect(page.getByText(`${format} copied`)).toBeVisible();
-    return page.evaluate(() => navigator.clipboard.readText());
-  };
   const near = (box: number[], other: number[]) => box.forEach((side, i) => expect(side).toBeCloseTo(other[i]!, 0));
 
-  const json = JSON.parse(await copied("JSON"));
+  const json = JSON.parse(await copied(page, "JSON"));
   expect(json.results.map(({ expression }: { expression: string }) => expression)).toEqual(WORDS);
-  near(json.results[0].box_xyxy, answer.results[0]!.box_xyxy);
+  near(json.results[0].box_xyxy, answer.results[0]!.box_xyxy!);
 
-  const coco = JSON.parse(await copied("COCO"));
+  const coco = JSON.parse(await copied(page, "COCO"));
   expect(coco.images).toEqual([{ id: 1, file_name: SCENE, ...answer.image }]);
   expect(coco.annotations.map(({ category_id }: { category_id: number }) => category_id)).toEqual([1, 2]);
   const [x1, y1, x2, y2] = answer.results[1]!.box_xyxy as Box;
   near(coco.annotations[1].bbox, [x1, y1, x2 - x1, y2 - y1]);
 
-  const curl = execFileSync("bash", ["-c", await copied("curl")], { cwd: SAMPLES, encoding: "utf8" });
-  near(JSON.parse(curl).results[0].box_xyxy, answer.results[0]!.box_xyxy);
-  const python = execFileSync(join(BIN, "python"), ["-c", await copied("Python")], { cwd: SAMPLES, encoding: "utf8" });
+  const curl = execFileSync("bash", ["-c", await copied(page, "curl")], { cwd: SAMPLES, encoding: "utf8" });
+  near(JSON.parse(curl).results[0].box_xyxy, answer.results[0]!.box_xyxy!);
+  const python = execFileSync(join(BIN, "python"), ["-c", await copied(page, "Python")], {
+    cwd: SAMPLES,
+    encoding: "utf8",
+  });
   expect(python).toContain("mini the pumpkin (");
 });
 
@@ -387,16 +376,9 @@ test("it fits a phone", async ({ page, two }) => {
 for (const colorScheme of ["light", "dark"] as const) {
   test(`axe finds nothing serious: ${colorScheme}`, async ({ page, two }) => {
     await page.emulateMedia({ colorScheme });
-    const check = async () => {
-      await page.evaluate(axe.source);
-      const { violations, passes } = await page.evaluate<axe.AxeResults>("axe.run()");
-      expect(passes.length).toBeGreaterThan(10);
-      const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
-      expect(serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`)).toEqual([]);
-    };
     await page.goto(two.url);
     await expect(page.getByText("mini version")).toBeVisible();
-    await check();
+    await checkAxe(page);
     await page.getByRole("button", { name: "Sample 2" }).click();
     await expect(page.getByRole("heading", { name: /found/ })).toBeVisible();
     await page.getByText("mini version").click();
@@ -404,7 +386,7 @@ for (const colorScheme of ["light", "dark"] as const) {
       .getByRole("button", { name: /^Draw the true box/ })
       .first()
       .click();
-    await check();
+    await checkAxe(page);
     await page.getByRole("checkbox", { name: "strict" }).check();
     await page.getByRole("button", { name: "Find" }).click();
     await expect(page.getByRole("figure")).toHaveCount(2);
@@ -412,7 +394,7 @@ for (const colorScheme of ["light", "dark"] as const) {
       .getByLabel("Picture file")
       .setInputFiles({ name: "a.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
     await expect(notice(page)).toBeVisible();
-    await check();
+    await checkAxe(page);
   });
 }
 

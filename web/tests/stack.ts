@@ -1,11 +1,13 @@
 /** The real service: Triton, gateway and page, on free ports. */
 import { test as base, expect, type Page } from "@playwright/test";
+import axe from "axe-core";
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
-import type { Answer } from "../src/service";
+import type { Box } from "../src/boxes";
+import type { GroundResponse } from "../src/service";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 export const BIN = join(ROOT, ".venv/bin");
@@ -47,14 +49,14 @@ export class Stack {
   }
 
   /** What the API itself answers. */
-  async ask(picture: string | Buffer, expressions: string[], model = "mini"): Promise<Answer> {
+  async ask(picture: string | Buffer, expressions: string[], model = "mini"): Promise<GroundResponse> {
     const body = new FormData();
     const content = typeof picture === "string" ? readFileSync(join(SAMPLES, picture)) : picture;
     body.append("image", new Blob([new Uint8Array(content)]), "picture");
     body.append("model", model);
     for (const expression of expressions) body.append("expression", expression);
     const response = await fetch(`${this.url}/v1/ground`, { method: "POST", body });
-    return (await response.json()) as Answer;
+    return (await response.json()) as GroundResponse;
   }
 }
 
@@ -118,6 +120,34 @@ export async function ask(page: Page, stack: Stack, picture: string | Buffer, ex
 }
 
 /** The results, one an expression. */
-export const rows = (page: Page) => page.getByRole("list", { name: "Results" }).getByRole("listitem");
+export const rows = (page: Page) => page.getByRole("list", { name: "Results" }).locator("> li");
+
+export const picture = (page: Page) => page.getByRole("img", { name: "The picture" });
+
+/** Where on the screen a box of the picture is. */
+export async function onScreen(
+  page: Page,
+  [x1, y1, x2, y2]: Box,
+  size: { width: number; height: number },
+): Promise<Box> {
+  const { x, y, width, height } = (await picture(page).boundingBox())!;
+  const [right, down] = [width / size.width, height / size.height];
+  return [x + x1 * right, y + y1 * down, x + x2 * right, y + y2 * down];
+}
+
+/** What the button of the format puts on the clipboard. */
+export async function copied(page: Page, format: string): Promise<string> {
+  await page.getByRole("button", { name: format, exact: true }).click();
+  await expect(page.getByText(`${format} copied`)).toBeVisible();
+  return page.evaluate(() => navigator.clipboard.readText());
+}
+
+export async function checkAxe(page: Page): Promise<void> {
+  await page.evaluate(axe.source);
+  const { violations, passes } = await page.evaluate<axe.AxeResults>("axe.run()");
+  expect(passes.length).toBeGreaterThan(10);
+  const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+  expect(serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`)).toEqual([]);
+}
 
 export { expect };

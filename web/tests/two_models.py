@@ -9,7 +9,8 @@ from pathlib import Path
 
 from export.publish import publish
 from referent.core.bundle import TOKENIZER_FILE, load_bundle
-from referent.core.contract import STEPS, part_name
+from referent.core.contract import part_name
+from referent.kinds import kind_of
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 THRESHOLD = 0.8
@@ -23,11 +24,11 @@ def main(repository: Path) -> None:
         repository,
         "strict",
         bundle.model_copy(update={"present_threshold": THRESHOLD}),
-        {step: SHIPPED / part_name("mini", step) / bundle.version for step in STEPS},
+        {step.suffix: SHIPPED / part_name("mini", step) / bundle.version for step in kind_of(bundle).steps},
         SHIPPED / "mini" / bundle.version / TOKENIZER_FILE,
         dtype=bundle.dtype,
         has_scores=bundle.has_scores,
-        hidden_size=HIDDEN_SIZE,
+        sizes={"D": HIDDEN_SIZE},
         max_batch_size=MAX_BATCH_SIZE,
     )
 
