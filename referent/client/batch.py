@@ -265,7 +265,11 @@ def _open(file: Path) -> BinaryIO:
 
 
 async def ask(
-    client: AsyncClient, items: Sequence[BatchItem], results: ResultsFile, concurrency: int = 8
+    client: AsyncClient,
+    items: Sequence[BatchItem],
+    results: ResultsFile,
+    concurrency: int = 8,
+    max_instances: int | None = None,
 ) -> AsyncIterator[BatchResult]:
     """Asks what is not among the results yet and writes it there, in order; each result once it is written.
 
@@ -273,7 +277,7 @@ async def ask(
     """
     waiting = [item for item in items if item not in results]
     asked = iter(waiting)
-    async for outcome in client.ground_many(waiting, results.model, concurrency):
+    async for outcome in client.ground_many(waiting, results.model, concurrency, max_instances=max_instances):
         item = next(asked)
         failed = isinstance(outcome, Exception)
         said = {"error": printable(str(outcome)) or type(outcome).__name__} if failed else {"answer": outcome}

@@ -32,6 +32,7 @@ from referent.client.progress import progress_bar
 from referent.client.results import Grounding
 from referent.core.api import TIMEOUT_HEADER, Metadata, ServedModel, ServedModels
 from referent.core.images import ImageTooLargeError
+from referent.core.kind import Options
 from referent.core.sources import ImageSource, encoded, held, is_url
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -108,10 +109,13 @@ class Call(NamedTuple, Generic[T]):
     image_bytes: int = 0  # of the image in it
 
 
-def ground_call(image: ImageSource, expressions: str | Sequence[str], model: str | None) -> Call[Grounding]:
+def ground_call(
+    image: ImageSource, expressions: str | Sequence[str], model: str | None, options: Options
+) -> Call[Grounding]:
     """Raises OSError for a file that can't be read, and ValueError for what is no image or no expression."""
     asked = _texts(expressions)
-    named = {"model": model} if model else {}
+    named: dict[str, Any] = {"model": model} if model else {}
+    named |= {name: value for name, value in options._asdict().items() if value}
     request: dict[str, Any] = {"method": "POST", "url": "/v1/ground"}
     if is_url(image):
         request["json"] = {"image": {"url": image}, "expressions": asked, **named}
@@ -183,18 +187,35 @@ class AsyncClient:
         if client:
             await client.aclose()
 
-    async def ground(self, image: ImageSource, expressions: str | Sequence[str], model: str | None = None) -> Grounding:
+    async def ground(
+        self,
+        image: ImageSource,
+        expressions: str | Sequence[str],
+        model: str | None = None,
+        max_instances: int | None = None,
+        heatmap: bool = False,
+    ) -> Grounding:
         """Where in the image is what each expression refers to?
 
         The image is a path, an image file's bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array, a data URL,
         or an http(s) URL, which the service fetches where it is set to. Raises OSError for a file that can't be read,
         ValueError for what is no image or expression, `referent.core.images.ImageTooLargeError` for a file above the
         service's limit, `ServiceUnreachableError` and `ServiceError`.
+
+        At most `max_instances` (1 to 64) referents of an expression come back; by default as many as the model says.
+        `heatmap` asks where the model looked. Models that have no use for one of these ignore it.
         """
-        return await self._ground(await asyncio.to_thread(ground_call, image, expressions, model))
+        options = Options(max_instances, heatmap)
+        return await self._ground(await asyncio.to_thread(ground_call, image, expressions, model, options))
 
     async def ground_many(
-        self, items: Iterable[Question], model: str | None = None, concurrency: int = 8, progress: bool = False
+        self,
+        items: Iterable[Question],
+        model: str | None = None,
+        concurrency: int = 8,
+        progress: bool = False,
+        max_instances: int | None = None,
+        heatmap: bool = False,
     ) -> AsyncIterator[Grounding | Exception]:
         """For each (image, expressions), in order, the answer, or as a value the error that `ground` raised.
 
@@ -205,7 +226,7 @@ class AsyncClient:
         with _shown(progress, items, concurrency) as advance:
             try:
                 for item in items:
-                    waiting.append(asyncio.create_task(self.outcome(item, model)))
+                    waiting.append(asyncio.create_task(self.outcome(item, model, max_instances, heatmap)))
                     if len(waiting) == concurrency:
                         yield await waiting.popleft()
                         advance()
@@ -216,12 +237,14 @@ class AsyncClient:
                 for task in waiting:
                     task.cancel()
 
-    async def outcome(self, item: Question, model: str | None = None) -> Grounding | Exception:
+    async def outcome(
+        self, item: Question, model: str | None = None, max_instances: int | None = None, heatmap: bool = False
+    ) -> Grounding | Exception:
         """What `ground_many` yields for the item. Raises what would meet every item."""
         try:
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise ValueError(f"{item!r:.80} is no item: give (image, expressions)")
-            return await self.ground(*item, model)
+            return await self.ground(*item, model, max_instances, heatmap)
         except ServiceUnreachableError as error:
             if not await self._answers():
                 raise
@@ -374,19 +397,33 @@ class Client:
         """Closes its connections."""
         _result(_start(self._client.close()))
 
-    def ground(self, image: ImageSource, expressions: str | Sequence[str], model: str | None = None) -> Grounding:
+    def ground(
+        self,
+        image: ImageSource,
+        expressions: str | Sequence[str],
+        model: str | None = None,
+        max_instances: int | None = None,
+        heatmap: bool = False,
+    ) -> Grounding:
         """As `AsyncClient.ground`."""
-        return _result(_start(self._client._ground(ground_call(image, expressions, model))))
+        call = ground_call(image, expressions, model, Options(max_instances, heatmap))
+        return _result(_start(self._client._ground(call)))
 
     def ground_many(
-        self, items: Iterable[Question], model: str | None = None, concurrency: int = 8, progress: bool = False
+        self,
+        items: Iterable[Question],
+        model: str | None = None,
+        concurrency: int = 8,
+        progress: bool = False,
+        max_instances: int | None = None,
+        heatmap: bool = False,
     ) -> Iterator[Grounding | Exception]:
         """As `AsyncClient.ground_many`."""
         waiting: deque[Future[Grounding | Exception]] = deque()
         with _shown(progress, items, concurrency) as advance:
             try:
                 for item in items:
-                    waiting.append(_start(self._client.outcome(item, model)))
+                    waiting.append(_start(self._client.outcome(item, model, max_instances, heatmap)))
                     if len(waiting) == concurrency:
                         yield _result(waiting.popleft())
                         advance()

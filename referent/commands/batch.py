@@ -10,7 +10,7 @@ import typer
 from referent.client.batch import BatchItem, ResultsFile, ask, read_items
 from referent.client.http import DEFAULT_URL, AsyncClient, ServiceError, ServiceUnreachableError
 from referent.client.progress import progress_bar
-from referent.commands.options import KEY, MODEL, URL
+from referent.commands.options import KEY, MAX_INSTANCES, MODEL, URL
 from referent.commands.terminal import failure
 
 INTERRUPTED = 130  # what shells report of Ctrl-C
@@ -25,6 +25,7 @@ def batch(
     url: URL = DEFAULT_URL,
     api_key: KEY = None,
     model: MODEL = None,
+    max_instances: MAX_INSTANCES = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
 ) -> None:
@@ -32,7 +33,7 @@ def batch(
 
     async def run(items: list[BatchItem], results: ResultsFile, advance: Callable[[], None]) -> None:
         async with AsyncClient(url, api_key=api_key) as client:
-            async for _ in ask(client, items, results, concurrency):
+            async for _ in ask(client, items, results, concurrency, max_instances):
                 advance()
 
     try:

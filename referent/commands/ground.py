@@ -10,7 +10,7 @@ from rich.table import Table
 
 from referent.client.http import DEFAULT_URL, Client, ServiceError
 from referent.client.results import COLUMNS, rows_of
-from referent.commands.options import KEY, MODEL, URL
+from referent.commands.options import KEY, MAX_INSTANCES, MODEL, URL
 from referent.commands.terminal import failure
 from referent.core.api import GroundResponse
 from referent.core.sources import from_argument
@@ -24,13 +24,15 @@ def ground(
     url: URL = DEFAULT_URL,
     api_key: KEY = None,
     model: MODEL = None,
+    max_instances: MAX_INSTANCES = None,
+    heatmap: Annotated[bool, typer.Option(help="Ask where the model looked; --json shows it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
     save: Annotated[Path | None, typer.Option(help="File to write the image to, with the boxes drawn.")] = None,
 ) -> None:
     """Ask a running service where in the image is what each expression refers to."""
     try:
         with Client(url, api_key=api_key) as client:
-            answer = client.ground(from_argument(image), expressions, model)
+            answer = client.ground(from_argument(image), expressions, model, max_instances, heatmap)
         if save:
             answer.plot().save(save)
     except (OSError, ValueError, ServiceError) as error:

@@ -195,6 +195,22 @@ def test_an_array_that_is_no_image_is_refused(array: np.ndarray, message: str) -
         client(good).ground(array, "a")
 
 
+@pytest.mark.parametrize("image", [b"bytes", "https://images.example.org/a.jpg"], ids=["form", "json"])
+def test_options_of_an_answer_are_asked_for(ask: Ask, image: bytes | str) -> None:
+    bodies = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read().replace(b"\r\n", b""))
+        return httpx.Response(200, json=EXAMPLE)
+
+    ask(answer, "ground", image, "a", max_instances=7, heatmap=True)
+    ask(answer, "ground", image, "a")
+    assert b"max_instances" in bodies[0]
+    assert b"heatmap" in bodies[0]
+    assert b"7" in bodies[0].partition(b"max_instances")[2][:4]
+    assert b"max_instances" not in bodies[1]
+
+
 def test_models_and_metadata_are_typed(ask: Ask) -> None:
     answers = {"/v1/models": {"models": [MODEL]}, "/v1/metadata": METADATA}
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import httpx
@@ -199,3 +200,30 @@ async def test_predict_answers_as_visual_grounding_api(client: httpx.AsyncClient
     named = await client.post("/predict", json=body | {"model": "tiny"})
     assert named.json()["model"] == "tiny"
     assert (await client.post("/predict", json=body | {"model": "ablation"})).status_code == 404
+
+
+@pytest.mark.parametrize("form", [True, False], ids=["form", "json"])
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"max_instances": 1}, 200),
+        ({"max_instances": 64, "heatmap": True}, 200),
+        ({"max_instances": 0}, 422),
+        ({"max_instances": 65}, 422),
+        ({"max_instances": "many"}, 422),
+        ({"heatmap": "where"}, 422),
+    ],
+    ids=str,
+)
+async def test_options_that_a_model_has_no_use_for_are_checked_and_ignored(
+    client: httpx.AsyncClient, options: dict[str, Any], status: int, form: bool
+) -> None:
+    body = (
+        {"files": {"image": jpeg()}, "data": {"expression": "a"} | options}
+        if form
+        else {"json": in_json(jpeg(), "a", **options)}
+    )
+    response = await client.post("/v1/ground", **body)
+    assert response.status_code == status, response.text
+    if status == 422:
+        assert next(iter(options)) in response.json()["detail"]
