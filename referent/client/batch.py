@@ -3,7 +3,6 @@
 A line of results is JSON: image, expressions and model as asked, and `answer` (as of POST /v1/ground) or `error`.
 """
 
-import csv
 import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -16,12 +15,11 @@ from referent.client.http import AsyncClient
 from referent.core.api import GroundResponse
 from referent.core.files import atomic
 from referent.core.sources import is_url
-from referent.core.text_files import read_lines
+from referent.core.text_files import TableRow, read_lines, read_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LISTS = (".txt", ".csv", ".jsonl")
 LINE_START = b'{"image":"'  # of a result
-DELIMITERS = ",;\t"  # spreadsheets write what is usual in their country
 # the first is the column's own name; others count where they are the only one
 IMAGE_COLUMNS = ("image", "images", "image_path", "image_url", "file", "filename", "file_name", "path", "url")
 EXPRESSION_COLUMNS = (
@@ -72,7 +70,7 @@ def read_items(source: Path, expressions: Sequence[str]) -> list[BatchItem]:
     if source.is_dir():
         rows, folder = _images_of(source), source
     elif source.suffix.lower() in LISTS:
-        read = {".txt": _read_names, ".csv": _read_table, ".jsonl": _read_objects}[source.suffix.lower()]
+        read = {".txt": _read_names, ".csv": _read_columns, ".jsonl": _read_objects}[source.suffix.lower()]
         rows, folder = read(source), source.parent
     else:
         raise ValueError(f"{source} is neither a folder of images nor a list of them: {', '.join(LISTS)}")
@@ -125,38 +123,25 @@ def _read_objects(file: Path) -> Rows:
         yield row.image, row.expressions
 
 
-def _read_table(file: Path) -> Rows:
-    lines = read_lines(file)
-    heading = next((line for line in lines if line.strip()), "")
-    delimiter = max(DELIMITERS, key=heading.count)
-    rows = _rows_of(file, lines, delimiter)
-    where, columns, text = next(rows, (f"{file}:1", [], ""))
-    columns = [name.lower() for name in columns]
-    image, expression = _place(columns, IMAGE_COLUMNS, where), _place(columns, EXPRESSION_COLUMNS, where)
+def _read_columns(file: Path) -> Rows:
+    delimiter, rows = read_table(file)
+    heading = next(rows, TableRow(1, [], ""))
+    columns = [name.lower() for name in heading.cells]
+    image = _place(columns, IMAGE_COLUMNS, f"{file}:{heading.line}")
+    expression = _place(columns, EXPRESSION_COLUMNS, f"{file}:{heading.line}")
     if image is None:
         raise ValueError(
-            f"{where}: no column image in {text.strip()[:80]!r}: the first line names the columns, image and expression"
+            f"{file}:{heading.line}: no column image in {heading.text.strip()[:80]!r}: the first line names the "
+            "columns, image and expression"
         )
-    for where, cells, text in rows:
+    for line, cells, text in rows:
+        where = f"{file}:{line}"
         if any(cells[len(columns) :]):  # spreadsheets add empty ones
             cells = _rejoined(text, delimiter, len(columns), expression, where)
         cells += [""] * (len(columns) - len(cells))
         if not cells[image]:
             raise ValueError(f"{where}: no image in this row")
         yield cells[image], () if expression is None or not cells[expression] else (cells[expression],)
-
-
-def _rows_of(file: Path, lines: Sequence[str], delimiter: str) -> Iterator[tuple[str, list[str], str]]:
-    """FILE:LINE, the cells, and the text of each row that has any."""
-    table = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    first = 0
-    try:
-        for cells in table:
-            first, text = table.line_num, "".join(lines[first : table.line_num])
-            if any(cell.strip() for cell in cells):
-                yield f"{file}:{table.line_num}", [cell.strip() for cell in cells], text
-    except csv.Error as error:
-        raise ValueError(f"{file}:{first + 1}: {error}: is a quotation mark missing, or one too many?") from None
 
 
 def _place(columns: Sequence[str], names: Sequence[str], where: str) -> int | None:

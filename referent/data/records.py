@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from referent.core.answers import Point
 from referent.core.boxes import Box
 from referent.core.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
+from referent.core.text_files import numbered_lines
 
+NO_JSON = "wrong schema: json"
+LOST_LETTER = "\ufffd"  # what decoding puts in the place of bytes that it can't read
 OVERHANG = 0.01  # of the longer side: what a box may leave the image by, rounded as it is in some sources
 
 
@@ -56,18 +59,24 @@ class Rejected(NamedTuple):
     where: str  # file, row or id
 
 
+class AnnotationError(ValueError):
+    """The annotations as a whole cannot be read; the message names the file and the remedy."""
+
+
 class RowError(ValueError):
     """A row becomes no record; the message is the reason that it is counted under."""
 
 
 def read_records(file: Path) -> Iterator[Record | Rejected]:
-    """The rows of a JSON-lines file of records, one at a time."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield Record.model_validate_json(line)
-            except ValidationError as error:
-                yield wrong_schema(error, f"{file.name}:{number}")
+    """The rows of a JSON-lines file of records, one at a time. Raises OSError and `AnnotationError`."""
+    for number, line in numbered_lines(file):
+        try:
+            yield Record.model_validate_json(line)
+        except ValidationError as error:
+            rejected = wrong_schema(error, f"{file.name}:{number}")
+            if rejected.reason == NO_JSON and not line.endswith(b"\n"):
+                raise AnnotationError(f"{file}:{number} is cut off: get the whole file") from error
+            yield rejected
 
 
 def write_records(file: Path, records: Iterable[Record]) -> int:
@@ -93,6 +102,8 @@ def check_record(record: Record) -> Record:
         expression = clean_expression(record.expression)
     except ExpressionError as error:
         raise RowError(_expression_fault(record.expression)) from error
+    if LOST_LETTER in expression:
+        raise RowError("letters of the expression were lost in another encoding")
     path = PurePosixPath(record.image)
     if not record.image or path.is_absolute() or ".." in path.parts:
         raise RowError("image path leaves the image folder")

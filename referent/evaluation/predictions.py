@@ -13,6 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from referent.core.answers import Answer, Point
 from referent.core.boxes import Box
+from referent.core.text_files import TextFileError, numbered_lines
 from referent.data.records import Mask
 
 ID_NAMES, BOX_NAMES = ("id", "idx"), ("box_xyxy", "predicted_box")
@@ -59,15 +60,21 @@ def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Predictio
 def read_predictions(file: Path) -> list[Prediction]:
     """The rows of a JSON-lines file. Raises OSError and `PredictionsError`."""
     predictions = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                predictions.append(Prediction.model_validate_json(line))
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(map(str, first["loc"]))
-                raise PredictionsError(f"{file}:{number}: {field}: {first['msg']}".replace(": : ", ": ")) from error
+    try:
+        for number, line in numbered_lines(file):
+            predictions.append(_prediction(line, f"{file}:{number}"))
+    except TextFileError as error:
+        raise PredictionsError(str(error)) from error
     return predictions
+
+
+def _prediction(line: bytes, where: str) -> Prediction:
+    try:
+        return Prediction.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise PredictionsError(f"{where}: {field}: {first['msg']}".replace(": : ", ": ")) from error
 
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:

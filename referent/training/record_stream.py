@@ -17,7 +17,8 @@ from referent.core.prompts import ExpressionError, PromptEncoder
 from referent.core.sources import encoded
 from referent.core.spec import ModelSpec
 from referent.core.text_boxes import format_box
-from referent.data.records import Record, Rejected, read_records
+from referent.core.text_files import TextFileError
+from referent.data.records import AnnotationError, Record, Rejected, read_records
 from referent.training.encoding import TrainingRow, encode_row, frame_boxes
 from referent.training.losses import NO_LABEL
 
@@ -31,12 +32,15 @@ def load_records(file: Path, images: Path, limit: int | None = None, seed: int =
     if not file.is_file():
         raise DataError(f"{file} is missing: `referent data prepare` writes it")
     records: list[Record] = []
-    for record in read_records(file):
-        if isinstance(record, Rejected):
-            raise DataError(f"{record.where}: {record.reason}; `referent data prepare` leaves such rows out")
-        if record.points and not record.box_xyxy:
-            raise DataError(f"record {record.id!r} of {file} has points and no box: boxes are trained here")
-        records.append(record)
+    try:
+        for record in read_records(file):
+            if isinstance(record, Rejected):
+                raise DataError(f"{record.where}: {record.reason}; `referent data prepare` leaves such rows out")
+            if record.points and not record.box_xyxy:
+                raise DataError(f"record {record.id!r} of {file} has points and no box: boxes are trained here")
+            records.append(record)
+    except (AnnotationError, TextFileError) as error:
+        raise DataError(str(error)) from error
     if not records:
         raise DataError(f"{file} has no records")
     missing = next((r.image for r in records if not (images / r.image).is_file()), None)

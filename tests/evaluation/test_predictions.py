@@ -46,3 +46,16 @@ def test_wrong_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "box_xyxy": null}\n' + row)
     with pytest.raises(PredictionsError, match=message):
         read_predictions(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_byte_order_marks_and_blank_lines_are_no_rows(tmp_path: Path, encoding: str) -> None:
+    rows = '{"id": "a", "box_xyxy": [1, 2, 3, 4]}\n\n \r\n{"id": "b", "box_xyxy": null}\n\n'
+    (tmp_path / "rows.jsonl").write_bytes(rows.encode(encoding))
+    assert [row.id for row in read_predictions(tmp_path / "rows.jsonl")] == ["a", "b"]
+
+
+def test_text_of_no_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes("{}".encode("utf-16") + b"x")
+    with pytest.raises(PredictionsError, match=r"rows\.jsonl:1: not UTF-8 text"):
+        read_predictions(tmp_path / "rows.jsonl")

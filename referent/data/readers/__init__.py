@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from referent.core.text_files import TextFileError
 from referent.data.readers.coco import read_coco
 from referent.data.readers.conversations import read_conversations
 from referent.data.readers.gseval import read_gseval
@@ -10,10 +11,9 @@ from referent.data.readers.pixmo import read_pixmo
 from referent.data.readers.refcoco import read_refcoco
 from referent.data.readers.refer import read_refer
 from referent.data.readers.referit import read_referit
-from referent.data.readers.rows import AnnotationError
 from referent.data.readers.table import read_csv
 from referent.data.readers.voc import read_voc
-from referent.data.records import Record, Rejected, RowError, check_record, read_records
+from referent.data.records import AnnotationError, Record, Rejected, RowError, check_record, read_records
 
 
 def read_jsonl(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
@@ -40,14 +40,18 @@ def read(format: str, annotations: Path, images: Path | None = None) -> Iterator
     where the annotations as a whole cannot be read; images are opened only where a format needs their size."""
     if format not in READERS:
         raise AnnotationError(f"unknown format {format!r}; there are {', '.join(READERS)}")
-    for item in READERS[format](annotations, images):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        try:
-            yield check_record(item)
-        except RowError as error:
-            yield Rejected(str(error), place(annotations, item))
+    try:
+        for item in READERS[format](annotations, images):
+            yield item if isinstance(item, Rejected) else _checked(item, annotations)
+    except TextFileError as error:
+        raise AnnotationError(str(error)) from error
+
+
+def _checked(record: Record, annotations: Path) -> Record | Rejected:
+    try:
+        return check_record(record)
+    except RowError as error:
+        return Rejected(str(error), place(annotations, record))
 
 
 def place(annotations: Path, record: Record) -> str:

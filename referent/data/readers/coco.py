@@ -2,20 +2,30 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from referent.core.boxes import Box
-from referent.data.readers.detection import Labelled, Thing, describe
+from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name, sure
 from referent.data.readers.rows import json_array, split_of, to_records
-from referent.data.records import Record, Rejected, wrong_schema
+from referent.data.records import AnnotationError, Record, Rejected, wrong_schema
+
+
+def one_id(value: object) -> object:
+    """7 for 7.0 and "7" too: files write the same id in several ways."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+CocoId = Annotated[int | str, BeforeValidator(one_id)]
 
 
 class CocoImage(BaseModel):
     """An entry of `images`."""
 
-    id: int
+    id: CocoId
     file_name: str
     width: int
     height: int
@@ -24,11 +34,11 @@ class CocoImage(BaseModel):
 class CocoAnnotation(BaseModel):
     """An entry of `annotations`; `bbox` is x, y, width, height in pixels."""
 
-    id: int = 0
-    image_id: int
-    category_id: int
+    id: CocoId = 0
+    image_id: CocoId
+    category_id: CocoId
     bbox: Box
-    iscrowd: int = 0
+    iscrowd: int | None = 0
 
     @property
     def box_xyxy(self) -> Box:
@@ -40,7 +50,7 @@ class CocoAnnotation(BaseModel):
 class CocoCategory(BaseModel):
     """An entry of `categories`."""
 
-    id: int
+    id: CocoId
     name: str
 
 
@@ -60,24 +70,49 @@ def entries(file: Path, key: str, model: type[Entry]) -> Iterator[Entry | Reject
             yield wrong_schema(error, where)
 
 
-def category_names(file: Path) -> dict[int, str]:
+def category_names(file: Path) -> dict[int | str, str]:
     """Id -> name."""
     return {c.id: c.name for c in entries(file, "categories", CocoCategory) if not isinstance(c, Rejected)}
 
 
 def read_coco(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """Expressions generated from the labels of each image; the split is what the file's name ends with."""
-    names, split = category_names(annotations), split_of(annotations)
-    things: dict[int, list[Thing]] = {}
-    for entry in entries(annotations, "annotations", CocoAnnotation):
-        if isinstance(entry, Rejected):
-            yield entry
-        elif entry.category_id not in names:
-            yield Rejected("unknown category", f"{annotations.name}: annotation {entry.id}")
+    split = split_of(annotations)
+    names: dict[int | str, str] = {}
+    for category in entries(annotations, "categories", CocoCategory):
+        if isinstance(category, Rejected):
+            yield category
+        elif name := readable_name(category.name):
+            names[category.id] = name
         else:
-            thing = Thing(names[entry.category_id], entry.box_xyxy, bool(entry.iscrowd))
-            things.setdefault(entry.image_id, []).append(thing)
-    classes = sorted(set(names.values()))
+            yield Rejected(NAMELESS, f"{annotations.name}: category {category.id}")
+    things: dict[object, list[Thing]] = {}
+    lost: set[str | None] = set()  # names of what is in one of the images, nobody knows which
+    where = ""
+    for item in json_array(annotations, "annotations.item"):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        where, row = item
+        try:
+            entry = CocoAnnotation.model_validate(row)
+        except ValidationError as error:
+            yield wrong_schema(error, where)
+            said = row if isinstance(row, dict) else {}
+            image_id, category_id = one_id(said.get("image_id")), one_id(said.get("category_id"))
+            name = names.get(category_id) if isinstance(category_id, int | str) else None
+            if isinstance(image_id, int | str):
+                things.setdefault(image_id, []).append(Thing(name, None))
+            else:
+                lost.add(name)
+            continue
+        if entry.category_id not in names:
+            yield Rejected("unknown category", f"{annotations.name}: annotation {entry.id}")
+        thing = Thing(names.get(entry.category_id), entry.box_xyxy, bool(entry.iscrowd))
+        things.setdefault(entry.image_id, []).append(thing)
+    if not where:
+        raise AnnotationError(f"{annotations} has no annotations: a COCO file has images, annotations and categories")
+    classes = sure(sorted(set(names.values())), lost)
 
     def convert(image: CocoImage, where: str) -> Iterable[Record | Rejected]:
         labelled = Labelled(image.file_name, image.width, image.height, things.get(image.id, []), split)

@@ -1,24 +1,27 @@
 """Detection labels of one image into referring expressions; COCO, VOC and CSV readers share it."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from referent.core.boxes import Box
+from referent.core.prompts import ExpressionError, clean_expression
 from referent.data.expressions import describe_objects
 from referent.data.image_files import upright_size
-from referent.data.records import Record, Rejected, RowError, check_box
+from referent.data.records import LOST_LETTER, Record, Rejected, RowError, check_box
 
+NAMELESS = "label without a name that can be read"
 EXPRESSIONS_PER_IMAGE = 8
 STRETCH = 0.02  # by how much an image's proportions may differ from those that it was labelled at
 
 
 class Thing(NamedTuple):
-    """A labelled object. A crowd is a region of many: nothing of its name can be told apart."""
+    """A labelled object; None for what its label does not say, or not so that it can be read. A crowd is a region of
+    many: nothing of its name can be told apart."""
 
-    name: str
-    box_xyxy: Box
+    name: str | None
+    box_xyxy: Box | None
     crowd: bool = False
 
 
@@ -32,18 +35,38 @@ class Labelled(NamedTuple):
     split: str
 
 
+def readable_name(name: str | None) -> str | None:
+    """The class name as it can stand in an expression; None for one that is missing, or of another encoding."""
+    try:
+        clean = clean_expression(name or "")
+    except ExpressionError:
+        return None
+    return None if LOST_LETTER in clean else clean
+
+
+def sure(classes: Sequence[str], vague: Collection[str | None]) -> list[str]:
+    """The classes of which it is known where they are: none where None, an unknown one, is among the `vague`."""
+    return [] if None in vague else [name for name in classes if name not in vague]
+
+
 def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) -> Iterator[Record | Rejected]:
     """Unambiguous expressions, the same ones every time, and names of other classes as absent objects. Where the image
     is at hand, labels made at another size are scaled to it. Absent names suppose that every class was labelled
-    in every image. Raises `RowError`."""
+    in every image: where a label has no name, none is said to be absent. Raises `RowError`."""
     if labelled.width <= 0 or labelled.height <= 0:
         raise RowError("image has no size")
     width, height = upright_size(images / labelled.image) if images else (labelled.width, labelled.height)
     scale_x, scale_y = width / labelled.width, height / labelled.height
     if abs(scale_x / scale_y - 1) > STRETCH:
         raise RowError("image size differs from the annotation")
-    names, boxes, vague = [], [], set()
-    for number, (name, (x1, y1, x2, y2), crowd) in enumerate(labelled.things, 1):
+    names: list[str] = []
+    boxes: list[Box] = []
+    vague: set[str | None] = set()
+    for number, (name, labelled_box, crowd) in enumerate(labelled.things, 1):
+        if name is None or labelled_box is None:  # its reader has counted it
+            vague.add(name)
+            continue
+        x1, y1, x2, y2 = labelled_box
         try:
             box = check_box((x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y), width, height)
         except RowError as error:
@@ -56,7 +79,7 @@ def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) ->
             boxes.append(box)
     known = [i for i, name in enumerate(names) if name not in vague]
     names, boxes = [names[i] for i in known], [boxes[i] for i in known]
-    absent = [name for name in classes if name not in vague]
+    absent = sure(classes, vague)
     rng = random.Random(labelled.image)
     found = describe_objects(rng, names, boxes, max(width, height), absent, EXPRESSIONS_PER_IMAGE)
     if not found:

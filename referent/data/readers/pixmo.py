@@ -33,7 +33,7 @@ def read_pixmo(annotations: Path, images: Path | None) -> Iterator[Record | Reje
     folder, split = need_images(images, "points are shares of each image's size"), split_of(annotations)
 
     def convert(row: PixmoRow, where: str) -> Iterator[Record]:
-        if not row.points and row.count:
+        if not row.points and row.count != 0:
             raise RowError("no points")
         image = cached_name(row.image_url)
         width, height = upright_size(folder / image)

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from referent.core.boxes import Box, cxcywh_to_xyxy
 from referent.data.image_files import upright_size
 from referent.data.pickles import load_pickle
-from referent.data.readers.rows import AnnotationError, AnnotationRows, json_rows, need_images, split_of, to_records
-from referent.data.records import Record, Rejected
+from referent.data.readers.rows import AnnotationRows, json_rows, need_images, split_of, to_records
+from referent.data.records import AnnotationError, Record, Rejected
 
 
 class RefCocoRow(BaseModel):

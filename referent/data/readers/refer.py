@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from referent.core.boxes import Box
 from referent.data.pickles import load_pickle
 from referent.data.readers.coco import CocoAnnotation, CocoImage, category_names, entries
-from referent.data.readers.rows import AnnotationError, to_records
-from referent.data.records import Record, Rejected, RowError
+from referent.data.readers.rows import to_records
+from referent.data.records import AnnotationError, Record, Rejected, RowError
 
 
 class Sentence(BaseModel):
@@ -39,8 +39,8 @@ def read_refer(annotations: Path, images: Path | None) -> Iterator[Record | Reje
         raise AnnotationError(f"{file.name} holds a {type(refs).__name__}; a list of refs is expected")
     wanted = {ann_id for ref in refs if isinstance(ref, dict) and isinstance(ann_id := ref.get("ann_id"), int)}
     names = category_names(instances)
-    sizes: dict[int, CocoImage] = {}
-    boxes: dict[int, Box] = {}
+    sizes: dict[int | str, CocoImage] = {}
+    boxes: dict[int | str, Box] = {}
     for image in entries(instances, "images", CocoImage):
         if isinstance(image, Rejected):
             yield image

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from referent.core.boxes import Box
-from referent.data.readers.rows import AnnotationError, AnnotationRows, split_of, to_records
-from referent.data.records import Record, Rejected
+from referent.data.readers.rows import AnnotationRows, split_of, to_records
+from referent.data.records import AnnotationError, Record, Rejected
 
 
 class Crop(BaseModel):

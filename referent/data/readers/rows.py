@@ -9,7 +9,8 @@ import ijson
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from referent.data.records import Record, Rejected, RowError, wrong_schema
+from referent.core.text_files import numbered_lines, open_utf8
+from referent.data.records import AnnotationError, Record, Rejected, RowError, wrong_schema
 
 RowModel = TypeVar("RowModel", bound=BaseModel)
 AnnotationRows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
@@ -17,34 +18,32 @@ AnnotationRows = Iterator[tuple[str, object] | Rejected]  # where, and what stan
 SPLIT_NAME = re.compile(r"(trainval|train|val|testA|testB|test)\d*$")
 
 
-class AnnotationError(ValueError):
-    """The annotations as a whole cannot be read; the message names the file and the remedy."""
-
-
 def json_rows(file: Path) -> AnnotationRows:
-    """Rows of a JSON-lines file (.jsonl), or of the one array in a JSON file, in constant memory."""
+    """AnnotationRows of a JSON-lines file (.jsonl), or of the one array in a JSON file, in constant memory."""
     return _json_lines(file) if file.suffix == ".jsonl" else json_array(file, "item")
 
 
 def json_array(file: Path, path: str) -> AnnotationRows:
-    """The items at ijson's `path`, such as "images.item"."""
+    """The items at ijson's `path`, such as "images.item". Raises `AnnotationError` where the file is cut off or not
+    JSON: what stood behind that place is lost, and nobody knows what it said."""
     number = 0
-    with file.open("rb") as stream:
+    with open_utf8(file) as stream:
         try:
             for number, item in enumerate(ijson.items(stream, path, use_float=True), 1):
                 yield f"{file.name}:{path.removesuffix('item')}{number}", item
-        except (ijson.JSONError, UnicodeDecodeError):
-            yield Rejected("wrong schema: json", f"{file.name} after row {number}")
+        except (ijson.JSONError, UnicodeError) as error:
+            raise AnnotationError(f"{file} is not JSON after row {number}: is the file whole?") from error
 
 
 def _json_lines(file: Path) -> AnnotationRows:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{file.name}:{number}"
-            try:
-                yield where, from_json(line)
-            except ValueError:
-                yield Rejected("wrong schema: json", where)
+    for number, line in numbered_lines(file):
+        where = f"{file.name}:{number}"
+        try:
+            yield where, from_json(line)
+        except ValueError as error:
+            if not line.endswith(b"\n"):
+                raise AnnotationError(f"{file}:{number} is cut off: get the whole file") from error
+            yield Rejected("wrong schema: json", where)
 
 
 def to_records(

@@ -1,20 +1,22 @@
 """Detection labels as CSV: filename, width, height, class, xmin, ymin, xmax, ymax; a row an object."""
 
-import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from referent.data.readers.detection import Labelled, Thing, describe
+from referent.core.text_files import TableRow, read_table
+from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name, sure
 from referent.data.readers.rows import split_of
-from referent.data.records import Record, Rejected, RowError, wrong_schema
+from referent.data.records import LOST_LETTER, AnnotationError, Record, Rejected, RowError, wrong_schema
+
+COLUMNS = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
 
 class CsvRow(BaseModel):
     """An object of an image; corners in pixels of (width, height)."""
 
-    filename: str
+    filename: str = Field(min_length=1)
     width: int
     height: int
     name: str = Field(alias="class")
@@ -25,28 +27,62 @@ class CsvRow(BaseModel):
 
 
 def read_csv(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
-    """Expressions generated from the labels of each image; the split is what the file's name ends with."""
+    """Expressions generated from the labels of each image; the split is what the file's name ends with.
+
+    Raises `AnnotationError` for a file without these columns, or cut off.
+    """
+    _, rows = read_table(annotations, "replace")
+    heading = next(rows, TableRow(1, [], ""))
+    columns = [name.lower() for name in heading.cells]
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise AnnotationError(
+            f"{annotations}:{heading.line}: no column {', '.join(missing)}: the first line names the columns, "
+            f"{', '.join(COLUMNS)}"
+        )
     labelled: dict[str, list[CsvRow]] = {}
-    with annotations.open(encoding="utf-8", errors="replace", newline="") as lines:
-        rows = csv.DictReader(lines)
+    unreadable: dict[str, list[Thing]] = {}
+    lost: set[str | None] = set()  # names of what is in one of the images, nobody knows which
+    for line, cells, text in rows:
+        where = f"{annotations.name}:{line}"
+        if len(cells) < len(columns) and not text.endswith(("\n", "\r")):
+            raise AnnotationError(f"{annotations}:{line} is cut off: get the whole file")
         try:
-            for row in rows:
-                try:
-                    thing = CsvRow.model_validate({key: cell for key, cell in row.items() if key})
-                    labelled.setdefault(thing.filename, []).append(thing)
-                except ValidationError as error:
-                    yield wrong_schema(error, f"{annotations.name}:{rows.line_num}")
-        except csv.Error:
-            yield Rejected("wrong schema: csv", f"{annotations.name}:{rows.line_num}")
-    classes = sorted({thing.name for things in labelled.values() for thing in things})
-    for name, things in labelled.items():
-        try:
-            yield from describe(_image(name, things, split_of(annotations)), classes, images)
+            row = _row(columns, cells)
+        except ValidationError as error:
+            yield wrong_schema(error, where)
         except RowError as error:
-            yield Rejected(str(error), name)
+            yield Rejected(str(error), where)
+        else:
+            labelled.setdefault(row.filename, []).append(row)
+            continue
+        said = {} if any(cells[len(columns) :]) else dict(zip(columns, cells, strict=False))
+        image, name = said.get("filename"), readable_name(said.get("class"))
+        if image and LOST_LETTER not in image:
+            unreadable.setdefault(image, []).append(Thing(name, None))
+        else:
+            lost.add(name)
+    classes = sure(sorted({thing.name for things in labelled.values() for thing in things}), lost)
+    for image, things in labelled.items():
+        try:
+            described = _image(image, things, unreadable.get(image, []), split_of(annotations))
+            yield from describe(described, classes, images)
+        except RowError as error:
+            yield Rejected(str(error), image)
 
 
-def _image(name: str, rows: Iterable[CsvRow], split: str) -> Labelled:
+def _row(columns: Sequence[str], cells: Sequence[str]) -> CsvRow:
+    """Raises ValidationError and `RowError`."""
+    if len(cells) < len(columns) or any(cells[len(columns) :]):  # spreadsheets add empty ones
+        raise RowError("wrong schema: more or fewer cells than columns")
+    row = CsvRow.model_validate(dict(zip(columns, cells, strict=False)))
+    name = readable_name(row.name)
+    if name is None:
+        raise RowError(NAMELESS)
+    if LOST_LETTER in row.filename:
+        raise RowError("image name of another encoding")
+    return row.model_copy(update={"name": name})
+
+
+def _image(name: str, rows: Sequence[CsvRow], unreadable: Sequence[Thing], split: str) -> Labelled:
     things = [Thing(row.name, (row.xmin, row.ymin, row.xmax, row.ymax)) for row in rows]
-    first = next(iter(rows))
-    return Labelled(name, first.width, first.height, things, split)
+    return Labelled(name, rows[0].width, rows[0].height, [*things, *unreadable], split)

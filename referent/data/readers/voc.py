@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
-from referent.data.readers.detection import Labelled, Thing, describe
-from referent.data.readers.rows import AnnotationError, AnnotationRows, to_records
-from referent.data.records import Record, Rejected
+from referent.core.text_files import read_lines
+from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name
+from referent.data.readers.rows import AnnotationRows, to_records
+from referent.data.records import AnnotationError, Record, Rejected, wrong_schema
 
 SPLITS = ("train", "val", "test")
 FIELDS = {"filename": "filename", "width": "size/width", "height": "size/height"}
@@ -31,7 +32,7 @@ class VocImage(BaseModel):
     filename: str
     width: int
     height: int
-    objects: list[VocObject] = Field(default_factory=list)
+    objects: list[dict[str, str | None]] = Field(default_factory=list, description="each read by itself")
 
 
 def read_voc(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
@@ -44,13 +45,24 @@ def read_voc(annotations: Path, images: Path | None) -> Iterator[Record | Reject
     for split in SPLITS:
         listing = folder.parent / "ImageSets" / "Main" / f"{split}.txt"
         if listing.exists():
-            splits |= dict.fromkeys(listing.read_text().split(), split)
-    classes = sorted({name for file in files for name in _names(file)})
+            splits |= dict.fromkeys("".join(read_lines(listing, "replace")).split(), split)
+    named = (readable_name(name) for file in files for name in _names(file))
+    classes = sorted({name for name in named if name})
 
-    def convert(image: VocImage, where: str) -> Iterable[Record | Rejected]:
-        things = [Thing(o.name, (max(0, o.xmin - 1), max(0, o.ymin - 1), o.xmax, o.ymax)) for o in image.objects]
+    def convert(image: VocImage, where: str) -> Iterator[Record | Rejected]:
+        things = []
+        for number, fields in enumerate(image.objects, 1):
+            name, box = readable_name(fields["name"]), None
+            try:
+                found = VocObject.model_validate(fields)
+                box = (max(0, found.xmin - 1), max(0, found.ymin - 1), found.xmax, found.ymax)
+                if name is None:
+                    yield Rejected(NAMELESS, f"{where}: object {number}")
+            except ValidationError as error:
+                yield wrong_schema(error, f"{where}: object {number}")
+            things.append(Thing(name, box))
         split = splits.get(Path(where).stem, "train")
-        return describe(Labelled(image.filename, image.width, image.height, things, split), classes, images)
+        yield from describe(Labelled(image.filename, image.width, image.height, things, split), classes, images)
 
     return to_records(_rows(files), VocImage, convert)
 

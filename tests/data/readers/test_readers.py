@@ -46,10 +46,53 @@ def test_rows_of_any_shape_are_counted_and_the_rest_read(tmp_path: Path, format:
     assert all(isinstance(item, Rejected) and item.reason.startswith("wrong schema") for item in found)
 
 
-def test_a_json_array_that_breaks_off_is_read_up_to_there(tmp_path: Path) -> None:
-    rows = [
-        {"id": i, "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]} for i in "ab"
-    ]
-    (tmp_path / "rows.json").write_text(json.dumps(rows)[:-10])
-    reasons = [item.reason for item in read("conversations", tmp_path / "rows.json", tmp_path)]
-    assert reasons == ["not a question for a box", "wrong schema: json"]
+ROWS = {
+    "jsonl": {"id": "1", "image": "wide.jpg", "width": 200, "height": 100, "expression": "a", "box_xyxy": [1, 1, 9, 9]},
+    "refcoco": {"image": "wide.jpg", "text": "a", "bbox": [0.5, 0.5, 0.2, 0.2]},
+    "gseval": {
+        "idx": 1, "image_path": "wide.jpg", "class_id": 1, "label": "a", "caption": "a", "box": [1, 1, 9, 9],
+        "segmentation": {"size": [2, 2], "counts": [0, 4]},
+    },
+    "pixmo": {"image_url": "https://example.org/none.jpg", "label": "a", "points": [], "count": 0},
+}  # fmt: skip
+
+
+def text_of(format: str, suffix: str) -> str:
+    row = json.dumps(ROWS[format])
+    return f"{row}\n\n{row}\n \n" if suffix == "jsonl" else f"\n[{row},\n{row}]\n\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("format", ROWS)
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_byte_order_marks_and_blank_lines_cost_nothing(
+    tmp_path: Path, images: Path, format: str, suffix: str, encoding: str
+) -> None:
+    if (format, suffix) == ("jsonl", "json"):
+        pytest.skip("records are lines")
+    file = tmp_path / f"rows.{suffix}"
+    file.write_bytes(text_of(format, suffix).encode(encoding))
+    found = list(read(format, file, images))
+    assert len(found) == 2
+    assert not any("wrong schema" in item.reason for item in found if isinstance(item, Rejected))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("format", ROWS)
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_a_file_that_is_cut_off_stops_everything(
+    tmp_path: Path, images: Path, format: str, suffix: str, encoding: str
+) -> None:
+    if (format, suffix) == ("jsonl", "json"):
+        pytest.skip("records are lines")
+    file = tmp_path / f"rows.{suffix}"
+    file.write_bytes(text_of(format, suffix).rstrip().encode(encoding)[:-7])
+    with pytest.raises(AnnotationError, match=rf"rows\.{suffix}"):
+        list(read(format, file, images))
+
+
+def test_letters_of_another_encoding_are_no_expression(tmp_path: Path) -> None:
+    record = Record(id="7", image="a.jpg", width=9, height=9, expression="gar\ufffdon", box_xyxy=(1, 1, 5, 5))
+    (tmp_path / "r.jsonl").write_text(record.model_dump_json() + "\n")
+    (found,) = read("jsonl", tmp_path / "r.jsonl")
+    assert found == Rejected("letters of the expression were lost in another encoding", "r.jsonl: 7")
