@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from referent.client.batch import BatchItem, ResultsFile, ask, read_items
+from referent.client.batch import BatchItem, ResultsFile, ask, printable, read_items
 from referent.client.http import DEFAULT_URL, AsyncClient, ServiceError, ServiceUnreachableError
 from referent.client.progress import progress_bar
 from referent.commands.options import KEY, MAX_INSTANCES, MODEL, URL
@@ -49,6 +49,6 @@ def batch(
                 raise failure(str(error) or "stopped", 1 if str(error) else INTERRUPTED) from error
     except (OSError, ValueError) as error:
         raise failure(str(error)) from error
-    typer.echo(f"{len(items)} results, {len(items) - before} of them new -> {out}")
+    typer.echo(f"{len(items)} results, {len(items) - before} of them new -> {printable(str(out))}")
     if results.errors:
         raise failure(f"{results.errors} of the results are errors: --retry-errors asks these again")

@@ -112,6 +112,8 @@ def check_record(record: Record) -> Record:
             raise RowError("point is not a number")
         if not (0 <= x <= record.width and 0 <= y <= record.height):
             raise RowError("point outside the image")
+    if record.mask and not record.present:
+        raise RowError("mask without a box or points")
     box = record.box_xyxy and check_box(record.box_xyxy, record.width, record.height)
     if (expression, box) == (record.expression, record.box_xyxy):
         return record

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from referent.data.records import Record, Rejected, RowError, check_record, read_records, write_records
+from referent.data.records import Mask, Record, Rejected, RowError, check_record, read_records, write_records
 
 
 def record(**fields: object) -> Record:
@@ -45,6 +45,7 @@ def test_a_row_of_the_wrong_shape_is_named_and_the_next_one_read(tmp_path: Path,
         ({"box_xyxy": (100.2, 10, 100.8, 20)}, "box outside the image"),
         ({"box_xyxy": None, "points": ((1, math.nan),)}, "point is not a number"),
         ({"box_xyxy": None, "points": ((1, 51),)}, "point outside the image"),
+        ({"box_xyxy": None, "mask": Mask(size=(50, 100), counts="0")}, "mask without a box or points"),
         ({"expression": " \n "}, "empty expression"),
         ({"expression": "x" * 10_000}, "expression over 1000 characters"),
         ({"expression": "a \x00 b"}, "control characters in the expression"),

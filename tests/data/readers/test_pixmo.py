@@ -42,6 +42,7 @@ def test_no_points_mean_an_absent_object(tmp_path: Path, folder: Path) -> None:
     ("fields", "reason"),
     [
         ({"points": []}, "no points"),
+        ({"points": [], "count": None}, "no points"),
         ({"points": [{"x": 120.0, "y": 1.0}]}, "point outside the image"),
         ({"points": [{"x": None, "y": 1.0}]}, "wrong schema: points.x"),
         ({"label": ""}, "empty expression"),
