@@ -88,7 +88,8 @@ def publish_wide(like: Subject, directory: Path) -> Subject:
     from export.publish import publish
     from referent.core.bundle import TOKENIZER_FILE
     from referent.core.transform import ImageTransform
-    from referent.modeling.grounding import BoxHead, GroundingModel
+    from referent.modeling.grounding import GroundingModel
+    from referent.modeling.heads import BoxHead
 
     torch.manual_seed(0)
     vision = CLIPVisionConfig(

@@ -31,7 +31,8 @@ from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import SPEC_FILE, CheckpointSpec, load_checkpoint, save_checkpoint
-from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.heads import BoxHead
 from runtime.launcher import TritonServer
 
 NAME = "llava-7b"

@@ -37,7 +37,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Pa
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
-    from referent.modeling.grounding import BoxHead, GroundingModel
+    from referent.modeling.grounding import GroundingModel
+    from referent.modeling.heads import BoxHead
     from referent.training.modes import lora_config
 
     torch.manual_seed(0)

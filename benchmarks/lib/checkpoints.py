@@ -6,7 +6,8 @@ import torch
 
 from referent.mini.shape import mini_config
 from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
-from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.heads import BoxHead
 from referent.modeling.stem import ConvStemLlava
 
 

@@ -24,7 +24,8 @@ from referent.mini.stream import SceneStream, Stage
 from referent.mini.validation import add_arguments, load_materials, validation_examples, validator
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
 from referent.modeling.grounder import HeadGrounder
-from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.heads import BoxHead
 from referent.modeling.stem import ConvStemLlava
 from referent.training.losses import PRETRAINING, DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW

@@ -20,7 +20,8 @@ from transformers import LlavaForConditionalGeneration
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.heads import BoxHead
 from referent.modeling.stem import load_llava
 
 SPEC_FILE, HEAD_FILE, ADAPTER_DIRECTORY, BASE_DIRECTORY = "referent.json", "head.safetensors", "adapter", "base"

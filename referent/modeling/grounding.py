@@ -8,51 +8,23 @@ from typing import NamedTuple
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
-from referent.core.packing import PREFIX_SEGMENT
+from referent.modeling.decoder import last_layer, run_layer, visible
+from referent.modeling.heads import BoxHead
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # channel statistics of openai/clip-vit-large-patch14-336
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Grounding(NamedTuple):
+class HeadOutputs(NamedTuple):
     """What one pass gives; boxes are cx,cy,w,h in 0..1 of the model's box frame."""
 
     boxes: torch.Tensor  # (B, N, 4)
     score_logits: torch.Tensor | None  # (B, N), predicted IoU before the sigmoid
     image_features: torch.Tensor  # (B, K, D)
     attention: torch.Tensor  # (B, H, N, T), the last layer's, from each [LOC]
-
-
-class BoxHead(nn.Module):
-    """Hidden state of [LOC] -> box and, where trained, score. Always computed in fp32.
-
-    The shape is visual-grounding-api's D, D/8, D/16, 4 (4096-512-256-4); small models keep at least 256 wide layers.
-    """
-
-    def __init__(self, hidden_size: int, dropout: float = 0.1, scores: bool = True) -> None:
-        super().__init__()
-        wide, narrow = max(256, hidden_size // 8), max(256, hidden_size // 16)
-        self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, wide), nn.GELU(), nn.Dropout(dropout),
-            nn.Linear(wide, narrow), nn.GELU(), nn.Dropout(dropout),
-            nn.Linear(narrow, 4),
-        )  # fmt: skip
-        self.score = nn.Linear(hidden_size, 1) if scores else None
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
-
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(..., D) of any dtype -> boxes (..., 4) in 0..1, score logits (...) or None."""
-        hidden_states = hidden_states.float()
-        scores = None if self.score is None else self.score(hidden_states).squeeze(-1)
-        return self.mlp(hidden_states).sigmoid(), scores
 
 
 class GroundingModel(nn.Module):
@@ -80,11 +52,11 @@ class GroundingModel(nn.Module):
         input_ids: torch.Tensor,
         segment_ids: torch.Tensor,
         loc_positions: torch.Tensor,
-    ) -> Grounding:
+    ) -> HeadOutputs:
         """Tensors as in `referent.core.contract`: (B, S, S, 3) uint8, (B, T), (B, T) and (B, N) int64."""
         image_features = self.encode_image(image)
         hidden_states, attention = self.read_expressions(input_ids, segment_ids, loc_positions, image_features)
-        return Grounding(*self.box_head(hidden_states), image_features, attention)
+        return HeadOutputs(*self.box_head(hidden_states), image_features, attention)
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 RGB -> (B, K, D), CLIP's normalisation inside."""
@@ -117,33 +89,10 @@ class GroundingModel(nn.Module):
         rotary = lm.rotary_emb(hidden, position_ids)
         for layer in lm.layers[:-1]:
             if self.checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(_run_layer, layer, hidden, mask, rotary, use_reentrant=False)
+                hidden = checkpoint(run_layer, layer, hidden, mask, rotary, use_reentrant=False)
             else:
-                hidden = _run_layer(layer, hidden, mask, rotary)
-        return self._last_layer(hidden, mask, rotary, loc)
-
-    def _last_layer(
-        self, hidden: torch.Tensor, mask: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], loc: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries, MLP and norm for the [LOC] rows only; nothing reads the others."""
-        lm = self.base.model.language_model
-        layer, attention = lm.layers[-1], lm.layers[-1].self_attn
-
-        def at_loc(x: torch.Tensor) -> torch.Tensor:
-            return torch.gather(x, 1, loc.expand(-1, -1, x.shape[-1]))
-
-        normed = layer.input_layernorm(hidden)
-        key, value = (_heads(project(normed), attention.head_dim) for project in (attention.k_proj, attention.v_proj))
-        query = _heads(attention.q_proj(at_loc(normed)), attention.head_dim)
-        _, key = apply_rotary_pos_emb(key, key, *rotary)
-        _, query = apply_rotary_pos_emb(query, query, *(at_loc(x) for x in rotary))
-        key, value = (repeat_kv(x, attention.num_key_value_groups) for x in (key, value))
-        logits = (query @ key.transpose(-1, -2)).float() * attention.scaling  # (B, H, N, T)
-        weights = logits.masked_fill(~at_loc(mask)[:, None], torch.finfo(torch.float32).min).softmax(-1)
-        mixed = weights.to(value.dtype) @ value
-        hidden = at_loc(hidden) + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return lm.norm(hidden), weights
+                hidden = run_layer(layer, hidden, mask, rotary)
+        return last_layer(lm, hidden, mask, rotary, loc)
 
     def embed(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         """Token embeddings, with the k-th image feature where the k-th image token stands; (B, T, D)."""
@@ -153,32 +102,3 @@ class GroundingModel(nn.Module):
         index = (is_image.long().cumsum(1) - 1).clamp(0, image_features.shape[1] - 1)
         image = torch.gather(image_features, 1, index[..., None].expand(-1, -1, image_features.shape[-1]))
         return torch.where(is_image[..., None], image.to(text.dtype), text)
-
-
-def _run_layer(
-    layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
-    """One decoder layer, (B, T, D) -> (B, T, D), with a mask (B, T, T)."""
-    attention = layer.self_attn
-    normed = layer.input_layernorm(hidden)
-    query, key, value = (
-        _heads(project(normed), attention.head_dim)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
-    key, value = (repeat_kv(x, attention.num_key_value_groups) for x in (key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None])
-    hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-
-
-def visible(segment_ids: torch.Tensor) -> torch.Tensor:
-    """(B, T) -> (B, T, T) bool: which keys (last axis) a query sees; see `referent.core.packing`."""
-    order = torch.arange(segment_ids.shape[1], device=segment_ids.device)
-    query, key = segment_ids[:, :, None], segment_ids[:, None, :]
-    return (order[:, None] >= order[None, :]) & ((key == PREFIX_SEGMENT) | (key == query))
-
-
-def _heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """(B, T, H*d) -> (B, H, T, d)."""
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)

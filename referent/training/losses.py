@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from referent.modeling.grounding import Grounding, GroundingModel
+from referent.modeling.grounding import GroundingModel, HeadOutputs
 
 BACKGROUND_WEIGHT, LABEL_SMOOTHING = 0.3, 0.02
 NO_LABEL = -100  # a position whose next token is no part of an answer
@@ -51,7 +51,7 @@ def box_loss(boxes: torch.Tensor, targets: torch.Tensor, weights: LossWeights) -
 
 
 def expression_losses(
-    grounding: Grounding, batch: dict[str, torch.Tensor], weights: LossWeights
+    grounding: HeadOutputs, batch: dict[str, torch.Tensor], weights: LossWeights
 ) -> dict[str, torch.Tensor]:
     """box, score and (where the batch has points) point of a batch (see `referent.mini.stream`), and its mean
     IoU as a figure."""
@@ -154,7 +154,7 @@ class Objective(nn.Module):
                 parts["text"] = answer_loss(model, hidden, batch["labels"])
             else:
                 with full_precision(hidden):
-                    grounding = Grounding(*model.box_head(hidden), features, attention)
+                    grounding = HeadOutputs(*model.box_head(hidden), features, attention)
                 parts |= expression_losses(grounding, batch, self.weights)
         if self.dense is not None:
             parts |= self.dense.losses(model, features, batch)

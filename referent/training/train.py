@@ -38,7 +38,8 @@ from referent.modeling.checkpoint import (
     save_checkpoint,
 )
 from referent.modeling.grounder import ModelGrounder, make_grounder
-from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.heads import BoxHead
 from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer
 from referent.modeling.stem import load_llava
 from referent.training.curves import plot_curves

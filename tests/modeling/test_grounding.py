@@ -8,8 +8,9 @@ from PIL import Image
 from transformers.models.clip import CLIPImageProcessorPil
 
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
+from referent.modeling.decoder import visible
 from referent.modeling.grounder import HeadGrounder
-from referent.modeling.grounding import BoxHead, visible
+from referent.modeling.heads import BoxHead
 
 EXPRESSIONS = ["the red cup", "cup", "the green plate on the left", "blue"]
 

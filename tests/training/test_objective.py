@@ -5,7 +5,8 @@ import torch
 
 from referent.mini.shape import mini_config
 from referent.mini.stream import SceneStream
-from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.heads import BoxHead
 from referent.modeling.stem import ConvStemLlava
 from referent.training.encoding import collate
 from referent.training.losses import PRETRAINING, DenseSupervision, Objective

@@ -9,7 +9,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
-from referent.modeling.grounding import BoxHead, GroundingModel
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.heads import BoxHead
 from referent.modeling.llava import TEMPLATES
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
