@@ -5,6 +5,8 @@ tokenizer.json    of `tokenizers`
 head.safetensors  the box head; a checkpoint that answers in text has none
 adapter/          PEFT adapter, where there is one
 base/             LLaVA (transformers layout), unless `base` in referent.json points elsewhere
+
+What is loaded is whole, or refused (`referent.modeling.weights`).
 """
 
 from pathlib import Path
@@ -15,26 +17,26 @@ import torch
 from peft import PeftModel
 from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
-from transformers import LlavaForConditionalGeneration
+from tokenizers import Tokenizer
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.modeling.grounding import GroundingModel
+from referent.modeling.grounding import GroundingModel, image_tokens_of
 from referent.modeling.heads import BoxHead
-from referent.modeling.stem import load_llava
+from referent.modeling.weights import CheckpointError as CheckpointError
+from referent.modeling.weights import check_weights, load_adapter, load_llava, reading, refuse_pointers
 
 SPEC_FILE, HEAD_FILE, ADAPTER_DIRECTORY, BASE_DIRECTORY = "referent.json", "head.safetensors", "adapter", "base"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint directory lacks a part or holds one that does not fit."""
 
 
 class CheckpointSpec(ModelSpec):
     """The model spec and what is needed to rebuild the modules."""
 
     base: str = Field(description="LLaVA directory: absolute, or relative to the checkpoint")
+    adapter: bool | None = Field(None, description="whether there is an adapter; None: as it is found")
+    head_widths: tuple[int, int] | None = Field(None, description="of its two hidden layers; None: as BoxHead has them")
     head_dropout: float = 0.1
     has_scores: bool = True
     kind: Literal["head", "generator"] = Field("head", description="box head at [LOC], or generated text")
@@ -47,19 +49,23 @@ class CheckpointSpec(ModelSpec):
 
 
 def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec, tokenizer_file: Path) -> None:
-    """Write a checkpoint; the base's weights only where `spec.base` is "base"."""
+    """Write a checkpoint that everyone may read; the base's weights only where `spec.base` is "base"."""
     directory.mkdir(parents=True, exist_ok=True)
+    adapted = isinstance(model.llava, PeftModel)
     if spec.base == BASE_DIRECTORY:
-        if isinstance(model.llava, PeftModel):
+        if adapted:
             raise CheckpointError("an adapted model refers to its base: set spec.base to the base's directory")
         model.base.save_pretrained(directory / BASE_DIRECTORY)
-    if isinstance(model.llava, PeftModel):
+    if adapted:
         model.llava.save_pretrained(directory / ADAPTER_DIRECTORY)
     if model.box_head is not None:
         save_file(model.box_head.state_dict(), directory / HEAD_FILE)
     if tokenizer_file != directory / TOKENIZER_FILE:
         copyfile(tokenizer_file, directory / TOKENIZER_FILE)
+    spec = spec.model_copy(update={"adapter": adapted})
     (directory / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n")
+    for path in (directory, *directory.rglob("*")):  # safetensors lets only the owner read what it writes
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def load_checkpoint(
@@ -70,10 +76,20 @@ def load_checkpoint(
     `dtype` None leaves the base's weights as they are stored, mapped from their files.
     """
     spec = load_checkpoint_spec(directory)
-    llava: LlavaForConditionalGeneration | PeftModel = load_llava(str(directory / spec.base), dtype)
+    tokenizer = load_tokenizer(directory)
+    if not (directory / spec.base).is_dir():
+        raise CheckpointError(
+            f"{directory} needs the base {spec.base}, which is not there: set `base` in its {SPEC_FILE}"
+        )
+    llava: LlavaForConditionalGeneration | PeftModel = load_llava(directory / spec.base, dtype)
+    check_base(directory, spec, llava.config, tokenizer)
     head = load_head(directory, spec, llava.config.text_config.hidden_size)
-    if (directory / ADAPTER_DIRECTORY).is_dir():
-        llava = PeftModel.from_pretrained(llava, str(directory / ADAPTER_DIRECTORY), is_trainable=trainable)
+    adapted = (directory / ADAPTER_DIRECTORY).is_dir()
+    if spec.adapter not in (None, adapted):
+        found = "holds an adapter, and was saved without one" if adapted else f"lacks its {ADAPTER_DIRECTORY}/"
+        raise CheckpointError(f"{directory} {found}: copy the whole checkpoint again")
+    if adapted:
+        llava = load_adapter(llava, directory / ADAPTER_DIRECTORY, trainable)
     return GroundingModel(llava, head).train(trainable), spec
 
 
@@ -82,18 +98,48 @@ def load_checkpoint_spec(directory: Path) -> CheckpointSpec:
     spec_file = directory / SPEC_FILE
     if not spec_file.is_file():
         raise CheckpointError(f"{directory} is no checkpoint: it has no {SPEC_FILE}")
-    return CheckpointSpec.model_validate_json(spec_file.read_text())
+    refuse_pointers(directory)
+    with reading(spec_file):
+        return CheckpointSpec.model_validate_json(spec_file.read_text())
 
 
-def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHead | None:
-    """The box head of a checkpoint; None where it answers in text."""
-    if spec.kind == "generator":
-        return None
-    head = BoxHead(hidden_size, spec.head_dropout, spec.has_scores)
-    head.load_state_dict(load_file(directory / HEAD_FILE))
-    return head
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The directory's tokenizer.json. Raises `CheckpointError`."""
+    with reading(directory / TOKENIZER_FILE):
+        return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
 
 
 def load_checkpoint_encoder(directory: Path, spec: ModelSpec) -> PromptEncoder:
-    """The prompt encoder with the checkpoint's own tokenizer."""
-    return PromptEncoder(spec.prompt, directory / TOKENIZER_FILE, spec.image_tokens)
+    """The prompt encoder with the checkpoint's own tokenizer. Raises `CheckpointError`."""
+    with reading(directory / TOKENIZER_FILE):
+        return PromptEncoder(spec.prompt, directory / TOKENIZER_FILE, spec.image_tokens)
+
+
+def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHead | None:
+    """The box head of a checkpoint; None where it answers in text. Raises `CheckpointError`."""
+    if spec.kind == "generator":
+        return None
+    file = directory / HEAD_FILE
+    head = BoxHead(hidden_size, spec.head_dropout, spec.has_scores, spec.head_widths)
+    with reading(file):
+        weights = load_file(file)
+    check_weights(str(file), head.state_dict(), weights, "it is of another checkpoint, copy the whole one again")
+    head.load_state_dict(weights)
+    return head
+
+
+def check_base(directory: Path, spec: CheckpointSpec, config: LlavaConfig, tokenizer: Tokenizer) -> None:
+    """Whether a checkpoint's spec and tokenizer are of this base. Raises `CheckpointError`."""
+    prompt, rows = spec.prompt, config.text_config.vocab_size
+    special = (prompt.pad_token_id, prompt.bos_token_id, prompt.loc_token_id)
+    highest = max(*(token or 0 for token in special), *tokenizer.get_vocab().values())
+    for what, own, base in (
+        ("images of side", spec.image.size, config.vision_config.image_size),
+        ("tokens an image", spec.image_tokens, image_tokens_of(config)),
+        ("the image token", prompt.image_token_id, config.image_token_id),
+        ("rows of embeddings", max(rows, highest + 1), rows),
+    ):
+        if own != base:
+            raise CheckpointError(
+                f"{directory} does not fit the base {spec.base} ({what}: {own} against {base}): set `base` to its own"
+            )

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from referent.modeling.decoder import last_layer, run_layer, visible
 from referent.modeling.heads import BoxHead
@@ -102,3 +102,9 @@ class GroundingModel(nn.Module):
         index = (is_image.long().cumsum(1) - 1).clamp(0, image_features.shape[1] - 1)
         image = torch.gather(image_features, 1, index[..., None].expand(-1, -1, image_features.shape[-1]))
         return torch.where(is_image[..., None], image.to(text.dtype), text)
+
+
+def image_tokens_of(config: LlavaConfig) -> int:
+    """How many features, and so image tokens, `encode_image` gives for an image."""
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return patches if config.vision_feature_select_strategy == "default" else patches + 1  # the class token stays

@@ -7,12 +7,15 @@ from torch import nn
 class BoxHead(nn.Module):
     """Hidden state of [LOC] -> box and, where trained, score. Always computed in fp32.
 
-    The shape is visual-grounding-api's D, D/8, D/16, 4 (4096-512-256-4); small models keep at least 256 wide layers.
+    Where no `widths` of the two hidden layers are given, the shape is visual-grounding-api's D, D/8, D/16, 4
+    (4096-512-256-4); small models keep at least 256 wide layers.
     """
 
-    def __init__(self, hidden_size: int, dropout: float = 0.1, scores: bool = True) -> None:
+    def __init__(
+        self, hidden_size: int, dropout: float = 0.1, scores: bool = True, widths: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        wide, narrow = max(256, hidden_size // 8), max(256, hidden_size // 16)
+        wide, narrow = widths or (max(256, hidden_size // 8), max(256, hidden_size // 16))
         self.mlp = nn.Sequential(
             nn.Linear(hidden_size, wide), nn.GELU(), nn.Dropout(dropout),
             nn.Linear(wide, narrow), nn.GELU(), nn.Dropout(dropout),

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
-from transformers import LlavaConfig
 
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.packing import Bucket
 from referent.core.prompts import LOC_MARK, Prompt
 from referent.core.transform import ImageTransform
-from referent.modeling.checkpoint import CheckpointError, CheckpointSpec
+from referent.modeling.checkpoint import CheckpointSpec, load_tokenizer
+from referent.modeling.grounding import image_tokens_of
+from referent.modeling.weights import CheckpointError, load_llava_config, reading
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 LOC_TEMPLATE = "<image>\nFind the object referred to: {expression}[LOC]"
@@ -41,11 +42,8 @@ def llava_spec(
     `center_crop` is CLIP's own preprocessing with boxes of the whole image, as visual-grounding-api has it;
     `plain_text_loc` its [LOC], a word in pieces instead of a spare row of the vocabulary. Raises `CheckpointError`.
     """
-    config = LlavaConfig.from_pretrained(str(directory), local_files_only=True)
-    text, vision = config.text_config, config.vision_config
-    image_tokens = (vision.image_size // vision.patch_size) ** 2
-    if config.vision_feature_select_strategy != "default":
-        image_tokens += 1  # the class token stays
+    config = load_llava_config(directory)
+    text, vision, image_tokens = config.text_config, config.vision_config, image_tokens_of(config)
     template = TEMPLATES.get(template or "", template) or (TEMPLATES["vg"] if plain_text_loc else LOC_TEMPLATE)
     padding = next((i for i in (config.pad_token_id, text.pad_token_id, text.eos_token_id) if i is not None), 0)
     loc = None
@@ -69,13 +67,15 @@ def llava_spec(
 def llava_tokenizer(directory: Path) -> Tokenizer:
     """The directory's tokenizer.json, or its sentencepiece model converted. Raises `CheckpointError`."""
     if (directory / TOKENIZER_FILE).is_file():
-        return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+        return load_tokenizer(directory)
     if not (directory / SENTENCEPIECE_FILE).is_file():
         raise CheckpointError(f"{directory} has neither {TOKENIZER_FILE} nor {SENTENCEPIECE_FILE}")
-    tokenizer = convert_sentencepiece(directory / SENTENCEPIECE_FILE)
+    with reading(directory / SENTENCEPIECE_FILE):
+        tokenizer = convert_sentencepiece(directory / SENTENCEPIECE_FILE)
     added = directory / "added_tokens.json"
     if added.is_file():
-        names = sorted(json.loads(added.read_text()).items(), key=lambda item: item[1])
+        with reading(added):
+            names = sorted(json.loads(added.read_text()).items(), key=lambda item: item[1])
         tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name, _ in names])
     return tokenizer
 

@@ -7,7 +7,6 @@ one large patch convolution (Xiao et al. 2021, "Early convolutions help transfor
 import torch
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 
 class ConvStem(nn.Module):
@@ -60,16 +59,3 @@ class ConvStemLlava(LlavaForConditionalGeneration):
         if vision.patch_size != ConvStem.STRIDE:
             raise ValueError(f"vision_config.patch_size is {vision.patch_size}; ConvStem needs {ConvStem.STRIDE}")
         self.model.vision_tower.embeddings.patch_embedding = ConvStem(vision.hidden_size)
-
-
-def load_llava(
-    directory: str, dtype: torch.dtype | None = None, quantization: QuantizationConfigMixin | None = None
-) -> LlavaForConditionalGeneration:
-    """Load a local LLaVA directory with the class that its config names, in the dtype of its files where none is given;
-    nothing is downloaded."""
-    config = LlavaConfig.from_pretrained(directory, local_files_only=True)
-    has_stem = ConvStemLlava.__name__ in (config.architectures or [])
-    model_class = ConvStemLlava if has_stem else LlavaForConditionalGeneration
-    return model_class.from_pretrained(
-        directory, config=config, dtype=dtype or "auto", quantization_config=quantization, local_files_only=True
-    )

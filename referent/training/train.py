@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tokenizers import Tokenizer
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils.import_utils import is_bitsandbytes_available
@@ -32,16 +31,18 @@ from referent.modeling.checkpoint import (
     BASE_DIRECTORY,
     SPEC_FILE,
     CheckpointSpec,
+    check_base,
     load_checkpoint_encoder,
     load_checkpoint_spec,
     load_head,
+    load_tokenizer,
     save_checkpoint,
 )
 from referent.modeling.grounder import ModelGrounder, make_grounder
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.heads import BoxHead
 from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer
-from referent.modeling.stem import load_llava
+from referent.modeling.weights import load_llava
 from referent.training.curves import plot_curves
 from referent.training.encoding import collate, collate_trimmed
 from referent.training.losses import LossWeights, Objective
@@ -59,7 +60,6 @@ def train(recipe: Recipe) -> dict[str, float]:
 
     Raises `RecipeError`, `DataError` and `referent.modeling.checkpoint.CheckpointError`.
     """
-    recipe.out.mkdir(parents=True, exist_ok=True)
     set_seed(recipe.seed)
     arguments = _arguments(recipe)  # before the model: ZeRO-3 builds it in pieces
     model, spec = open_base(recipe)
@@ -113,7 +113,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
             raise RecipeError("--center-crop and --plain-text-loc are for LLaVA directories; a checkpoint has its own")
         if recipe.template:
             spec = spec.model_copy(update={"prompt": _prompt(spec, TEMPLATES.get(recipe.template, recipe.template))})
-        directory, tokenizer = recipe.base / spec.base, Tokenizer.from_file(str(recipe.base / TOKENIZER_FILE))
+        directory, tokenizer = recipe.base / spec.base, load_tokenizer(recipe.base)
     elif (recipe.base / "config.json").is_file():
         directory, tokenizer = recipe.base, llava_tokenizer(recipe.base)
         spec = llava_spec(
@@ -122,10 +122,8 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         )  # fmt: skip
     else:
         raise RecipeError(f"{recipe.base} is no base: it has neither {SPEC_FILE} nor config.json")
-    if PartialState().is_main_process:
-        tokenizer.save(str(recipe.out / TOKENIZER_FILE))
-    PartialState().wait_for_everyone()
-    llava = load_llava(str(directory), DTYPES[recipe.base_dtype], _quantization(recipe))
+    llava = load_llava(directory, DTYPES[recipe.base_dtype], _quantization(recipe))
+    check_base(recipe.base, spec, llava.config, tokenizer)
     hidden_size = llava.config.text_config.hidden_size
     keep_head = ours and spec.kind == "head" and not recipe.fresh_head and not text
     head = load_head(recipe.base, spec, hidden_size) if keep_head else None
@@ -138,6 +136,10 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         "present_threshold": None,
         "evaluation": {},
     }
+    if PartialState().is_main_process:
+        recipe.out.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(recipe.out / TOKENIZER_FILE))
+    PartialState().wait_for_everyone()
     return GroundingModel(llava, head), CheckpointSpec(**spec.model_dump() | updates)
 
 

@@ -1,0 +1,156 @@
+"""Weights of others: read whole, or refused in one line. Nothing is left out, made up, downloaded or run as code."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers.utils import logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from referent.modeling.stem import ConvStemLlava
+
+ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
+LFS_POINTER = b"version https://git-lfs"  # how the text begins that stands for a file which was not fetched
+LAYOUTS = {r"^model\.language_model\.lm_head": "lm_head"}  # beside those that transformers itself maps
+MISMATCH = re.compile(r"size mismatch for (\S+): .*?(\[[\d, ]*\]).*?(\[[\d, ]*\])")  # as torch says it
+NAMED = 3  # of many weights
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint directory lacks a part or holds one that does not fit; the message is one line with the remedy."""
+
+
+def load_llava(
+    directory: Path, dtype: torch.dtype | None = None, quantization: QuantizationConfigMixin | None = None
+) -> LlavaForConditionalGeneration:
+    """Load a local LLaVA directory with the class that its config names, in the dtype of its files where none is given;
+    nothing is downloaded. Raises `CheckpointError`."""
+    config = load_llava_config(directory)
+    has_stem = ConvStemLlava.__name__ in (config.architectures or [])
+    model_class = ConvStemLlava if has_stem else LlavaForConditionalGeneration
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of what does not fit; the error says it
+    try:
+        with reading(directory):
+            loaded: Any = model_class.from_pretrained(
+                str(directory), config=config, dtype=dtype or "auto", quantization_config=quantization,
+                local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, key_mapping=LAYOUTS,
+            )  # fmt: skip
+    finally:
+        logging.set_verbosity(verbosity)
+    llava, info = loaded
+    misshaped = [_misshaped(name, list(found), list(expected)) for name, found, expected in info["mismatched_keys"]]
+    remedy = "it is incomplete or of another model, get it again"
+    refuse_unfit(f"the base {directory}", remedy, info["missing_keys"], info["unexpected_keys"], misshaped)
+    return llava
+
+
+def load_llava_config(directory: Path) -> LlavaConfig:
+    """The configuration of a local LLaVA directory. Raises `CheckpointError`."""
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} is no LLaVA directory: it has no config.json")
+    refuse_pointers(directory)
+    with reading(directory / "config.json"):
+        stated = LlavaConfig.get_config_dict(str(directory), local_files_only=True)[0]
+        if stated.get("model_type") != LlavaConfig.model_type or "vision_config" not in stated:
+            raise CheckpointError(
+                f"{directory} holds no LLaVA as transformers lays it out (model_type {LlavaConfig.model_type} with a "
+                f"vision_config), but {stated.get('architectures')}: take the edition whose name ends in -hf"
+            )
+        return LlavaConfig.from_pretrained(str(directory), local_files_only=True)
+
+
+def load_adapter(llava: LlavaForConditionalGeneration, directory: Path, trainable: bool = False) -> PeftModel:
+    """The model with a PEFT adapter around it. Raises `CheckpointError`."""
+    refuse_pointers(directory)
+    for name in ADAPTER_FILES:  # peft would ask the hub for what is not here
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory} has no {name}: copy the whole checkpoint again")
+    what, remedy = f"the adapter {directory}", "it was trained on another base, or is incomplete: copy it again"
+    with reading(directory):
+        config = PeftConfig.from_pretrained(str(directory))
+        config.inference_mode = not trainable
+        adapted = PeftModel(llava, config)
+        try:
+            result = adapted.load_adapter(str(directory), "default", is_trainable=trainable)
+        except RuntimeError as error:  # its message lists all weights of another shape
+            refuse_unfit(what, remedy, misshaped=[_misshaped(*found) for found in MISMATCH.findall(str(error))])
+            raise
+        except KeyError as error:  # a trained token's embedding
+            refuse_unfit(what, remedy, missing=error.args)
+    refuse_unfit(what, remedy, result.missing_keys, result.unexpected_keys)
+    _refuse_broken(what, get_peft_model_state_dict(adapted), remedy)
+    return adapted
+
+
+def check_weights(
+    what: str, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], remedy: str
+) -> None:
+    """Whether the weights found are those expected, by name and shape, and finite. Raises `CheckpointError`."""
+    both = sorted(expected.keys() & found.keys())
+    misshaped = [
+        _misshaped(name, list(found[name].shape), list(expected[name].shape))
+        for name in both
+        if found[name].shape != expected[name].shape
+    ]
+    refuse_unfit(what, remedy, expected.keys() - found.keys(), found.keys() - expected.keys(), misshaped)
+    _refuse_broken(what, found, remedy)
+
+
+def refuse_unfit(
+    what: str,
+    remedy: str,
+    missing: Collection[str] = (),
+    surplus: Collection[str] = (),
+    misshaped: Collection[str] = (),
+) -> None:
+    """Raises `CheckpointError` where any weight is named."""
+    faults = []
+    if missing:
+        faults.append(f"lacks {_some(missing)}")
+    if surplus:
+        faults.append(f"has {_some(surplus)}, which the model has not")
+    if misshaped:
+        faults.append(f"has {_some(misshaped)}")
+    if faults:
+        raise CheckpointError(f"{what} {', and '.join(faults)}: {remedy}")
+
+
+def refuse_pointers(directory: Path) -> None:
+    """Raises `CheckpointError` for a file of the directory that Git LFS did not fetch."""
+    with reading(directory):
+        for file in sorted(path for path in directory.iterdir() if path.is_file()):
+            with file.open("rb") as stream:
+                if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                    raise CheckpointError(f"{file} is a pointer of Git LFS, not the file: git lfs pull fetches it")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What libraries raise for damaged files becomes a `CheckpointError` of one line that names `path`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # parsers of damaged files raise whatever they hit
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{path} cannot be loaded, get it again: {reason}") from error
+
+
+def _refuse_broken(what: str, weights: Mapping[str, torch.Tensor], remedy: str) -> None:
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{what} has numbers that are not finite in {_some(broken)}: {remedy}")
+
+
+def _misshaped(name: str, found: object, expected: object) -> str:
+    return f"{name} {found} instead of {expected}"
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
