@@ -31,7 +31,8 @@ class ImageTransform(BaseModel):
     def frame(self, image_size: tuple[int, int]) -> Frame:
         """Where an image of (width, height) lies in the square; shares are of the square's side."""
         width, height = self._resized(image_size)
-        offset = ((self.size - width) // 2, (self.size - height) // 2)  # negative where the crop cuts
+        # negative where the crop cuts; CLIP's own processor rounds towards zero as well
+        offset = (int((self.size - width) / 2), int((self.size - height) / 2))
         scale = (width / image_size[0], height / image_size[1])
         return Frame(image_size, scale, offset, (self.size, self.size))
 
@@ -73,6 +74,8 @@ class ImageTransform(BaseModel):
     def _resized(self, image_size: tuple[int, int]) -> tuple[int, int]:
         if self.mode == "stretch":
             return self.size, self.size
-        reference = max(image_size) if self.mode == "letterbox" else min(image_size)
-        width, height = (max(1, round(side * self.size / reference)) for side in image_size)
+        if self.mode == "center_crop":  # CLIP's own processor rounds down
+            width, height = (int(side * self.size / min(image_size)) for side in image_size)
+        else:
+            width, height = (max(1, round(side * self.size / max(image_size))) for side in image_size)
         return width, height

@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 from tokenizers import Tokenizer, models
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers.models.clip import CLIPImageProcessorPil
 
 from referent.core.prompts import Prompt, PromptEncoder
+from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import CheckpointError
 from referent.modeling.llava import TEMPLATES, convert_sentencepiece, llava_spec, llava_tokenizer
 
@@ -88,3 +92,15 @@ def test_converted_tokenizers_are_sentencepieces_own(data_folder: Path) -> None:
     assert len(texts) > 3800
     assert [ours.encode(text, add_special_tokens=False).ids for text in texts] == theirs.encode(texts)
     assert all(ours.decode(theirs.encode(text)) == text for text in texts)
+
+
+@pytest.mark.parametrize("size", [(480, 301), (211, 337), (336, 336), (500, 375), (641, 427), (20, 33), (1000, 50)])
+def test_the_centre_crop_is_clips_own(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8)).filter(ImageFilter.BoxBlur(2))
+    clip = CLIPImageProcessorPil(
+        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_rescale=False, do_normalize=False
+    )
+    theirs = clip(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    ours = ImageTransform(mode="center_crop", size=336).apply(image)
+    assert np.abs(ours.astype(int) - theirs).max() <= 2  # of 255; Pillow rounds the corners of a part of an image
