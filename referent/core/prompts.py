@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, model_validator
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 IMAGE_MARK, EXPRESSION_MARK, LOC_MARK = "<image>", "{expression}", "[LOC]"
 MAX_EXPRESSION_CHARACTERS = 1000
@@ -23,7 +23,9 @@ class ExpressionError(ValueError):
 class Prompt(BaseModel):
     """The template and the ids of the special tokens. Travels with the model (checkpoint and bundle).
 
-    `loc_token_id` is None where [LOC] is plain text in pieces, as visual-grounding-api trained it.
+    `loc_token_id` is None where [LOC] is plain text in pieces, as visual-grounding-api trained it. `left_padded` is for
+    models whose training padded or cut prompts to so many ids, on the left, and read at index (ids - 1) all the same:
+    that far before the end of the padded row, they read a token before the prompt's last.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +35,7 @@ class Prompt(BaseModel):
     pad_token_id: int
     image_token_id: int
     loc_token_id: int | None
+    left_padded: int | None = None
 
     @model_validator(mode="after")
     def _has_marks(self) -> "Prompt":
@@ -63,19 +66,35 @@ class PromptEncoder:
         self._tokenizer.encode_special_tokens = True
         if self._tokenizer.decoder is None:  # mini's file has none
             self._tokenizer.decoder = decoders.Metaspace()
+        self._behind_image = self._tokenizer
+        words = self._tokenizer.pre_tokenizer
+        if isinstance(words, pre_tokenizers.Metaspace) and words.prepend_scheme == "first":  # a space before all text
+            self._behind_image = Tokenizer.from_str(self._tokenizer.to_str())
+            self._behind_image.encode_special_tokens = True
+            self._behind_image.pre_tokenizer = pre_tokenizers.Metaspace(words.replacement, "never", words.split)
         before, after = prompt.template.split(IMAGE_MARK)
         self._suffix_template = after if prompt.loc_token_id is None else after.removesuffix(LOC_MARK)
         bos = [] if prompt.bos_token_id is None else [prompt.bos_token_id]
-        self.prefix = bos + self._encode(before) + [prompt.image_token_id] * image_tokens
+        self.prefix = bos + _ids(self._tokenizer, before) + [prompt.image_token_id] * image_tokens
 
     def suffix(self, expression: str) -> list[int]:
-        """Ids of one expression's suffix, ending in its [LOC]. Raises `ExpressionError`."""
-        ids = self._encode(self._suffix_template.replace(EXPRESSION_MARK, clean_expression(expression)))
-        return ids if self.prompt.loc_token_id is None else [*ids, self.prompt.loc_token_id]
+        """Ids of one expression's suffix, ending in its [LOC] or what is read instead. Raises `ExpressionError`."""
+        text = self._suffix_template.replace(EXPRESSION_MARK, clean_expression(expression))
+        ids = _ids(self._behind_image, text)
+        if self.prompt.loc_token_id is not None:
+            ids.append(self.prompt.loc_token_id)
+        if (padded := self.prompt.left_padded) is None:
+            return ids
+        kept = min(len(self.prefix) + len(ids), padded)
+        # of the row, index kept - 1 is read; padded - kept ids of padding come first. Nothing behind it is seen
+        read = 2 * kept - padded - len(self.prefix)
+        if read < 1:
+            raise ExpressionError(f"the expression {expression[:40]!r} is too short for this model: use more words")
+        return ids[:read]
 
     def answer(self, text: str) -> list[int]:
         """Ids of an answer in text, without an end token. Raises ValueError where the tokenizer cannot spell it."""
-        ids = self._encode(text)
+        ids = _ids(self._tokenizer, text)
         if (spelled := self.decode(ids)) != text:
             raise ValueError(
                 f"the tokenizer cannot spell {text!r}: it makes {spelled!r} of it; boxes as text need a base whose "
@@ -87,8 +106,9 @@ class PromptEncoder:
         """Text of generated ids; special tokens are left out."""
         return self._tokenizer.decode(list(ids)).strip()
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False).ids) if text else []
 
 
 def clean_expression(expression: str) -> str:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from tokenizers import Tokenizer, pre_tokenizers
 
 from referent.core.prompts import ExpressionError, Prompt, PromptEncoder, clean_expression
 from tests.support.tiny import SPECIAL_TOKENS, TINY_IMAGE_TOKENS, TINY_PROMPT
@@ -28,6 +29,36 @@ def test_loc_as_plain_text_has_no_token_of_its_own(tokenizer_file: Path) -> None
     suffix = PromptEncoder(prompt, tokenizer_file, TINY_IMAGE_TOKENS).suffix("cup")
     assert 4 not in suffix
     assert len(suffix) > len(PromptEncoder(TINY_PROMPT, tokenizer_file, TINY_IMAGE_TOKENS).suffix("cup")) - 1
+
+
+@pytest.mark.parametrize(("scheme", "spaced"), [("first", False), ("always", True), ("never", False)])
+def test_what_stands_behind_the_image_begins_as_the_tokenizer_has_it(
+    tokenizer_file: Path, tmp_path: Path, scheme: str, spaced: bool
+) -> None:
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    whole = tokenizer.encode("<image>find cup", add_special_tokens=False).ids[1:]
+    ids = PromptEncoder(TINY_PROMPT, tmp_path / "tokenizer.json", TINY_IMAGE_TOKENS).suffix("cup")
+    assert ids == [*whole, TINY_PROMPT.loc_token_id]
+    assert tokenizer.id_to_token(ids[0]).startswith("\u2581") == spaced
+
+
+@pytest.mark.parametrize("words", [1, 3, 6, 12])
+def test_what_a_left_padded_model_reads_is_where_its_training_read(tokenizer_file: Path, words: int) -> None:
+    padded = 32
+    prompt = TINY_PROMPT.model_copy(update={"left_padded": padded})
+    encoder = PromptEncoder(prompt, tokenizer_file, TINY_IMAGE_TOKENS)
+    whole = PromptEncoder(TINY_PROMPT, tokenizer_file, TINY_IMAGE_TOKENS)
+    text = " ".join(["red", "green", "cup"][n % 3] for n in range(words))
+    ids = (whole.prefix + whole.suffix(text))[:padded]
+    row = [None] * (padded - len(ids)) + ids
+    read = row[: len(ids)][padded - len(ids) :]  # the prompt's ids up to index (ids - 1) of the padded row
+    if len(read) <= len(whole.prefix):
+        with pytest.raises(ExpressionError, match="too short"):
+            encoder.suffix(text)
+    else:
+        assert encoder.prefix + encoder.suffix(text) == read
 
 
 def test_white_space_and_unicode_forms_do_not_change_the_prompt(encoder: PromptEncoder) -> None:
