@@ -40,6 +40,8 @@ def export(
     parts = parts_of(spec)
     console.print(f"loaded {checkpoint}")
     cases = reference(model, spec)
+    if dtype == "fp32":  # before merging, or the sum would be rounded as the base is stored
+        model.llava.float()
     if isinstance(model.llava, PeftModel):
         model.llava = model.llava.merge_and_unload()
     model.llava.to(DTYPES[dtype])  # the box head and the normalisation of pixels stay fp32

@@ -1,4 +1,5 @@
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import onnx
 import pytest
@@ -16,7 +17,8 @@ from referent.core.bundle import Bundle, load_bundle, verify_files
 from referent.core.contract import dims_of, dtype_of, part_name
 from referent.core.packing import Bucket
 from referent.kinds import kind_of
-from referent.modeling.checkpoint import load_checkpoint, save_checkpoint
+from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_spec, save_checkpoint
+from referent.modeling.weights import load_llava
 from tests.support.tiny import MODEL_REPOSITORY
 
 
@@ -59,6 +61,15 @@ def test_half_precision_weights_are_loaded_as_stored(tiny_checkpoint: Path, tmp_
     spec = spec.model_copy(update={"base": "base"})
     save_checkpoint(tmp_path, model, spec, tiny_checkpoint / "tokenizer.json")
     assert {p.dtype for p in load_checkpoint(tmp_path, dtype=None)[0].llava.parameters()} == {torch.float16}
+
+
+def test_an_adapter_on_a_base_in_half_precision_is_merged_in_fp32(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    load_llava(tiny_checkpoint / "base").half().save_pretrained(half)
+    copytree(tiny_checkpoint, tmp_path / "checkpoint", ignore=ignore_patterns("base"))
+    spec = load_checkpoint_spec(tiny_checkpoint).model_copy(update={"base": str(half), "base_digest": None})
+    (tmp_path / "checkpoint" / "referent.json").write_text(spec.model_dump_json())
+    exporter.export(tmp_path / "checkpoint", "half", tmp_path / "repository")  # against the adapter beside its base
 
 
 def test_versions_follow_one_another_and_their_files_verify(published: Path) -> None:
