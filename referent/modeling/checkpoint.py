@@ -9,6 +9,10 @@ base/             LLaVA (transformers layout), unless `base` in referent.json po
 What is loaded is whole, or refused (`referent.modeling.weights`).
 """
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfile
 from typing import Literal
@@ -26,7 +30,7 @@ from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel, image_tokens_of
 from referent.modeling.heads import BoxHead
 from referent.modeling.weights import CheckpointError as CheckpointError
-from referent.modeling.weights import check_weights, load_adapter, load_llava, reading, refuse_pointers
+from referent.modeling.weights import base_digest, check_weights, load_adapter, load_llava, reading, refuse_pointers
 
 SPEC_FILE, HEAD_FILE, ADAPTER_DIRECTORY, BASE_DIRECTORY = "referent.json", "head.safetensors", "adapter", "base"
 
@@ -35,6 +39,7 @@ class CheckpointSpec(ModelSpec):
     """The model spec and what is needed to rebuild the modules."""
 
     base: str = Field(description="LLaVA directory: absolute, or relative to the checkpoint")
+    base_digest: str | None = Field(None, description="of a base elsewhere (`weights.base_digest`); None: not known")
     adapter: bool | None = Field(None, description="whether there is an adapter; None: as it is found")
     head_widths: tuple[int, int] | None = Field(None, description="of its two hidden layers; None: as BoxHead has them")
     head_dropout: float = 0.1
@@ -52,7 +57,8 @@ def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec
     """Write a checkpoint that everyone may read; the base's weights only where `spec.base` is "base"."""
     directory.mkdir(parents=True, exist_ok=True)
     adapted = isinstance(model.llava, PeftModel)
-    if spec.base == BASE_DIRECTORY:
+    own = spec.base == BASE_DIRECTORY
+    if own:
         if adapted:
             raise CheckpointError("an adapted model refers to its base: set spec.base to the base's directory")
         model.base.save_pretrained(directory / BASE_DIRECTORY)
@@ -62,10 +68,28 @@ def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec
         save_file(model.box_head.state_dict(), directory / HEAD_FILE)
     if tokenizer_file != directory / TOKENIZER_FILE:
         copyfile(tokenizer_file, directory / TOKENIZER_FILE)
-    spec = spec.model_copy(update={"adapter": adapted})
+    found = {"adapter": adapted, "base_digest": None if own else base_digest(directory / spec.base)}
+    spec = spec.model_copy(update=found)
     (directory / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n")
     for path in (directory, *directory.rglob("*")):  # safetensors lets only the owner read what it writes
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+@contextmanager
+def new_checkpoint(out: Path) -> Iterator[Path]:
+    """A folder to write a checkpoint to, which becomes `out` at the end; nothing stays where that isn't reached.
+
+    Raises `CheckpointError` where `out` is there already.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} is there already: name another folder, or remove it")
+    existing = next(parent for parent in out.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=existing) as temporary:
+        directory = Path(temporary) / "new"
+        directory.mkdir()
+        yield directory
+        out.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(directory, out)
 
 
 def load_checkpoint(
@@ -83,6 +107,10 @@ def load_checkpoint(
         )
     llava: LlavaForConditionalGeneration | PeftModel = load_llava(directory / spec.base, dtype)
     check_base(directory, spec, llava.config, tokenizer)
+    if spec.base_digest not in (None, base_digest(directory / spec.base)):
+        raise CheckpointError(
+            f"{directory} was trained on another base than {spec.base}: set `base` in {SPEC_FILE} to it"
+        )
     head = load_head(directory, spec, llava.config.text_config.hidden_size)
     adapted = (directory / ADAPTER_DIRECTORY).is_dir()
     if spec.adapter not in (None, adapted):

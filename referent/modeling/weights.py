@@ -1,9 +1,11 @@
 """Weights of others: read whole, or refused in one line. Nothing is left out, made up, downloaded or run as code."""
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ LFS_POINTER = b"version https://git-lfs"  # how the text begins that stands for 
 LAYOUTS = {r"^model\.language_model\.lm_head": "lm_head"}  # beside those that transformers itself maps
 MISMATCH = re.compile(r"size mismatch for (\S+): .*?(\[[\d, ]*\]).*?(\[[\d, ]*\])")  # as torch says it
 NAMED = 3  # of many weights
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+SAMPLES, SAMPLE_BYTES = 256, 4096  # of each file
 
 
 class CheckpointError(RuntimeError):
@@ -63,6 +67,19 @@ def load_llava_config(directory: Path) -> LlavaConfig:
                 f"vision_config), but {stated.get('architectures')}: take the edition whose name ends in -hf"
             )
         return LlavaConfig.from_pretrained(str(directory), local_files_only=True)
+
+
+def base_digest(directory: Path) -> str:
+    """Tells bases apart without reading them whole: sizes of the weights' files, and samples from all over them."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            for index in range(SAMPLES):
+                stream.seek(index * size // SAMPLES)
+                digest.update(stream.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def load_adapter(llava: LlavaForConditionalGeneration, directory: Path, trainable: bool = False) -> PeftModel:
@@ -125,9 +142,14 @@ def refuse_pointers(directory: Path) -> None:
     """Raises `CheckpointError` for a file of the directory that Git LFS did not fetch."""
     with reading(directory):
         for file in sorted(path for path in directory.iterdir() if path.is_file()):
-            with file.open("rb") as stream:
-                if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                    raise CheckpointError(f"{file} is a pointer of Git LFS, not the file: git lfs pull fetches it")
+            refuse_pointer(file)
+
+
+def refuse_pointer(file: Path) -> None:
+    """Raises `CheckpointError` where Git LFS did not fetch the file."""
+    with reading(file), file.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CheckpointError(f"{file} is a pointer of Git LFS, not the file: git lfs pull fetches it")
 
 
 @contextmanager
@@ -137,6 +159,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except UnpicklingError as error:  # torch's own message tells how to run the code
+        raise CheckpointError(f"{path} holds more than weights, or is damaged: only weights are loaded") from error
     except Exception as error:  # parsers of damaged files raise whatever they hit
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(f"{path} cannot be loaded, get it again: {reason}") from error
