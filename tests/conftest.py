@@ -39,7 +39,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Pa
     from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
     from referent.modeling.grounding import GroundingModel
     from referent.modeling.heads import BoxHead
-    from referent.training.modes import lora_config
+    from referent.modeling.llava import lora_config
 
     torch.manual_seed(0)
     vision = CLIPVisionConfig(

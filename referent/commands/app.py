@@ -6,7 +6,7 @@ import stamina.instrumentation
 import typer
 
 from referent import __version__
-from referent.commands import bench, data, sweep
+from referent.commands import bench, data, import_, sweep
 from referent.commands.batch import batch
 from referent.commands.compare import compare
 from referent.commands.demo import demo
@@ -53,3 +53,4 @@ app.command()(evaluate)
 app.command()(compare)
 app.command(context_settings=sweep.CONTEXT)(sweep.sweep)
 app.add_typer(data.app, name="data")
+app.add_typer(import_.app, name="import")

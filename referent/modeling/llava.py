@@ -1,8 +1,10 @@
-"""Any local LLaVA directory (transformers layout) as the base of a new checkpoint: its spec and its tokenizer."""
+"""Any local LLaVA directory (transformers layout) as the base of a new checkpoint: its spec, tokenizer and adapter."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
@@ -24,6 +26,7 @@ TEMPLATES = {  # visual-grounding-api's own, to the letter
         "Respond ONLY with four numbers in square brackets, e.g. [0.5, 0.3, 0.2, 0.4].\nASSISTANT:"
     ),
 }
+TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v)_proj"  # CLIP has modules of these names too
 EXPRESSIONS = (1, 4, 8, 16)  # slots of the buckets
 SUFFIX_TOKENS = 28  # of one expression with its prompt, amply
 
@@ -61,6 +64,14 @@ def llava_spec(
         image=ImageTransform(mode="center_crop" if center_crop else "letterbox", size=vision.image_size),
         image_tokens=image_tokens, box_frame="image" if center_crop else "transformed", prompt=prompt,
         buckets=tuple(buckets), present_threshold=None, base=str(directory.resolve()), kind=kind,
+    )  # fmt: skip
+
+
+def lora_config(trained_tokens: Sequence[int], rank: int = 16, alpha: int = 32, dropout: float = 0.05) -> LoraConfig:
+    """visual-grounding-api's adapter; embeddings of `trained_tokens` are trained beside it."""
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS,
+        trainable_token_indices={"embed_tokens": sorted(trained_tokens)} if trained_tokens else None,
     )  # fmt: skip
 
 

@@ -7,28 +7,19 @@
 - `text`: `lora` without a head, for answers in words; the embeddings of the answer's tokens are trained too.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
 
 from referent.core.prompts import PromptEncoder
 from referent.core.text_boxes import format_box
 from referent.modeling.checkpoint import CheckpointSpec
 from referent.modeling.grounding import GroundingModel
+from referent.modeling.llava import lora_config
 from referent.training.recipe import Recipe, RecipeError
 
-TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v)_proj"  # CLIP has modules of these names too
 EVERY_DIGIT = (0.123, 0.456, 0.789, 1.0)
-
-
-def lora_config(trained_tokens: Sequence[int], rank: int = 16, alpha: int = 32, dropout: float = 0.05) -> LoraConfig:
-    """visual-grounding-api's adapter; embeddings of `trained_tokens` are trained beside it."""
-    return LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS,
-        trainable_token_indices={"embed_tokens": sorted(trained_tokens)} if trained_tokens else None,
-    )  # fmt: skip
 
 
 def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder, recipe: Recipe) -> None:
