@@ -1,7 +1,10 @@
 """What one request may use: a time for body, queue, decoding and inference together, and a share of the memory."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class DeadlineError(TimeoutError):
@@ -28,3 +31,27 @@ class Budget:
     def left_s(self) -> float:
         """What remains of the time; negative once it is over."""
         return self._end - self._clock()
+
+
+class Room:
+    """So many bytes of memory, which pictures share while threads decode them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int, until: float) -> Iterator[None]:
+        """Waits until there is room; what is larger than the whole has it alone. Raises TimeoutError at the time
+        `until`, of `time.monotonic()`."""
+        size = min(size, self._size)
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free >= size, until - time.monotonic()):
+                raise TimeoutError
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()

@@ -2,14 +2,16 @@
 
 import asyncio
 import io
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from gateway.body import Query
-from gateway.budget import Budget, DeadlineError
-from gateway.registry import Registry
+from gateway.budget import Budget, DeadlineError, Room
+from gateway.registry import Model, Registry
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
 from gateway.shadow import Shadow
@@ -19,11 +21,14 @@ from referent.client.drawing import draw
 from referent.core.answers import Answer
 from referent.core.api import GroundResponse, ImageSize
 from referent.core.clock import StageClock
-from referent.core.images import ImageTooLargeError, decode_image
+from referent.core.images import ImageTooLargeError, decode_image, image_header
+from referent.core.kind import Prepared
 from referent.core.prompts import ExpressionError
 from referent.triton.aio import Triton
 from referent.triton.protocol import TritonBusyError, TritonError, VersionGoneError
 
+DECODING_BYTES = 300 * 10**6  # of pictures that are decoded at one time; a larger one is decoded alone
+DRAWING_BYTES = 8  # of memory a pixel: a copy to draw on, and the file
 VERSION_TRIES = 3  # several Tritons that move on one by one may show the same request both versions
 
 P = ParamSpec("P")
@@ -52,6 +57,7 @@ class Pipeline:
         self.settings, self._registry, self._triton = settings, registry, triton
         self._sources = Sources(settings)
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._room = Room(DECODING_BYTES)
         self._shadow: Shadow | None = None
         if settings.shadow_model:
             self._shadow = Shadow(settings.shadow_model, settings.shadow_share, settings.max_pixels, registry, triton)
@@ -81,14 +87,8 @@ class Pipeline:
                 for tries_left in reversed(range(VERSION_TRIES)):
                     try:
                         clock.enter("queue")
-                        prepared = await self.in_pool(
-                            chosen.processor.prepare,
-                            data,
-                            expressions,
-                            query.options,
-                            max_pixels=self.settings.max_pixels,
-                            enter=clock.enter,
-                        )
+                        until = time.monotonic() + budget.left_s()
+                        prepared = await self.in_pool(self._prepare, chosen, data, query, until, clock.enter)
                         clock.enter("inference")
                         outputs = await self._triton.infer(chosen.bundle, prepared, budget.left_s(), request_id)
                         break
@@ -130,17 +130,33 @@ class Pipeline:
     async def _draw(self, data: bytes, results: Sequence[Answer], budget: Budget) -> bytes:
         try:
             async with asyncio.timeout(budget.left_s()):
-                return await self.in_pool(self._drawn, data, results)
+                png = await self.in_pool(self._drawn, data, results, time.monotonic() + budget.left_s())
         except TimeoutError as error:
             raise DeadlineError("draw", budget.seconds) from error
+        budget.hold(len(png))  # until it is read
+        return png
 
     async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what takes a processor: in one of the decode threads, or never where the caller is cancelled before."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
 
-    def _drawn(self, data: bytes, results: Sequence[Answer]) -> bytes:
-        buffer = io.BytesIO()
-        draw(decode_image(data, self.settings.max_pixels), results).save(buffer, "PNG", compress_level=1)
+    def _prepare(self, model: Model, data: bytes, query: Query, until: float, enter: Callable[[str], None]) -> Prepared:
+        """In one go, so that no decoded image waits."""
+        with self._room.taken(image_header(data).decoding_bytes, until):
+            return model.processor.prepare(
+                data,
+                query.expressions,
+                query.options,
+                max_pixels=self.settings.max_pixels,
+                until=until,
+                enter=enter,
+            )
+
+    def _drawn(self, data: bytes, results: Sequence[Answer], until: float) -> bytes:
+        buffer, header = io.BytesIO(), image_header(data)
+        with self._room.taken(header.decoding_bytes + DRAWING_BYTES * math.prod(header.size), until):
+            image = draw(decode_image(data, self.settings.max_pixels, until), results)
+            image.save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
     def _check_count(self, expressions: Sequence[str]) -> None:

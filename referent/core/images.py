@@ -4,17 +4,44 @@ Training, evaluation and the gateway all decode images here.
 """
 
 import io
-from collections.abc import Callable
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import AvifImagePlugin, ExifTags, Image
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+from referent.core.headers import SIDEWAYS, Bytes, Header, format_of, read_header, without_metadata
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 MAX_PIXELS = 50_000_000
+MAX_SIDE = 65_535  # as JPEG has it; resizing a longer side takes memory by its length
 MAX_SCANS = 30  # of a JPEG; some ten are usual, and each is a pass over all pixels however few its bytes
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+MAX_DECODE_BYTES = 600 * 10**6
+AVIF_BYTES_PER_PIXEL = 10
+AVIF_APART_PIXELS = 1_000_000  # decoding more holds the interpreter for longer than others can wait
+BAND_PIXELS = 2**20
+ORIENTATION = "orientation"
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+APART = """
+import sys, io
+from PIL import Image
+image = Image.open(io.BytesIO(sys.stdin.buffer.read()), formats=["AVIF"])
+sys.stdout.buffer.write(image.tobytes())
+"""
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # whoever decodes has threads of its own
 
 
 class ImageError(ValueError):
@@ -22,11 +49,15 @@ class ImageError(ValueError):
 
 
 class ImageFormatError(ImageError):
-    """The bytes are not JPEG, PNG or WebP."""
+    """The bytes are not JPEG, PNG, WebP or AVIF."""
 
 
 class ImageTooLargeError(ImageError):
-    """The header announces more pixels than the limit."""
+    """The header announces more than the limits: pixels, a side, or memory to decode them."""
+
+
+class DecodeTimeoutError(TimeoutError):
+    """The time for decoding was over."""
 
 
 class Picture(NamedTuple):
@@ -36,62 +67,140 @@ class Picture(NamedTuple):
     size: tuple[int, int]  # of the whole image, in which boxes count
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode JPEG, PNG or WebP bytes (first frame) into RGB as a viewer shows it: EXIF orientation applied,
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, until: float = math.inf) -> Image.Image:
+    """Decode JPEG, PNG, WebP or AVIF bytes (first frame) into RGB as a browser shows it: EXIF orientation applied,
     transparency on white, 16 bits reduced to 8, CMYK converted; colour profiles are not applied.
 
-    The size is read from the header and checked before any pixel is decoded. Raises `ImageError`.
+    What it costs is read from the header and checked before any pixel is decoded. With `until`, a time of
+    `time.monotonic()`, decoding ends by then, and what would hold the interpreter for long is done in a process.
+    Raises `ImageError`, `DecodeTimeoutError`.
     """
-    return decode_reduced(data, lambda size: 1, max_pixels).pixels
+    return decode_reduced(data, lambda size: 1, max_pixels, until).pixels
 
 
-def decode_reduced(data: bytes, reduction: Callable[[tuple[int, int]], int], max_pixels: int = MAX_PIXELS) -> Picture:
+def decode_reduced(
+    data: bytes, reduction: Callable[[tuple[int, int]], int], max_pixels: int = MAX_PIXELS, until: float = math.inf
+) -> Picture:
     """As `decode_image`; a JPEG of (width, height) is decoded at 1 / `reduction(size)` of its sides: 1, 2, 4 or 8."""
-    image = _opened(data, max_pixels)
+    image = _opened(data, max_pixels, until)
     size = image.size
     if (by := reduction(size)) > 1:
         image.draft("RGB", (size[0] // by, size[1] // by))  # does nothing to other formats
     return _decoded(image, size)
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
-    """The image, of which only the header has been read."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(f"image is too large: {error}") from error
-    except (
-        Exception
-    ) as error:  # parsers of untrusted headers raise whatever they hit: OSError, SyntaxError, struct.error
-        raise ImageFormatError(f"not a {', '.join(FORMATS)} image ({len(data)} bytes)") from error
-    if image.width * image.height > max_pixels:
+def image_header(data: Bytes) -> Header:
+    """What an image file says of itself: the size as shown among it. Raises `ImageError`."""
+    format = format_of(data)
+    if format == "HEIC":
+        raise ImageFormatError("a HEIC image, which few programs read: save it as JPEG")
+    if format is None:
+        raise ImageFormatError(f"not a {', '.join(FORMATS)} image ({len(data)} bytes)")
+    if format == "AVIF":
+        image = _pillow(io.BytesIO(data), format)
+        # Pillow puts AVIF's own way to turn a picture there, which is the one that browsers follow
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return Header(format, image.size, turned if turned in UPRIGHT else 1, bytes_per_pixel=AVIF_BYTES_PER_PIXEL)
+    with _damaged(format):
+        return read_header(data)
+
+
+def _opened(data: bytes, max_pixels: int, until: float = math.inf) -> Image.Image:
+    """The image, of which only the header has been read; which way up it is shown stands in its `info`."""
+    header = image_header(data)
+    _check_cost(header, max_pixels)
+    if header.format == "AVIF":
+        image = _pillow(io.BytesIO(data), header.format)
+        if until < math.inf and math.prod(header.size) > AVIF_APART_PIXELS:
+            image = _decoded_apart(data, image.mode, image.size, until)
+    else:
+        with _damaged(header.format):
+            lean, scans = without_metadata(data, header.format)
+        if scans > MAX_SCANS:
+            raise ImageError(f"the JPEG image has {scans} scans; the limit is {MAX_SCANS}: save it anew")
+        image = _pillow(_File(lean, until), header.format)
+    if image.size != header.size:
+        raise ImageError(f"the {header.format} image is truncated or damaged: it states two sizes")
+    image.info[ORIENTATION] = header.orientation
+    return image
+
+
+def _check_cost(header: Header, max_pixels: int) -> None:
+    (width, height), megabytes = header.size, header.decoding_bytes / 1e6
+    if width * height > max_pixels:
         raise ImageTooLargeError(
-            f"image is {image.width * image.height / 1e6:.1f} MP ({image.width}x{image.height}); "
+            f"image is {width * height / 1e6:.1f} MP ({width}x{height}); "
             f"the limit is {max_pixels / 1e6:.1f} MP: send a smaller one"
         )
-    if isinstance(image, JpegImageFile) and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        raise ImageError(f"the JPEG image has {scans} scans; the limit is {MAX_SCANS}: save it anew")
-    return image
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLargeError(f"image is {width}x{height}; the limit of a side is {MAX_SIDE}: send a smaller one")
+    if header.decoding_bytes > MAX_DECODE_BYTES:
+        raise ImageTooLargeError(
+            f"the {header.format} image of {width}x{height} takes {megabytes:.0f} MB to decode; "
+            f"the limit is {MAX_DECODE_BYTES / 1e6:.0f} MB: send a smaller one, or save it as a plain JPEG"
+        )
+
+
+class _File(io.BytesIO):
+    """Bytes that can be read until a time is over, which ends a decoder between two pieces of them."""
+
+    def __init__(self, data: bytes, until: float) -> None:
+        super().__init__(data)
+        self._until = until
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.monotonic() > self._until:
+            raise DecodeTimeoutError("the time for decoding is over")
+        return super().read(size)
+
+
+@contextmanager
+def _damaged(format: str) -> Iterator[None]:
+    """Parsers of what strangers send raise whatever they hit: OSError, SyntaxError, struct.error."""
+    try:
+        yield
+    except (DecodeTimeoutError, ImageError):
+        raise
+    except Exception as error:
+        raise ImageError(f"the {format} image is truncated or damaged: {error}") from error
+
+
+def _pillow(file: io.BytesIO, format: str) -> Image.Image:
+    with _damaged(format):
+        return Image.open(file, formats=[format])
+
+
+def _decoded_apart(data: bytes, mode: str, size: tuple[int, int], until: float) -> Image.Image:
+    """The pixels, decoded by a process that ends when the time is over."""
+    command = [sys.executable, "-I", "-c", APART]
+    try:
+        pixels = subprocess.run(command, input=data, capture_output=True, timeout=until - time.monotonic(), check=True)
+        return Image.frombytes(mode, size, pixels.stdout)
+    except subprocess.TimeoutExpired:
+        raise DecodeTimeoutError("the time for decoding is over") from None
+    except subprocess.CalledProcessError as error:
+        raise ImageError("the AVIF image is truncated or damaged") from error
 
 
 def _decoded(image: Image.Image, size: tuple[int, int]) -> Picture:
     """The pixels of an opened image of `size`, and that size as shown."""
-    try:
+    orientation = image.info[ORIENTATION]
+    with _damaged(image.format or "AVIF"):
         image.load()
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-        ImageOps.exif_transpose(image, in_place=True)
-        return Picture(to_rgb(image), size[::-1] if sideways else size)
-    except Exception as error:  # as above: broken pixel data or EXIF
-        raise ImageError(f"the {image.format} image is truncated or damaged: {error}") from error
+        upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return Picture(to_rgb(upright), size[::-1] if orientation in SIDEWAYS else size)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Transparency on white, 16 bits reduced to 8."""
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", rgba.size, "white")
-        white.paste(rgba, mask=rgba)
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")
+    """Transparency on white, 16 bits reduced to 8; in bands, so that no third copy of a large image is made."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    shown = Image.new("RGB", image.size, "white")
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if band.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+            band = Image.fromarray((np.asarray(band).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        mask = band.convert("RGBA") if band.has_transparency_data else None
+        shown.paste(mask or band.convert("RGB"), (0, top), mask)
+    return shown

@@ -3,6 +3,7 @@
 Evaluation, the gateway, its shadow and the direct Triton client all go through here.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from PIL import Image
@@ -30,14 +31,16 @@ class Processor:
         options: Options = DEFAULTS,
         *,
         max_pixels: int = MAX_PIXELS,
+        until: float = math.inf,
         enter: Enter = lambda stage: None,
     ) -> Prepared:
         """An image file and expressions -> tensors; `enter` is told "decode" and "preprocess" as they begin.
 
-        Raises `referent.core.images.ImageError` and `referent.core.prompts.ExpressionError`.
+        `until` is as `referent.core.images.decode_image` takes it. Raises as that does, and
+        `referent.core.prompts.ExpressionError`.
         """
         enter("decode")
-        picture = self.spec.image.decode(data, max_pixels)
+        picture = self.spec.image.decode(data, max_pixels, until)
         enter("preprocess")
         return self.prepare_picture(picture, expressions, options)
 

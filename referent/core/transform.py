@@ -1,5 +1,6 @@
 """The square that a model sees of an image, and the frame that its coordinates are shares of."""
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -36,12 +37,12 @@ class ImageTransform(BaseModel):
         scale = (width / image_size[0], height / image_size[1])
         return Frame(image_size, scale, offset, (self.size, self.size))
 
-    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS, until: float = math.inf) -> Picture:
         """As `decode_image`, for this transform alone.
 
         A JPEG much larger than what the square shows is decoded at 1/2, 1/4 or 1/8, which saves most of the time.
         """
-        return decode_reduced(data, self._reduction, max_pixels)
+        return decode_reduced(data, self._reduction, max_pixels, until)
 
     def apply(self, image: Image.Image | Picture) -> npt.NDArray[np.uint8]:
         """RGB image -> (S, S, 3) uint8; bicubic, antialiased."""

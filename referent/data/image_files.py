@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from PIL import ExifTags, Image
-
-from referent.core.images import FORMATS, ImageError, decode_image
+from referent.core.images import decode_image, image_header
 from referent.data.records import RowError
 
 REMEMBERED = 65_536  # files, so that memory stays bounded whatever the number of rows
@@ -46,14 +45,8 @@ def _remembered(measure: Callable[[Path], Size]) -> Callable[[Path], Size | str]
 
 @_remembered
 def _header_size(file: Path) -> Size:
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return (image.height, image.width) if turned else image.size
-    except OSError:
-        raise
-    except Exception as error:  # parsers of untrusted headers raise whatever they hit
-        raise ImageError(str(error)) from error
+    with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
+        return image_header(data).shown_size
 
 
 @_remembered

@@ -1,4 +1,6 @@
 import io
+import struct
+import time
 
 import numpy as np
 import pytest
@@ -7,12 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from referent.core.images import (
+    DecodeTimeoutError,
     ImageError,
     ImageFormatError,
     ImageTooLargeError,
     decode_image,
+    to_rgb,
 )
 from referent.core.transform import ImageTransform
+from tests.support.hostile_images import chunk
 
 MODES = ("letterbox", "center_crop", "stretch")
 
@@ -178,6 +183,67 @@ def test_jpeg_of_many_scans_is_refused() -> None:
     assert decode_image(data).size == (64, 64)
     with pytest.raises(ImageError, match="scans; the limit is 30"):
         decode_image(data[:last] + data[last:-2] * 30 + data[-2:])
+
+
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536), (49_900_000, 1), (200_000, 200)])
+def test_side_is_limited_before_decoding(size: tuple[int, int]) -> None:
+    data = encoded(Image.new("L", (1, 1))).replace(struct.pack(">II", 1, 1), struct.pack(">II", *size))
+    with pytest.raises(ImageTooLargeError, match=f"{size[0]}x{size[1]}; the limit of a side is 65535"):
+        decode_image(data)
+
+
+def webp(width: int, height: int) -> bytes:
+    """A small picture that announces a large canvas."""
+    canvas = b"\x12\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    chunks = chunk(b"VP8X", canvas) + chunk(b"ANIM", bytes(6)) + encoded(Image.new("RGB", (8, 8)), "WEBP")[12:]
+    return b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks
+
+
+def progressive(width: int, height: int) -> bytes:
+    data = encoded(Image.new("RGB", (8, 8)), "JPEG", progressive=True, subsampling="4:4:4")
+    at = data.index(b"\xff\xc2") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [webp(7000, 7000), webp(16_383, 2000), progressive(8000, 7900), webp(2000, 16_384)],
+    ids=["square", "wide", "progressive", "high"],
+)
+def test_memory_is_limited_before_decoding(data: bytes) -> None:
+    with pytest.raises(ImageTooLargeError, match="MB to decode; the limit is 600 MB"):
+        decode_image(data, max_pixels=100_000_000)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "AVIF"])
+def test_decoding_ends_when_its_time_is_over(format: str) -> None:
+    data = encoded(smooth(1200, 1200), format)
+    with pytest.raises(DecodeTimeoutError):
+        decode_image(data, until=time.monotonic() - 1)
+    assert decode_image(data, until=time.monotonic() + 60).size == (1200, 1200)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_avif_decoded_by_a_process_of_its_own_is_the_same(mode: str) -> None:
+    image = smooth(1200, 1000).convert(mode)
+    image.paste((0, 0, 0, 0)[: len(mode)], (100, 100, 500, 500))
+    data = encoded(image, "AVIF", speed=10)
+    assert decode_image(data, until=time.monotonic() + 60).tobytes() == decode_image(data).tobytes()
+    with pytest.raises(ImageError, match="AVIF image is truncated or damaged"):
+        decode_image(data[: len(data) // 2], until=time.monotonic() + 60)
+
+
+def test_heic_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ImageFormatError, match="HEIC image, which few programs read: save it as JPEG"):
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16", "1", "CMYK"])
+def test_bands_of_a_large_image_make_the_same_picture(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = smooth(60, 90).convert("L").convert(mode) if mode != "CMYK" else smooth(60, 90).convert(mode)
+    whole = to_rgb(image)
+    monkeypatch.setattr("referent.core.images.BAND_PIXELS", 7 * 60 + 1)
+    assert to_rgb(image) == whole
 
 
 def test_pixels_are_limited_before_decoding() -> None:

@@ -1,157 +1,19 @@
-"""Hostile and odd inputs, made here: each gets a problem or a sound answer, and the service still answers after it."""
+"""Hostile and odd requests, made here: each gets a problem or a sound answer, and the service goes on."""
 
-import io
 import json
-import struct
-import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import httpx
 import numpy as np
-from PIL import Image
 
 from referent.core.api import GroundResponse, Problem
+from tests.support.hostile_images import FILES, IMAGES, JSON, Input
 from tests.support.requests import in_json, jpeg
 
-JSON, FORM = "application/json", "multipart/form-data; boundary=b"
+FORM = "multipart/form-data; boundary=b"
 GOLDEN = in_json(jpeg(100, 200), "the queen")
 MAX_PIXELS = 2_000_000
-
-
-class Input(NamedTuple):
-    """One request; `answers` are the statuses that are right for it."""
-
-    name: str
-    body: bytes
-    media_type: str = JSON
-    answers: tuple[int, ...] = (400, 404, 413, 415, 422)
-
-
-def image(name: str, data: bytes, *answers: int) -> Input:
-    """An image among sound fields."""
-    return Input(f"image: {name}", json.dumps(in_json(data, "the queen")).encode(), JSON, answers or (413, 415, 422))
-
-
-def saved(picture: Image.Image, format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
-FILES = {
-    "jpeg": saved(NOISE, "JPEG"),
-    "progressive": saved(NOISE, "JPEG", progressive=True),
-    "png": saved(NOISE, "PNG"),
-    "webp": saved(NOISE, "WEBP"),
-}
-
-
-def png(width: int, height: int, *chunks: tuple[bytes, bytes], mode: bytes = b"\x08\x02") -> bytes:
-    """A PNG of these chunks after its header, however wrong they are."""
-    header = struct.pack(">II", width, height) + mode + bytes(3)
-    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
-    packed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
-def with_scans(data: bytes, copies: int) -> bytes:
-    """A progressive JPEG whose last scan is there many times."""
-    start = data.rindex(b"\xff\xda")
-    return data[:start] + data[start:-2] * copies + data[-2:]
-
-
-def with_size(data: bytes, width: int, height: int) -> bytes:
-    """A baseline JPEG whose header announces another size."""
-    at = data.index(b"\xff\xc0") + 5
-    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
-
-
-def bombs() -> Iterator[Input]:
-    zeros = zlib.compress(bytes(30_000_000), 9)
-    yield image("PNG of 50,000 x 50,000", png(50_000, 50_000, (b"IDAT", zeros)), 413)
-    yield image("PNG of 2^31 - 1 squared", png(2**31 - 1, 2**31 - 1, (b"IDAT", zeros)), 413, 415)
-    yield image("PNG of more data than pixels", png(4, 4, (b"IDAT", zeros)), 200, 422)
-    yield image(
-        "PNG with a text bomb",
-        png(4, 4, (b"zTXt", b"k\0\0" + zeros), (b"IDAT", zlib.compress(bytes(52)))),
-        200,
-        415,
-        422,
-    )
-    yield image(
-        "PNG with a profile bomb",
-        png(4, 4, (b"iCCP", b"k\0\0" + zeros), (b"IDAT", zlib.compress(bytes(52)))),
-        200,
-        415,
-        422,
-    )
-    yield image("PNG of no pixels", png(0, 0, (b"IDAT", b"")))
-    yield image("PNG 1 x 2,000,001", png(1, 2_000_001, (b"IDAT", zlib.compress(bytes(100)))), 413)
-    yield image("JPEG of 65,000 x 65,000", with_size(FILES["jpeg"], 65_000, 65_000), 413)
-    yield image("JPEG of height 0", with_size(FILES["jpeg"], 64, 0))
-    yield image("JPEG larger than its data", with_size(FILES["jpeg"], 1400, 1400), 200, 422)  # the rest is grey
-    yield image("JPEG of 31 scans", with_scans(FILES["progressive"], 31), 422)
-    yield image("JPEG of 20,000 scans", with_scans(FILES["progressive"], 20_000), 413, 422)
-    yield image("WebP of 16,383 x 16,383", saved(Image.new("RGB", (16383, 200)), "WEBP"), 413)
-    yield image(
-        "animation of 500 frames",
-        saved(NOISE, "WEBP", save_all=True, append_images=[NOISE.rotate(a) for a in range(30)]),
-        200,
-    )
-
-
-def truncations() -> Iterator[Input]:
-    for name, data in FILES.items():
-        for share in (0, 1, 2, 5, 10, 20, 40, 60, 80, 95):
-            yield image(f"{name} cut at {share}%", data[: len(data) * share // 100])
-
-
-def bit_flips() -> Iterator[Input]:
-    random = np.random.default_rng(1)
-    for name, data in FILES.items():
-        for index in range(18):
-            damaged = bytearray(data)
-            for position in random.integers(0, len(data), 1 + index):
-                damaged[position] ^= 1 << int(random.integers(8))
-            yield image(f"{name} with flips {index}", bytes(damaged), 200, 413, 415, 422)
-
-
-def polyglots() -> Iterator[Input]:
-    script = b"<html><script>alert(1)</script></html>"
-    for name, data in FILES.items():
-        yield image(f"{name} then HTML", data + script, 200, 415, 422)
-        yield image(f"{name} then ZIP", data + b"PK\x03\x04" + bytes(100), 200, 415, 422)
-        yield image(f"HTML then {name}", script + data, 415)
-        yield image(f"PDF then {name}", b"%PDF-1.7\n" + data, 415)
-    for name, format in (
-        ("GIF", "GIF"),
-        ("BMP", "BMP"),
-        ("TIFF", "TIFF"),
-        ("ICO", "ICO"),
-        ("PPM", "PPM"),
-        ("TGA", "TGA"),
-    ):
-        yield image(name, saved(NOISE, format), 415)
-    for name, data in {
-        "nothing": b"", "a zero": b"\0", "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "zeros": bytes(10_000),
-        "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "text": b"picture", "GIF mark": b"GIF89a",
-        "JPEG marks": b"\xff\xd8" * 1000, "PNG mark": b"\x89PNG\r\n\x1a\n",
-        "RIFF of no WebP": b"RIFF\xff\xff\xff\xffWAVE",
-    }.items():  # fmt: skip
-        yield image(name, data, 400 if data else 422, 415)
-
-
-def odd_but_sound() -> Iterator[Input]:
-    for mode in ("L", "LA", "1", "P", "RGBA", "I;16"):
-        yield image(f"PNG of mode {mode}", saved(NOISE.convert("L").convert(mode), "PNG"), 200)
-    yield image("CMYK", saved(NOISE.convert("CMYK"), "JPEG"), 200)
-    yield image("one pixel", saved(Image.new("RGB", (1, 1)), "PNG"), 200)
-    yield image("line", saved(Image.new("RGB", (1, 5000)), "PNG"), 200)
-    yield image("wide line", saved(Image.new("RGB", (20_000, 1)), "PNG"), 200)
-    for orientation in (0, 5, 8, 9, 255):
-        yield image(f"orientation {orientation}", jpeg(60, 40, orientation), 200)
 
 
 def broken_json() -> Iterator[Input]:
@@ -163,7 +25,7 @@ def broken_json() -> Iterator[Input]:
         "deep and closed": b"[" * 9000 + b"]" * 9000,
         "many zeros": b"[" + b"0," * 100_000 + b"0]", "many keys": b"{" + b'"a":1,' * 100_000 + b'"b":1}',
         "NaN": b'{"model": NaN}', "infinity": b'{"model": -Infinity}', "1e999": b'{"model": 1e999}',
-        "long number": b'{"model":' + b"1" * 50_000 + b"}", "BOM": b"\xef\xbb\xbf" + good,
+        "long number": b'{"model":' + b"1" * 50_000 + b"}", "two BOMs": b"\xef\xbb\xbf" * 2 + good,
         "UTF-16": good.decode().encode("utf-16"),
         "invalid UTF-8": b'{"model": "\xc3\x28"}', "overlong UTF-8": b'{"model": "\xc0\xaf"}',
         "surrogate": b'{"model": "\\ud800"}',
@@ -171,7 +33,7 @@ def broken_json() -> Iterator[Input]:
         "prototype": b'{"__proto__": {}, "constructor": 1}',
     }.items():  # fmt: skip
         yield Input(f"JSON: {name}", body)
-    fields: dict[str, object] = {
+    fields: dict[str, dict[str, Any]] = {
         "null image": {"image": None}, "string image": {"image": "a"}, "list image": {"image": []},
         "number": {"image": {"base64": 7}},
         "null base64": {"image": {"base64": None}}, "list base64": {"image": {"base64": ["a"]}},
@@ -209,12 +71,15 @@ def expressions() -> Iterator[Input]:
         "escape": "\x1b[31mred", "bell": "\a", "C1": "\x85a\x9b",
         "1001 characters": "a" * 1001, "a megabyte": "word " * 200_000,
         "marks": "e" + "\u0316\u0301" * 100_000, "ligatures": "\ufdfa" * 1001,
+        "zero width": "\u200b\u200d\ufeff", "byte order mark": "\ufeff", "soft hyphens": "\xad\xad",
+        "fillers": "\u3164\uffa0",
+        "tags": "\U000e0041\U000e0042", "marks of direction": "\u202e\u200f \u2066",
     }.items():  # fmt: skip
         yield asked(name, text, 422)
     for name, text in {
-        "right to left override": "\u202eneeuq eht", "zero width": "\u200b\u200d\ufeff",
+        "right to left override": "\u202eneeuq eht", "zero width within": "que\u200ben\ufeff",
         "emoji family": "👨‍👩‍👧‍👦", "flags": "🇬🇧🇩🇪", "Zalgo": "q\u0300\u0301\u0302\u0489" * 20,
-        "tags": "\U000e0041\U000e0042", "private use": "\ue000\U0010fffd",
+        "private use": "\ue000\U0010fffd",
         "noncharacter": "\uffff\ufdd0", "decomposed": "cafe\u0301", "Hangul": "\u1112\u1161\u11ab",
         "special tokens": "<image></s>[LOC]<pad>", "braces": "{expression} {0} %s",
         "HTML": "<script>alert(1)</script>", "SQL": "'; DROP TABLE a; --",
@@ -244,7 +109,6 @@ def forms() -> Iterator[Input]:
         "5000 headers": form(b"X: y\r\n" * 5000 + b"\r\nz", file, words),
         "1001 fields": form(file, *[words] * 1001), "33 expressions": form(file, *[words] * 33),
         "field of 2 MB": form(file, words + b"x" * 2_000_000),
-        "image as text": form(file.replace(b'; filename="a.jpg"', b""), words),
         "file as expression": form(file.replace(b"image", b"expression", 1)),
         "unknown field": form(file, words, words.replace(b"expression", b"expresion")),
         "binary": bytes(range(256)) * 40, "newlines": b"\n" * 10_000,
@@ -260,14 +124,85 @@ def forms() -> Iterator[Input]:
         "application/json; charset=utf-16", "application/problem+json", "*/*", "application/json, multipart/form-data",
     ):  # fmt: skip
         yield Input(f"type: {media_type[:60]}", sound, media_type)
-    yield Input("type: unknown charset", sound, FORM + "; charset=no-such", (200, 400))
+    for charset in (
+        "no-such", "punycode", "undefined", "idna", "raw_unicode_escape", "unicode_escape", "utf_16", "utf_32", "utf_7",
+        "hex", "base64", "rot13", "zip", "oem", "mbcs", "cp037", "\x00",
+    ):  # fmt: skip
+        yield Input(f"type: charset {charset!r}", sound, f"{FORM}; charset={charset}", (200, 400))
+    for name, body in {
+        "preamble": b"This is a message of several parts.\r\n" + sound, "preamble of a line": b"\r\n" + sound,
+        "epilogue": sound + b"\r\nmore", "image without a file's name": sound.replace(b'; filename="a.jpg"', b""),
+        "odd file name": sound.replace(b'"a.jpg"', b'"a\xff;b\\"c.jpg"'), "no CRLF at the end": sound[:-2],
+        "spaces behind a boundary": sound.replace(b"--b\r\n", b"--b \t\r\n"),
+        "names in other letters": sound.replace(b"Content-Disposition", b"content-disposition"),
+        "name without quotes": sound.replace(b'name="image"', b"name=image"),
+    }.items():  # fmt: skip
+        yield Input(f"form: {name}", body, FORM, (200,))
+    for name, body in {
+        "cut in the last field": sound[:-12], "cut in the end": sound[:-5], "cut before the end": sound[:-9],
+        "two expressions, one cut": form(file, words) [:-7] + b"\r\n--b\r\n" + words[:-3],
+        "two models": form(file, words, *[words.replace(b"expression", b"model")] * 2),
+        "image as file and as text": form(file, file.replace(b'; filename="a.jpg"', b""), words),
+        "lines of LF": sound.replace(b"\r\n", b"\n"), "expression of Latin-1": form(file, words + b"\xe9"),
+        "boundary within": form(file + b"\r\n--bx", words),
+        "head without end": b"--b\r\nContent-Disposition" + b"x" * 50_000,
+    }.items():  # fmt: skip
+        yield Input(f"form: {name}", body, FORM)
 
 
-CORPUS = [
-    entry
-    for make in (bombs, truncations, bit_flips, polyglots, odd_but_sound, broken_json, expressions, forms)
-    for entry in make()
-]
+def http() -> Iterator[Input]:
+    """Heads as strangers send them."""
+    good = json.dumps(GOLDEN).encode()
+    for accept in (
+        "", "*/*", "image/png;q=0", "image/png;q=0.5, application/json", "text/html", "application/json;q=x", ",,,;;;",
+        "*/*;q=0.1, application/json;q=0.2", "image/*;q=0", "application/json; charset=utf-8; q=1", "a" * 5000, "q=1",
+        "application/json;q=1e999", "text/*," * 500,
+    ):  # fmt: skip
+        yield Input(f"accept: {accept[:40]}", good, JSON, (200,), {"Accept": accept})
+    for accept in ("*/*;q=0", "application/json;q=0, image/png;q=0", "application/json;q=0", "application/*;q=0"):
+        yield Input(f"accept: {accept}", good, JSON, (406,), {"Accept": accept})
+    for host in ("[", "[::1", "a b", "a:99999", "xn--\xe9", "", "a" * 3000, "a/b?c#d", "http://a"):
+        name = f"host: {host[:20]!a}"
+        yield Input(name, good, JSON, (200, 400), {"Host": host})
+        yield Input(f"{name}, faulty", b"{", JSON, (400,), {"Host": host})
+    for timeout in ("0", "-1", "nan", "inf", "1e999", "soon", "", "0x10", "9" * 400):
+        yield Input(f"timeout: {timeout[:20]}", good, JSON, (200, 422), {"X-Request-Timeout": timeout})
+    for name, value in {
+        "X-Request-ID": "<script>", "X-Forwarded-For": "unknown, 127.0.0.1", "X-Forwarded-Proto": "gopher",
+        "Content-Encoding": "identity", "traceparent": "00-zz-zz-zz", "Origin": "null", "Range": "bytes=0-1",
+        "Transfer-Encoding": "identity", "Upgrade": "h2c", "Authorization": "Bearer \xff", "Cookie": "a" * 9000,
+    }.items():  # fmt: skip
+        yield Input(f"header: {name}", good, JSON, (200, 400, 501), {name: value})
+    for path in (
+        "/v1/ground/",
+        "//v1/ground",
+        "/v1/../v1/ground",
+        "/v1/ground%00",
+        "/%",
+        "/v1/ground;a=b",
+        "/" + "a" * 9000,
+    ):
+        yield Input(f"path: {path[:40]}", good, JSON, (200, 404, 405), {}, path)
+    for name, text in {
+        "spaces": "QQ " * 300_000, "tabs in four": "Q\tQ\t=\t=", "lines": "QUJD\r\n" * 1000,
+        "padding within": "QQ==QQ==",
+        "padding then space": "QQ== \n", "padding far within": "QUJD" * 100_000 + "QQ==" + "QUJD" * 100_000,
+        "padding alone": "====", "no-break space": "QQ\xa0==", "zero width": "QQ\u200b==", "5 MB": "QUJD" * 1_300_000,
+        "data URL of no kind": "data:;base64,QQ==", "data URL with a name": "data:image/png;name=a;base64,QQ==",
+    }.items():  # fmt: skip
+        body = json.dumps(GOLDEN | {"image": {"base64": text}}).encode()
+        yield Input(f"base64: {name}", body, JSON, (400, 413, 415, 422))
+    yield Input("JSON: BOM", b"\xef\xbb\xbf" + good, JSON, (200,))
+    yield Input("JSON: escapes", good.replace(b"/", b"\\u002f"), JSON, (200,))
+    for url in (
+        "http://xn--a.example/", "http://xn--\u00fc.example/", "http://\u2024/", "http://a..b/", f"http://{'a' * 300}/",
+        "http://[v1.a]/", "http://127.0.0.1:0/", "http://\ud83d\ude00.example/", "http://%00/", "http://a\u0000b/",
+    ):  # fmt: skip
+        yield Input(f"URL: {url[:40]!a}", json.dumps(GOLDEN | {"image": {"url": url}}).encode())
+
+
+REQUESTS = (broken_json, expressions, forms, http)
+CORPUS = [entry._replace(kind=make.__name__.replace("_", " ")) for make in IMAGES + REQUESTS for entry in make()]
 
 
 def fault_of(entry: Input, response: httpx.Response) -> str | None:

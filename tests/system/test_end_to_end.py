@@ -299,7 +299,11 @@ def test_hostile_inputs_get_their_answers_and_leave_the_models_whole(gateway: ht
     before = ground(gateway, CASES[0]["image"], ["dog"])["results"]
     faults = []
     for entry in HOSTILE:
-        response = gateway.post("/v1/ground", content=entry.body, headers={"Content-Type": entry.media_type})
+        headers = {name: value.encode("latin-1") for name, value in entry.all_headers.items()}
+        try:
+            response = gateway.post(entry.path, content=entry.body, headers=headers)
+        except httpx.LocalProtocolError:  # httpx sends no such header
+            continue
         if response.status_code == 404:  # of models that only the corpus's own service has
             assert response.json()["type"] == "urn:referent:problem:unknown-model"
         elif fault := fault_of(entry, response):
