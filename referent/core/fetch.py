@@ -6,6 +6,7 @@ environment play no part.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from functools import cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import SOCK_STREAM, getaddrinfo
 from ssl import SSLContext
+from typing import Any
 
+import httpcore
 import httpx
 
 MAX_REDIRECTS = 3
+MAX_HEAD_BYTES = 65_536  # of an answer, and of interim answers (1xx) before it
+READ_BYTES = 8192
 CONNECT_TIMEOUT_S = 2  # then the next address is tried
 DEFAULT_PORTS = {"http": 80, "https": 443}
 GLOBAL_UNICAST = ip_network("2000::/3")  # all that is handed out of IPv6; the rest is local, multicast or reserved
@@ -56,9 +61,44 @@ async def system_resolver(host: str, port: int) -> list[str]:
     return [str(address[0]) for *_, address in found]
 
 
-def direct_transport() -> httpx.AsyncBaseTransport:
-    """A transport that no proxy and no certificate of the environment takes part in."""
-    return httpx.AsyncHTTPTransport(verify=_tls(), trust_env=False)
+class DirectTransport(httpx.AsyncHTTPTransport):
+    """A transport that no proxy and no certificate of the environment takes part in, reading as `_Reading` does."""
+
+    def __init__(self, tls: SSLContext | None = None) -> None:
+        super().__init__(verify=tls or _tls(), trust_env=False)
+        self._pool = httpcore.AsyncConnectionPool(ssl_context=tls or _tls(), network_backend=_Network())
+
+
+class _Network(httpcore.AnyIOBackend):
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _Reading(await super().connect_tcp(*args, **options))
+
+
+class _Reading(httpcore.AsyncNetworkStream):
+    """Reads little at a time, since tiny parts of an answer (interim answers, chunks) take their parser long, and no
+    more than a head may have until `head_bytes_left` is set to infinity."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, head_bytes_left: float = MAX_HEAD_BYTES) -> None:
+        self._stream, self.head_bytes_left = stream, head_bytes_left
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self.head_bytes_left <= 0:
+            raise httpcore.RemoteProtocolError("no answer among its interim answers")
+        data = await self._stream.read(min(max_bytes, READ_BYTES), timeout)
+        self.head_bytes_left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _Reading(await self._stream.start_tls(*args, **options))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 async def fetch(
@@ -68,7 +108,7 @@ async def fetch(
     deadline_s: float,
     policy: FetchPolicy,
     resolver: Resolver = system_resolver,
-    make_transport: MakeTransport = direct_transport,
+    make_transport: MakeTransport = DirectTransport,
     on_bytes: Callable[[int], None] = lambda size: None,
 ) -> bytes:
     """The body behind an http(s) URL, through up to `MAX_REDIRECTS` redirects, each checked like the URL itself.
@@ -87,6 +127,10 @@ async def fetch(
                 target = answer
     except TimeoutError:
         raise FetchError(f"the URL gave no whole answer within {deadline_s:.3g} s", retryable=True) from None
+    except FetchError:
+        raise
+    except (httpx.InvalidURL, ValueError) as error:  # a stranger's URL and a stranger's answer are no fault of ours
+        raise FetchError(f"the URL can't be fetched ({type(error).__name__})") from error
     raise FetchError(f"the URL leads through more than {MAX_REDIRECTS} redirects")
 
 
@@ -102,6 +146,7 @@ def is_public(address: str) -> bool:
 def _parsed(target: str | httpx.URL) -> httpx.URL:
     try:
         url = httpx.URL(target)
+        url.host  # noqa: B018  decoded only here, which a name of broken punycode does not survive
     except (httpx.InvalidURL, ValueError) as error:
         raise FetchError(f"not a URL: {error}") from None
     if url.scheme not in DEFAULT_PORTS or not url.host:
@@ -131,6 +176,8 @@ async def _hop(
                 httpx.AsyncClient(transport=make_transport(), trust_env=False, timeout=timeout) as client,
                 client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response,
             ):
+                if isinstance(stream := response.extensions.get("network_stream"), _Reading):
+                    stream.head_bytes_left = math.inf
                 if response.has_redirect_location:
                     return _parsed(_joined(url, response.headers["location"]))
                 return await read(response, host)
@@ -157,7 +204,7 @@ async def _checked_addresses(url: httpx.URL, host: str, policy: FetchPolicy, res
         raise FetchError(f"port {port} is not among those that may be fetched from: {sorted(policy.ports)}")
     try:
         addresses = await resolver(host, port)
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):  # ValueError: a name that no host can have
         addresses = []
     if not addresses or not (host in policy.private_hosts or all(map(is_public, addresses))):
         # one message for both, since which names exist in our network is nobody's business
@@ -183,6 +230,7 @@ async def _body(
             body += chunk
             if len(body) > max_bytes:
                 break
+            await asyncio.sleep(0)  # others' turn: of chunks of one byte each, thousands may be there already
     if max(announced, len(body)) > max_bytes:
         raise FetchError(f"{host} answers with more than {max_bytes} bytes: give the URL of a smaller image")
     return bytes(body)

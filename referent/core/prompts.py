@@ -5,6 +5,7 @@ prefix, shared by all expressions of an image; the rest is an expression's suffi
 becomes its box. The template of a model that answers in text may end without [LOC]; its answer follows the suffix.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,14 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 IMAGE_MARK, EXPRESSION_MARK, LOC_MARK = "<image>", "{expression}", "[LOC]"
 MAX_EXPRESSION_CHARACTERS = 1000
+# what Unicode calls default ignorable: byte order mark, soft hyphen, zero-width space, marks of direction, fillers
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+# joiners too, where they join nothing; they do between letters from Arabic to Khmer, and between pictures
+JOINED = "[\u0600-\u109f\u1780-\u1cff\u2190-\u2bff\ua8e0-\uabff\U00010a00-\U00011fff\U0001f000-\U0001faff]"
+STRAY_JOINER = re.compile(f"(?<!{JOINED})[\u200c\u200d]|[\u200c\u200d](?!{JOINED})")
 
 
 class ExpressionError(ValueError):
@@ -112,12 +121,13 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def clean_expression(expression: str) -> str:
-    """One line of NFC text without surplus white space. Raises `ExpressionError`."""
+    """One line of NFC text without surplus white space and invisible characters. Raises `ExpressionError`."""
     if len(expression) > MAX_EXPRESSION_CHARACTERS:  # first: normalising combining marks takes their number squared
         raise ExpressionError(
             f"the expression has {len(expression)} characters; the limit is {MAX_EXPRESSION_CHARACTERS}"
         )
-    text = " ".join(unicodedata.normalize("NFC", expression).split())
+    visible = STRAY_JOINER.sub("", INVISIBLE.sub("", expression))
+    text = " ".join(unicodedata.normalize("NFC", visible).split())
     if not text:
         raise ExpressionError("the expression is empty: say what to look for, such as 'the red cup'")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):

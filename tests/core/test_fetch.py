@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trustme
 
-from referent.core.fetch import FetchError, FetchPolicy, Resolver, fetch, is_public, system_resolver
+from referent.core.fetch import DirectTransport, FetchError, FetchPolicy, Resolver, fetch, is_public, system_resolver
 
 pytestmark = pytest.mark.anyio
 OPEN = FetchPolicy()
@@ -119,7 +119,8 @@ async def test_ways_to_write_loopback_are_refused(host: str) -> None:
     "url",
     ["file:///etc/passwd", "ftp://inside/a", "gopher://inside/", "data:image/png;base64,AAAA", "//inside/a", "inside",
      "", "http://", "http:///a", "http://[::1", "http://x\n/", "http://\ud800/", "http://0177.0.0.1/",
-     "http://１２７.０.０.１/", "http://inside:99999999/"],
+     "http://１２７.０.０.１/", "http://inside:99999999/", "http://xn--a.example/", "http://xn--\u00fc/", "http://a..b/",
+     "http://xn--0.example/", f"http://{'a' * 64}.example/", "http://\u2024/", "http://%00/", "http://xn--\u0661-/"],
     ids=ascii,
 )  # fmt: skip
 async def test_what_is_no_http_url_with_a_host_is_refused(url: str) -> None:
@@ -256,6 +257,57 @@ async def test_bad_answers_are_refused(head: str, body: bytes, message: str, ret
     assert LOOPBACK not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 102 \r\nA: b\r\n\r\n",
+    ],
+    ids=["103", "100", "102"],
+)
+async def test_endless_interim_answers_are_not_waited_for(piece: bytes) -> None:
+    async def handle(request: str, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(piece * 100)
+            await writer.drain()
+
+    async with serve(handle) as port:
+        with pytest.raises(FetchError, match="broke off"):
+            await get(f"http://inside:{port}/", port, deadline_s=60)
+
+
+async def test_tiny_chunks_leave_others_their_turn() -> None:
+    turns, ended = 0, False
+
+    async def handle(request: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 900 + b"0\r\n\r\n")
+
+    async def others() -> None:
+        nonlocal turns
+        while not ended:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with serve(handle) as port:
+        waiting = asyncio.create_task(others())
+        assert await get(f"http://inside:{port}/", port) == b"a" * 900
+        ended = True
+        await waiting
+    assert turns > 900
+
+
+async def test_few_interim_answers_are_read_over() -> None:
+    answer = b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * 9
+
+    async def handle(request: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await OK(request, writer)
+
+    async with serve(handle) as port:
+        assert await get(f"http://inside:{port}/", port) == b"picture"
+
+
 async def test_endless_body_is_cut_at_the_limit() -> None:
     sent = 0
 
@@ -367,7 +419,7 @@ async def test_tls_is_verified_against_the_host_not_the_address(host: str, trust
         asking = get(
             f"https://{host}:{port}/",
             policy=FetchPolicy(private_hosts=frozenset({host}), ports=frozenset({port})),
-            make_transport=lambda: httpx.AsyncHTTPTransport(verify=client),
+            make_transport=lambda: DirectTransport(client),
         )
         if trusted:
             assert await asking == b"picture"

@@ -61,6 +61,30 @@ def test_what_a_left_padded_model_reads_is_where_its_training_read(tokenizer_fil
         assert encoder.prefix + encoder.suffix(text) == read
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("\ufeffthe red cup", "the red cup"),
+        ("the r\u00aded cup\u200b", "the red cup"),
+        ("the re\u200dd\u200c c\u2060up", "the red cup"),
+        ("\u202ethe\u200f red cup\u2069", "the red cup"),
+        ("\u3164the red cup\U000e0041", "the red cup"),
+        ("\u2764\ufe0f\u200d\U0001f525", "\u2764\u200d\U0001f525"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645\u200c", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
+    ],
+    ids=["mark", "hyphen", "joiners", "directions", "fillers", "emoji", "Persian", "Hindi"],
+)
+def test_invisible_characters_are_left_out_where_they_do_nothing(typed: str, read: str) -> None:
+    assert clean_expression(typed) == read
+
+
+@pytest.mark.parametrize("typed", ["\ufeff", "\u00ad\u00ad", "\u200b \u200d", "\u2066\u2069", "\u3164\uffa0"])
+def test_expression_of_invisible_characters_alone_is_refused(typed: str) -> None:
+    with pytest.raises(ExpressionError, match="is empty"):
+        clean_expression(typed)
+
+
 def test_white_space_and_unicode_forms_do_not_change_the_prompt(encoder: PromptEncoder) -> None:
     assert encoder.suffix("  the\n red\tcup ") == encoder.suffix("the red cup")
     assert clean_expression("cafe\u0301") == "caf\u00e9"
