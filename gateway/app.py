@@ -21,7 +21,7 @@ from gateway.pipeline import Pipeline
 from gateway.registry import Registry
 from gateway.routes import router
 from gateway.settings import Settings
-from gateway.web import add_page
+from gateway.web import add_docs, add_page
 from referent import __version__
 from referent.core.api import TIMEOUT_HEADER
 from referent.triton.aio import Triton
@@ -56,24 +56,31 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         version=__version__,
         description="Where in an image is what these words refer to?",
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name our scheme and path, which proxies before us may change
+        docs_url=None,  # FastAPI's pages load what a content network serves
+        redoc_url=None,
     )
     app.include_router(router)
     app.include_router(legacy.router)
+    routes = [route for route in (*router.routes, *legacy.router.routes) if isinstance(route, APIRoute)]
+    for route in routes:  # whoever may GET may ask with HEAD: monitors do
+        if "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+    add_docs(app)
     add_page(app, settings.web)
     app.add_exception_handler(HTTPException, problem_response)
     # the last one added sees a request first
     app.add_middleware(Admission, settings=settings)
     if settings.keys_file:
         app.add_middleware(Guard, keys=Keys(settings.keys_file))
-    routes = [*router.routes, *legacy.router.routes]
-    paths = {route.path for route in routes if isinstance(route, APIRoute)}
+    paths = {route.path for route in routes}
     app.add_middleware(Envelope, is_draining=lambda: app.state.registry.draining, paths=paths)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", TIMEOUT_HEADER],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", TIMEOUT_HEADER, "traceparent", "tracestate"],
             expose_headers=["X-Request-ID", "Retry-After", "Server-Timing"],
         )
     app.add_middleware(CorrelationIdMiddleware, validator=lambda given: REQUEST_ID.fullmatch(given) is not None)

@@ -1,12 +1,16 @@
 """Request bodies: JSON or multipart into what the pipeline takes."""
 
 import asyncio
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import Message
+from email.parser import HeaderParser
 from typing import Any, NamedTuple, TypeVar
 
+import structlog
 from pydantic import ValidationError
 from pydantic_core import from_json
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from gateway.schemas import GroundBatchRequest, GroundForm, GroundRequest, ImageInput, PredictRequest
@@ -14,7 +18,13 @@ from referent.core.kind import Options
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 MAX_COMMAS = 10_000  # of JSON: a body of millions of tiny values takes minutes and gigabytes to refuse
+BYTES_AN_ESCAPE = 30  # base64 in lines has two in 78; parsing them takes long, and holds the interpreter
+MAX_PARTS = 1000  # of a form
+MAX_PART_HEAD = 16_384
+STEP = 1 << 20  # bytes searched in one go, since that holds the interpreter
 Schema = TypeVar("Schema", GroundRequest, GroundBatchRequest, GroundForm, PredictRequest)
+
+log = structlog.get_logger("gateway")
 
 
 class BodyTooLargeError(ValueError):
@@ -52,7 +62,7 @@ class Queries(NamedTuple):
 async def read_queries(request: Request) -> Queries:
     """The body of POST /v1/ground. Raises the errors of this module."""
     if _media_type(request) == MULTIPART:
-        form = await _read_form(request)
+        form = await asyncio.to_thread(_form, await _body(request), request.headers["content-type"])
         return Queries([Query(form.image, form.expression, form.options)], form.model, together=False)
     asked = await asyncio.to_thread(_ground_request, await _json_body(request))
     if isinstance(asked, GroundBatchRequest):
@@ -64,44 +74,114 @@ async def read_queries(request: Request) -> Queries:
 async def read_predict(request: Request) -> PredictRequest:
     """The body of POST /predict. Raises the errors of this module."""
     body = await _json_body(request)
-    return await asyncio.to_thread(lambda: _validated(PredictRequest, _parsed(body)))
+    return await asyncio.to_thread(_predict_request, body)
 
 
-def _ground_request(body: bytes) -> GroundRequest | GroundBatchRequest:
-    fields = _parsed(body)
-    if isinstance(fields, dict) and "images" in fields:
-        return _validated(GroundBatchRequest, fields)
-    return _validated(GroundRequest, fields)
+def _ground_request(body: bytearray) -> GroundRequest | GroundBatchRequest:
+    with _read_as(JSON):
+        fields = _parsed(body)
+        if isinstance(fields, dict) and "images" in fields:
+            return _validated(GroundBatchRequest, fields)
+        return _validated(GroundRequest, fields)
 
 
-async def _read_form(request: Request) -> GroundForm:
+def _predict_request(body: bytearray) -> PredictRequest:
+    with _read_as(JSON):
+        return _validated(PredictRequest, _parsed(body))
+
+
+def _form(body: bytearray, content_type: str) -> GroundForm:
+    """`expression` may be repeated; `image` is bytes, whether its part has a file's name or not."""
+    with _read_as(MULTIPART):
+        fields: dict[str, list[bytes]] = {}
+        for number, (name, content) in enumerate(_parts(body, content_type)):
+            if number == MAX_PARTS:
+                raise MalformedRequestError(f"the form has more than {MAX_PARTS} parts")
+            fields.setdefault(name, []).append(content)
+        if repeated := [name for name, given in fields.items() if len(given) > 1 and name != "expression"]:
+            raise MalformedRequestError(f"the form has more than one {repeated[0][:40]}: send one in a request")
+        values: dict[str, Any] = {}
+        for name, given in fields.items():
+            found = given if name == "image" else [text.decode() for text in given]
+            values[name] = found if name == "expression" else found[0]
+        return _validated(GroundForm, values)
+
+
+def _parts(body: bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a form's parts, as RFC 2046 has them: what stands before the first boundary is none.
+
+    python-multipart reads no such preamble, and takes a form that was cut off for one that is whole.
+    """
+    message = Message()
+    message["Content-Type"] = content_type
+    boundary = message.get_boundary()
+    if not boundary:
+        raise MalformedRequestError(f"the content type {content_type[:80]!r} names no boundary")
+    delimiter = f"\r\n--{boundary}".encode("latin-1")
+    at = 0 if body.startswith(delimiter[2:]) else body.find(delimiter) + 2
+    if at == 1:
+        raise MalformedRequestError("the form has no boundary as its content type names it")
+    at += len(delimiter) - 2
+    while not body.startswith(b"--", at):
+        end = body.find(delimiter, at)
+        if end < 0:
+            raise MalformedRequestError("the form is cut off: its last boundary is missing")
+        blank = body.find(b"\r\n\r\n", at, end)
+        head = body[at : min(blank, at + MAX_PART_HEAD)].decode(errors="replace").lstrip("\t\r\n ")
+        disposition = HeaderParser().parsestr(head).get_param("name", header="Content-Disposition")
+        if blank < 0 or not isinstance(disposition, str):
+            raise MalformedRequestError("the form has a part without a name")
+        yield disposition, bytes(memoryview(body)[blank + 4 : end])
+        at = end + len(delimiter)
+
+
+@contextmanager
+def _read_as(what: str) -> Iterator[None]:
+    """Whatever fails while a stranger's bytes are read is the fault of the bytes, and so no 500."""
     try:
-        async with request.form(max_files=1) as fields:
-            values: dict[str, Any] = {
-                name: fields.getlist(name) if name == "expression" else fields[name] for name in fields
-            }
-            if isinstance(file := values.get("image"), UploadFile):
-                values["image"] = await file.read()
-            return _validated(GroundForm, values)
-    except HTTPException as error:
-        raise MalformedRequestError(error.detail) from None
+        yield
+    except (MalformedRequestError, InvalidRequestError):
+        raise
+    except UnicodeDecodeError:
+        raise MalformedRequestError(f"the {what} has a field that is not UTF-8") from None
+    except Exception as error:
+        log.warning("a body can't be read", exc_info=error)
+        raise MalformedRequestError(f"the body can't be read as {what}") from error
 
 
-async def _json_body(request: Request) -> bytes:
+async def _json_body(request: Request) -> bytearray:
     if (media_type := _media_type(request)) != JSON:
         sent = media_type[:80] or "of no type"
         raise MediaTypeError(f"the body is {sent}; send {JSON}, or {MULTIPART} to /v1/ground")
-    return await request.body()
+    return await _body(request)
 
 
-def _parsed(body: bytes) -> Any:
+async def _body(request: Request) -> bytearray:
+    """In one piece that grows: joining the pieces at the end would take megabytes again, and hold the event loop."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+    return body
+
+
+def _parsed(body: bytearray) -> Any:
     """Takes long where base64 of megabytes is in it."""
-    if body.count(b",") > MAX_COMMAS:
+    if _count(body, b",") > MAX_COMMAS:
         raise InvalidRequestError(f"the body has more than {MAX_COMMAS} commas: send fewer values")
+    if _count(body, b"\\") > MAX_COMMAS + len(body) // BYTES_AN_ESCAPE:
+        raise InvalidRequestError(
+            "the body escapes more characters than lines of base64 do: send base64 without escapes"
+        )
     try:
+        if body.startswith(BOM_UTF8):
+            del body[: len(BOM_UTF8)]
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:  # too deep as well: the parser stops at some 200 levels
         raise MalformedRequestError(f"the body is not JSON: {error}") from None
+
+
+def _count(body: bytearray, sign: bytes) -> int:
+    return sum(body.count(sign, at, at + STEP) for at in range(0, len(body), STEP))
 
 
 def _media_type(request: Request) -> str:

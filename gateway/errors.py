@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
+from gateway.accept import NotAcceptableError
 from gateway.admission import OverloadedError, RateLimitedError
 from gateway.body import BodyTooLargeError, InvalidRequestError, MalformedRequestError, MediaTypeError
 from gateway.budget import DeadlineError, SlowBodyError
@@ -40,6 +41,7 @@ TABLE: dict[type[Exception], Fault] = {
     UnauthenticatedError: Fault(401, "unauthenticated", "A key is needed"),
     ForbiddenError: Fault(403, "forbidden", "The key does not allow this"),
     UnknownModelError: Fault(404, "unknown-model", "No such model"),
+    NotAcceptableError: Fault(406, "not-acceptable", "The answer is in no form that is accepted"),
     SlowBodyError: Fault(408, "slow-body", "The request took too long to arrive", None, True),
     BodyTooLargeError: Fault(413, "body-too-large", "The request is too large"),
     MediaTypeError: Fault(415, "unsupported-media-type", "Unsupported content type"),
@@ -92,7 +94,7 @@ def problem_of(request: Request, error: Exception) -> Problem:
         title=kind.title,
         status=kind.status,
         detail=kind.detail or str(getattr(error, "detail", error)),
-        instance=request.url.path,
+        instance=request.scope["path"],  # request.url would fail on an odd Host
         request_id=correlation_id.get(),
         retryable=getattr(error, "retryable", kind.retryable),
         stage=getattr(error, "stage", kind.stage),

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from gateway import schemas
+from gateway.accept import preferred
 from gateway.body import JSON, InvalidRequestError, Query, read_queries
 from gateway.budget import Budget, DeadlineError
 from gateway.errors import problem_of
@@ -32,7 +33,7 @@ from referent.core.prompts import MAX_EXPRESSION_CHARACTERS
 T = TypeVar("T")
 
 router = APIRouter()
-GROUNDING_PROBLEMS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 502, 503, 504)
+GROUNDING_PROBLEMS = problems(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 502, 503, 504)
 RELOAD_PROBLEMS = problems(401, 403, 408, 413, 429, 504)
 KEY_PROBLEMS = problems(401, 403)
 READINESS_PROBLEMS = problems(503)
@@ -63,6 +64,7 @@ async def ground(request: Request, pipeline: ThePipeline, registry: TheRegistry)
 
     One image, or several with a result each. `Accept: image/png` gets one image back with the boxes drawn.
     """
+    wants_png = preferred(request.headers.get("accept", ""), (JSON, PNG)) == PNG
     queries, model, together = await read_queries(request)
     if together:
         limit = pipeline.settings.max_images
@@ -72,7 +74,6 @@ async def ground(request: Request, pipeline: ThePipeline, registry: TheRegistry)
         work = asyncio.gather(*[_result(request, pipeline, query, model) for query in queries])
         return _json(GroundBatchResponse(results=await unless_client_leaves(request, work)))
     [query] = queries
-    wants_png = _wants_png(request)
     grounded = await unless_client_leaves(request, ground_query(request, pipeline, query, model, wants_png))
     timing = {"Server-Timing": _server_timing(grounded.answer)}
     if wants_png:
@@ -183,12 +184,6 @@ async def _result(request: Request, pipeline: Pipeline, query: Query, model: str
 def _json(answer: BaseModel, headers: dict[str, str] | None = None) -> Response:
     """Written here, since FastAPI would validate it again first."""
     return Response(answer.model_dump_json(), media_type=JSON, headers=headers)
-
-
-def _wants_png(request: Request) -> bool:
-    """Whether the caller names PNG, and before JSON where it names both."""
-    ranges = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")]
-    return next((name for name in ranges if name in (PNG, JSON)), JSON) == PNG
 
 
 def _server_timing(answer: GroundResponse) -> str:

@@ -24,7 +24,7 @@ class ImageInput(StrictModel):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
-    base64: str = Field(default="", description="JPEG, PNG or WebP in base64, or as a data URL", examples=[PIXEL])
+    base64: str = Field(default="", description="JPEG, PNG, WebP or AVIF in base64, or as a data URL", examples=[PIXEL])
     url: str = Field(
         default="",
         max_length=MAX_URL_CHARACTERS,
@@ -76,14 +76,16 @@ class GroundForm(AnswerOptions):
     """One image as multipart/form-data; `expression` may be repeated."""
 
     model: ModelName | None = None
-    image: bytes = Field(description="JPEG, PNG or WebP file", json_schema_extra={"format": "binary"})
+    image: bytes = Field(description="JPEG, PNG, WebP or AVIF file", json_schema_extra={"format": "binary"})
     expression: Expressions
 
 
 class PredictRequest(StrictModel):
     """visual-grounding-api's request."""
 
-    image: str = Field(min_length=1, description="JPEG, PNG or WebP in base64, or as a data URL", examples=[PIXEL])
+    image: str = Field(
+        min_length=1, description="JPEG, PNG, WebP or AVIF in base64, or as a data URL", examples=[PIXEL]
+    )
     text: str = Field(examples=["the queen"])
     model: ModelName = Field(default="main", description="'main' is the default model")
 

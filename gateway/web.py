@@ -1,9 +1,11 @@
 """The web page at /: what `npm run build` left of web/, with headers that let it load nothing but its own files."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -21,8 +23,13 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# Swagger UI starts with a script in its page and draws with styles in its elements
+DOCS_POLICY = "; ".join(
+    [*CONTENT_SECURITY_POLICY, *(f"{kind}-src 'self' 'unsafe-inline'" for kind in ("script", "style"))]
+)
+SWAGGER = f"{ASSETS}/swagger-{version('fastapi-swagger')}"
 ALWAYS_ASK = {"Cache-Control": "no-cache"}
-FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # the names of assets hold their hashes
+FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # names of assets hold a hash or a version
 
 
 def add_page(app: FastAPI, folder: Path) -> None:
@@ -38,6 +45,26 @@ def add_page(app: FastAPI, folder: Path) -> None:
         return JSONResponse({"name": "referent", "api": "/docs", "page": remedy}, headers=SECURITY)
 
     app.mount(ASSETS, Assets(directory=folder / ASSETS.strip("/"), check_dir=False))
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serves the API's description at /docs, with nothing from elsewhere; addresses in it hold behind any prefix."""
+
+    @app.get("/docs", include_in_schema=False)
+    @app.head("/docs", include_in_schema=False)
+    def docs() -> Response:
+        swagger = SWAGGER.strip("/")
+        page = get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=f"{app.title} API",
+            swagger_js_url=f"{swagger}/swagger-ui-bundle.js",
+            swagger_css_url=f"{swagger}/swagger-ui.css",
+            swagger_favicon_url=f"{swagger}/favicon-32x32.png",
+        )
+        page.headers.update(SECURITY | {"Content-Security-Policy": DOCS_POLICY} | ALWAYS_ASK)
+        return page
+
+    app.mount(SWAGGER, Assets(packages=[("fastapi_swagger", "resources")]))
 
 
 class Assets(StaticFiles):

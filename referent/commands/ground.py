@@ -18,7 +18,8 @@ from referent.core.sources import from_argument
 
 def ground(
     image: Annotated[
-        str, typer.Argument(help="JPEG, PNG or WebP file, - for standard input, or a URL that the service may fetch.")
+        str,
+        typer.Argument(help="JPEG, PNG, WebP or AVIF file, - for standard input, or a URL that the service may fetch."),
     ],
     expressions: Annotated[list[str], typer.Argument(help="What to look for, such as 'the red cup'.")],
     url: URL = DEFAULT_URL,

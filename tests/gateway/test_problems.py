@@ -1,6 +1,8 @@
 """Bad requests and failing models: a clear problem each, and the next request is answered."""
 
 import asyncio
+import base64
+import json
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +15,8 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from gateway.errors import TABLE
+from gateway.sources import Base64Error, decoded
+from referent.core.images import ImageTooLargeError
 from tests.support.fake_triton import FakeTriton
 from tests.support.gateway import Start
 from tests.support.requests import in_json, jpeg
@@ -105,6 +109,97 @@ async def test_unreadable_bodies(
     assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
 
 
+@pytest.mark.parametrize("lines", ["\n", "\r\n", " ", " \t"], ids=ascii)
+async def test_base64_is_read_in_lines_too(start: Start, lines: str) -> None:
+    digits = base64.b64encode(jpeg(600, 300)).decode()
+    text = lines.join(digits[at : at + 61] for at in range(0, len(digits), 61)) + lines
+    async with start() as client:
+        for each in (text, f"data:image/jpeg;base64,{text}", f"data:;base64,{text}"):
+            response = await client.post("/v1/ground", json=GOOD | {"image": {"base64": each}})
+            assert response.json()["image"] == {"width": 600, "height": 300}
+
+
+@pytest.mark.parametrize("piece", [4, 5, 6, 7, 1 << 18])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("QUJDREU=", b"ABCDE"),
+        ("QUJ DRE U\n=", b"ABCDE"),
+        ("QQ==", b"A"),
+        ("", b""),
+        ("QQ==QQ==", None),
+        ("QQ=", None),
+        ("QUJDQ", None),
+        ("QUJD====", None),
+        ("QQ==QUJD", None),
+        ("QUJ\u00a0D", None),
+        ("QUJ-", None),
+        ("data:QUJD", None),
+        ("data:text/plain,QUJD", None),
+    ],
+)
+def test_base64_is_read_in_pieces_as_in_one(
+    monkeypatch: pytest.MonkeyPatch, piece: int, text: str, found: bytes | None
+) -> None:
+    monkeypatch.setattr("gateway.sources.PIECE", piece)
+    if found is None:
+        with pytest.raises(Base64Error, match="base64"):
+            decoded(text, 100)
+    else:
+        assert decoded(text, 100) == found
+
+
+def test_base64_ends_at_the_limit() -> None:
+    with pytest.raises(ImageTooLargeError, match="the limit is 100 bytes"):
+        decoded("QUJD" * 34, 100)
+
+
+async def test_json_may_begin_with_a_byte_order_mark(client: httpx.AsyncClient) -> None:
+    body = json.dumps(GOOD).encode()
+    for path, mark, status in (
+        ("/v1/ground", b"\xef\xbb\xbf", 200),
+        ("/v1/ground", b"\xef\xbb\xbf" * 2, 400),
+        ("/v1/ground", b"\xff\xfe", 400),
+    ):
+        response = await client.post(path, content=mark + body, headers={"Content-Type": "application/json"})
+        assert response.status_code == status
+    legacy = json.dumps({"image": GOOD["image"]["base64"], "text": "a"}).encode()
+    response = await client.post(
+        "/predict", content=b"\xef\xbb\xbf" + legacy, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("where", ["gateway.body.from_json", "gateway.body._parts", "gateway.body._validated"])
+async def test_whatever_fails_in_reading_a_body_is_no_fault_of_ours(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise LookupError("unknown encoding: secret")
+
+    monkeypatch.setattr(where, fail)
+    files = {"image": IMAGE, "expression": (None, b"a")}
+    form = client.build_request("POST", "/v1/ground", files=files)
+    request = form if "_parts" in where else client.build_request("POST", "/v1/ground", json=GOOD)
+    with capture_logs() as lines:
+        response = await client.send(request)
+    assert_problem(response, 400, "malformed-request", "request", "can't be read")
+    assert "secret" not in response.text
+    assert isinstance(lines[0]["exc_info"], LookupError)
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "a:99999", "a b", "xn--\xe9", ""])
+async def test_odd_host_changes_no_answer(client: httpx.AsyncClient, host: str) -> None:
+    headers = {"Host": host.encode("latin-1")}
+    assert (await client.post("/v1/ground", json=GOOD, headers=headers)).status_code == 200
+    assert (await client.post("/v1/ground", json=[], headers=headers)).status_code == 422
+
+
+async def test_excluded_answer_is_a_problem(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/ground", json=GOOD, headers={"Accept": "*/*;q=0"})
+    assert_problem(response, 406, "not-acceptable", "request", "application/json and image/png")
+
+
 async def test_encoded_body_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/ground", json=GOOD, headers={"Content-Encoding": "gzip"})
     assert_problem(response, 415, "unsupported-media-type", "request", "encoded as 'gzip'")
@@ -116,7 +211,9 @@ async def test_bad_forms(client: httpx.AsyncClient) -> None:
     fields = {"expression": (None, b"a"), "expresion": (None, b"b")}
     assert_problem(await client.post("/v1/ground", files=image | fields), 422, "invalid-request", "request")
     two = [("image", IMAGE), ("image", IMAGE), ("expression", (None, b"a"))]
-    assert_problem(await client.post("/v1/ground", files=two), 400, "malformed-request", "request", "Too many files")
+    assert_problem(
+        await client.post("/v1/ground", files=two), 400, "malformed-request", "request", "more than one image"
+    )
     assert (await client.post("/v1/ground", files=image, data={"expression": "a"})).status_code == 200
 
 

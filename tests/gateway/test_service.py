@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from gateway.errors import TABLE
 from gateway.server import listen, url_of
 from gateway.settings import OTHERS, Settings
+from tests.support.gateway import Start
 from tests.support.requests import in_json, jpeg
 
 
@@ -45,6 +46,35 @@ async def test_health_and_models(client: httpx.AsyncClient) -> None:
         "present_threshold": 0.5,
         "evaluation": {"test": {"mean_iou": 0.75}},
     }
+
+
+HEALTH = ("/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", [*HEALTH, "/models", "/v1/models", "/v1/metadata", "/docs", "/"])
+async def test_head_is_answered_as_get_is(client: httpx.AsyncClient, path: str) -> None:
+    got, head = await client.get(path), await client.head(path)
+    assert head.status_code == got.status_code == 200
+    assert head.headers["content-type"] == got.headers["content-type"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/v1/ground/", "/livez/", "/v1/models/", "//livez", "/docs/"])
+async def test_no_redirect_names_a_scheme_or_a_path_that_proxies_changed(client: httpx.AsyncClient, path: str) -> None:
+    headers = {"Host": "api.example", "X-Forwarded-Proto": "https", "X-Forwarded-Prefix": "/grounding"}
+    for method in ("GET", "POST"):
+        response = await client.request(method, f"http://gateway{path}", headers=headers)
+        assert (response.status_code, "location" in response.headers) == (404, False)
+
+
+@pytest.mark.anyio
+async def test_pages_of_other_origins_may_send_what_tracing_adds(start: Start) -> None:
+    asked = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    async with start(cors_origins="https://page.example") as client:
+        for names, status in (("traceparent, tracestate, x-api-key", 200), ("content-type", 200), ("x-other", 400)):
+            headers = asked | {"Access-Control-Request-Headers": names}
+            assert (await client.options("/v1/ground", headers=headers)).status_code == status
 
 
 @pytest.mark.anyio

@@ -718,7 +718,7 @@ export interface components {
             /**
              * Image
              * Format: binary
-             * @description JPEG, PNG or WebP file
+             * @description JPEG, PNG, WebP or AVIF file
              */
             image: string;
             /**
@@ -770,7 +770,7 @@ export interface components {
         ImageInput: {
             /**
              * Base64
-             * @description JPEG, PNG or WebP in base64, or as a data URL
+             * @description JPEG, PNG, WebP or AVIF in base64, or as a data URL
              * @default
              * @example iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4IScHAAK2AQUKW6YGAAAAAElFTkSuQmCC
              */
@@ -817,7 +817,7 @@ export interface components {
         PredictRequest: {
             /**
              * Image
-             * @description JPEG, PNG or WebP in base64, or as a data URL
+             * @description JPEG, PNG, WebP or AVIF in base64, or as a data URL
              * @example iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4IScHAAK2AQUKW6YGAAAAAElFTkSuQmCC
              */
             image: string;
@@ -895,6 +895,15 @@ export interface operations {
             };
             /** @description No such model */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The answer is in no form that is accepted */
+            406: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1308,6 +1317,15 @@ export interface operations {
             };
             /** @description No such model */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The answer is in no form that is accepted */
+            406: {
                 headers: {
                     [name: string]: unknown;
                 };
