@@ -1,27 +1,38 @@
 """Runs the gateway with settings from the environment: python -m gateway"""
 
+import asyncio
+import ctypes
 import math
+import resource
+import select
 import signal
 import socket
+import struct
 import sys
 import time
-from asyncio import BaseTransport
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-import h11
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import start_http_server
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.app import create_app
+from gateway.connections import Connection
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
 
 HEAD_TIMEOUT_S = 5  # from the connection, or the answer before, to the end of a request's head
+RESERVED_FILES = 64  # descriptors for all but connections: models, logs, Triton, look-ups
+MAX_FILES = 65_536
+BACKLOG_S, BACKLOG_TRIES = 0.01, 200  # between two looks whether all that connected was accepted
+SO_ATTACH_FILTER = 26
+SWITCH_S = 0.001  # after which a busy thread lets the event loop go on; 5 ms add up where several are busy
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# takes what arrives at a listening socket but no new connections: the TCP flags are SYN without ACK
+NO_NEWCOMERS = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF))
 
 
 def main() -> None:
@@ -59,19 +70,10 @@ def url_of(listener: socket.socket) -> str:
 def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serves until SIGINT or SIGTERM, as `Server` says, and raises KeyboardInterrupt then."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _limit_connections()
+    _give_memory_back()
+    sys.setswitchinterval(SWITCH_S)
     Server(create_app(settings, on_ready), settings).run([listener])
-
-
-class Connection(H11Protocol):
-    """Closes the connection where a request's head takes too long: uvicorn stops its clock at the first byte."""
-
-    def connection_made(self, transport: BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-    def _unset_keepalive_if_required(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
-            super()._unset_keepalive_if_required()
 
 
 class Server(uvicorn.Server):
@@ -103,7 +105,45 @@ class Server(uvicorn.Server):
         else:
             super().handle_exit(sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accepts the connections that clients have made already: closing the socket would reset them."""
+        for listener in sockets or []:
+            _accept_no_more(listener)
+            tries = BACKLOG_TRIES  # a flood may go on where newcomers can't be kept out
+            while tries and select.select([listener], [], [], 0)[0]:
+                tries -= 1
+                await asyncio.sleep(BACKLOG_S)
+        await super().shutdown(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         if time.monotonic() >= self._grace_ends and not self.should_exit:
             super().handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)
+
+
+def _accept_no_more(listener: socket.socket) -> None:
+    """Clients that connect from now on try again a second later, and are refused then."""
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in NO_NEWCOMERS)
+    buffer = ctypes.create_string_buffer(program)
+    if sys.platform != "linux":  # the few that come meanwhile are reset
+        return
+    with suppress(OSError):  # not every sandbox has it
+        filter = struct.pack("HL", len(NO_NEWCOMERS), ctypes.addressof(buffer))
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter)
+
+
+def _limit_connections() -> None:
+    """As many as there may be open files, so that none is lacking for the work itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = max(soft, min(hard, MAX_FILES)) if hard != resource.RLIM_INFINITY else MAX_FILES
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    Connection.max_connections = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES)
+
+
+def _give_memory_back() -> None:
+    """Of large pictures and bodies: after the first ones, glibc would keep what it is given back, hundreds of MB."""
+    with suppress(OSError, AttributeError):  # another C library
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        allocator.mallopt(M_TRIM_THRESHOLD, 8 << 20)

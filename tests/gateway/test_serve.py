@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,12 +19,13 @@ from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
-from gateway.server import Server, listen, main
+from gateway.server import listen, main
 from gateway.settings import Settings
 from referent.client.http import AsyncClient, Client, ServiceError
 from referent.commands.app import app
 from referent.core.bundle import verify_files
 from tests.support.fake_triton import FakeTriton
+from tests.support.gateway import serving
 from tests.support.requests import in_json, jpeg
 
 
@@ -109,20 +109,6 @@ def process(repository: Path, triton_url: str) -> Iterator[tuple[subprocess.Pope
         process.kill()
 
 
-@asynccontextmanager
-async def serving(make_app: Callable[..., FastAPI]) -> AsyncIterator[tuple[str, int]]:
-    """A server in this process, and its address; leaving ends it."""
-    ready = asyncio.Event()
-    server = Server(make_app(ready.set), Settings())
-    server.capture_signals = nullcontext  # pytest keeps its own
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        task = asyncio.create_task(server.serve([listener]))
-        await ready.wait()
-        yield listener.getsockname()
-        server.should_exit = True
-        await task
-
-
 @pytest.mark.anyio
 async def test_head_that_does_not_arrive_is_not_waited_for(
     make_app: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch
@@ -130,7 +116,7 @@ async def test_head_that_does_not_arrive_is_not_waited_for(
     monkeypatch.setattr("gateway.server.HEAD_TIMEOUT_S", 0.3)
     body = json.dumps(in_json(jpeg(), "the queen")).encode()
     head = f"POST /v1/ground HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    async with serving(make_app) as address:
+    async with serving(make_app) as (_, address):
         slow_body, slow_head, silent = [await asyncio.open_connection(*address) for _ in range(3)]
         slow_body[1].write(head.encode() + b"\r\n")
         slow_head[1].write(b"POST /v1/gr")
@@ -144,7 +130,7 @@ async def test_head_that_does_not_arrive_is_not_waited_for(
 async def test_offer_of_another_protocol_is_passed_over(make_app: Callable[..., FastAPI], protocol: str) -> None:
     """Java's HttpClient offers h2c with every first request."""
     offer = {"Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABkAAQAAP__", "Upgrade": protocol}
-    async with serving(make_app) as (host, port), httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+    async with serving(make_app) as (_, (host, port)), httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
         for _ in range(2):
             response = await client.post("/v1/ground", json=in_json(jpeg(), "the queen"), headers=offer)
             assert response.status_code == 200
@@ -214,22 +200,3 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
         listener.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
-@pytest.mark.anyio
-async def test_refused_body_is_not_waited_for(make_app: Callable[..., FastAPI]) -> None:
-    ready = asyncio.Event()
-    server = Server(make_app(ready.set), Settings())
-    server.capture_signals = nullcontext
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve([listener]))
-        await ready.wait()
-        reader, writer = await asyncio.open_connection(*listener.getsockname())
-        writer.write(
-            b"POST /v1/ground HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: unknown\r\nContent-Length: 1000000000\r\n\r\n"
-        )
-        writer.write(b"some of it")
-        answer = await reader.read()  # to the end of the connection
-        assert answer.startswith(b"HTTP/1.1 413 ")
-        server.should_exit = True
-        await serving

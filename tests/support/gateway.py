@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from tritonclient.grpc import service_pb2_grpc
 
 from gateway.app import create_app
+from gateway.server import Server
 from gateway.settings import Settings
 from tests.support.fake_triton import FakeTriton, publish
 
@@ -83,6 +84,20 @@ def start(make_app: Callable[..., FastAPI]) -> Start:
             yield client
 
     return start
+
+
+@asynccontextmanager
+async def serving(make_app: Callable[..., FastAPI], **changes: Any) -> AsyncIterator[tuple[Server, tuple[str, int]]]:
+    """The service's own server in this process, and its address; leaving ends it."""
+    ready = asyncio.Event()
+    server = Server(make_app(ready.set, **changes), Settings())
+    server.capture_signals = nullcontext  # pytest keeps its own
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(server.serve([listener]))
+        await ready.wait()
+        yield server, listener.getsockname()
+        server.should_exit = True
+        await task
 
 
 @pytest.fixture
