@@ -7,7 +7,7 @@ IMAGE ?= $(PLACEHOLDER)
 # the repository's URL, for the wheel's metadata: where it is hosted is known to the release alone
 SOURCE ?=
 
-.PHONY: serve test test-web lint format export bench perf-analyzer deploy-check image dist clean help page chromium web/openapi.json
+.PHONY: serve test test-web lint format export bench perf-analyzer deploy-check audit image dist clean help page chromium web/openapi.json
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -43,6 +43,9 @@ perf-analyzer: .venv/benchmarks  ## install Triton's load tester for python -m b
 deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
 	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/system/test_compose.py
 
+audit: .venv-audit/bin/pip-audit  ## known vulnerabilities of the packages in the gateway's image; asks PyPI
+	.venv-audit/bin/pip-audit --requirement gateway/constraints.txt --require-hashes --disable-pip
+
 image:  ## build the gateway's image
 	docker build --file gateway/Dockerfile --tag referent-gateway .
 
@@ -57,7 +60,7 @@ dist: .venv-deploy/tools  ## the wheel and the rendered manifests of a release i
 	done
 
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .venv-deploy dist .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
+	rm -rf .venv .venv-deploy .venv-audit dist .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
 
 # the API goes without the page
 page:
@@ -108,6 +111,10 @@ chromium:
 	ln -sf ../checkov/bin/checkov .venv-deploy/bin/checkov
 	deploy/tools.sh .venv-deploy
 	touch $@
+
+.venv-audit/bin/pip-audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
 
 .venv/benchmarks: .venv/development
 	$(BIN)/pip install --quiet --editable '.[bench]'

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
+from packaging.utils import canonicalize_name
 
 from referent.triton.golden import probe
 from runtime.distribution import find_distribution
@@ -78,11 +79,22 @@ def build(
             folder = root / value.lstrip("/")
             folder.mkdir(parents=True, exist_ok=True)
         elif instruction == "RUN":
-            run("sh", "-ec", value.replace(*edit), cwd=folder)
+            path = f"{with_python(dockerfile, root)}:{os.environ['PATH']}"
+            run("sh", "-ec", value.replace(*edit), cwd=folder, env={**os.environ, "PATH": path})
         elif instruction == "COPY" and value.removeprefix("--from=").split()[0] not in leave_out:
             *sources, target = [word for word in shlex.split(value) if not word.startswith("--from=")]
             for source in sources:
                 copy(root / source[1:] if value.startswith("--from=") else ROOT / source, folder / target)
+
+
+def with_python(dockerfile: Path, root: Path) -> Path:
+    """A folder in which `python` is the version that the image has: its packages are resolved for that one."""
+    [version] = {match[0] for step in steps_of(dockerfile) if (match := re.search(r"(?<=python:)3\.\d+", step.value))}
+    folder = root / "python"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "python").exists():
+        (folder / "python").symlink_to(tool(f"python{version}"))
+    return folder
 
 
 def copy(source: Path, target: Path) -> None:
@@ -137,15 +149,24 @@ def test_gateways_image_serves(gateway_root: Path, server: TritonServer) -> None
 
 def test_gateways_image_has_pinned_packages_alone_no_torch_and_verifies_bundles(gateway_root: Path) -> None:
     python = gateway_root / "app/venv/bin/python"
-    installed = {line for line in run(python, "-m", "pip", "freeze", cwd="/").splitlines() if "==" in line}
-    assert installed <= set((ROOT / "gateway/constraints.txt").read_text().splitlines())
-    assert not any(line.startswith(("torch==", "onnxruntime")) for line in installed)
+    installed = pins(run(python, "-m", "pip", "list", "--format", "freeze", cwd="/"))
+    pinned = (ROOT / "gateway/constraints.txt").read_text()
+    assert installed <= pins(pinned)
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\w)", pinned, flags=re.MULTILINE)[1:])
+    assert not any(name.startswith(("torch==", "onnxruntime")) for name in installed)
     verify = render(KUBERNETES / "overlays/cpu", tool("kubectl")).pod("triton")["initContainers"][0]
     values = {"/models": str(MODEL_REPOSITORY), "$(MODEL)": "mini", "--digest=$(DIGEST)": "--digest="}
     arguments = [values[argument] for argument in verify["args"]]
     assert "files are as published" in run(python, *verify["command"][1:], *arguments, cwd="/")
     with pytest.raises(AssertionError, match="not sha256:0"):
         run(python, *verify["command"][1:], *arguments[:2], "--digest=sha256:0", cwd="/")
+
+
+def pins(listed: str) -> set[str]:
+    """NAME==VERSION of each line that has them; names as pip compares them."""
+    found = re.findall(r"^([\w.-]+)==([^\s\\]+)", listed, re.MULTILINE)
+    own = ("pip", "referent-grounding")
+    return {f"{name}=={version}" for raw, version in found if (name := canonicalize_name(raw)) not in own}
 
 
 def test_export_image_has_the_code_of_its_job(tmp_path: Path) -> None:
