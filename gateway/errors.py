@@ -12,10 +12,10 @@ from gateway.accept import NotAcceptableError
 from gateway.admission import OverloadedError, RateLimitedError
 from gateway.body import BodyTooLargeError, InvalidRequestError, MalformedRequestError, MediaTypeError
 from gateway.budget import DeadlineError, SlowBodyError
+from gateway.image_reader import Base64Error
 from gateway.keys import ForbiddenError, UnauthenticatedError
 from gateway.pipeline import ExpressionCountError, NoBoxError
 from gateway.registry import DrainingError, NotReadyError, UnknownModelError
-from gateway.sources import Base64Error
 from gateway.telemetry import REJECTIONS
 from referent.core.api import Problem
 from referent.core.fetch import FetchError

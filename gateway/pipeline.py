@@ -11,11 +11,11 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from gateway.body import Query
 from gateway.budget import Budget, DeadlineError, Room
+from gateway.image_reader import ImageReader
 from gateway.registry import Model, Registry
 from gateway.schemas import ImageInput
 from gateway.settings import Settings
 from gateway.shadow import Shadow
-from gateway.sources import Sources
 from gateway.telemetry import EXPRESSIONS, IMAGE_PIXELS, STAGE_SECONDS
 from referent.client.drawing import draw
 from referent.core.answers import Answer
@@ -55,7 +55,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings, registry: Registry, triton: Triton) -> None:
         self.settings, self._registry, self._triton = settings, registry, triton
-        self._sources = Sources(settings)
+        self._images = ImageReader(settings)
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._room = Room(DECODING_BYTES)
         self._shadow: Shadow | None = None
@@ -73,7 +73,7 @@ class Pipeline:
         """Where the referents of a query are; with `with_picture`, them drawn too.
 
         Raises `referent.core.images.ImageError`, `referent.core.prompts.ExpressionError`, `DeadlineError`, and as
-        `Sources.read`, `Registry.get` and `Triton.infer` do.
+        `ImageReader.read`, `Registry.get` and `Triton.infer` do.
         """
         expressions = query.expressions
         self._check_count(expressions)
@@ -121,8 +121,8 @@ class Pipeline:
         return Grounded(answer, await self._draw(data, results, budget) if with_picture else None)
 
     async def _read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
-        """The bytes of the image file. Raises as `Sources.read` does, and `ImageTooLargeError`."""
-        data, limit = await self._sources.read(image, budget), self.settings.max_image_bytes
+        """The bytes of the image file. Raises as `ImageReader.read` does, and `ImageTooLargeError`."""
+        data, limit = await self._images.read(image, budget), self.settings.max_image_bytes
         if len(data) > limit:
             raise ImageTooLargeError(f"image is {len(data)} bytes; the limit is {limit}: send a smaller one")
         return data

@@ -55,7 +55,7 @@ class Header(NamedTuple):
         return self.size[::-1] if self.orientation in SIDEWAYS else self.size
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """A segment or chunk: data[start:end], whose content is data[content:end]."""
 
     name: int | bytes
@@ -147,7 +147,7 @@ def _jpeg(data: Bytes) -> Header:
     raise HeaderError("it has no picture data")
 
 
-def _jpeg_segments(data: Bytes) -> Iterator[Part]:
+def _jpeg_segments(data: Bytes) -> Iterator[FilePart]:
     """Those before the picture data, and the first scan's, which ends the walk."""
     at = 2
     for _ in range(MAX_PARTS):
@@ -162,14 +162,14 @@ def _jpeg_segments(data: Bytes) -> Iterator[Part]:
         end = at + 2 + max(length, 2)
         if end > len(data):
             raise HeaderError("its header is cut off")
-        yield Part(name, at, at + 4, end)
+        yield FilePart(name, at, at + 4, end)
         if name == SOS:
             return
         at = end
     raise HeaderError(f"it has more than {MAX_PARTS} parts")
 
 
-def _scans(data: bytes, first: Part) -> tuple[int, int]:
+def _scans(data: bytes, first: FilePart) -> tuple[int, int]:
     """The number of scans, and where the picture ends: a video may follow."""
     count, at = 1, first.end
     for _ in range(MAX_PARTS):
@@ -208,7 +208,7 @@ def _png(data: Bytes) -> Header:
     raise HeaderError("it has no picture data")
 
 
-def _png_chunks(data: Bytes) -> Iterator[Part]:
+def _png_chunks(data: Bytes) -> Iterator[FilePart]:
     """Name, length and checksum are in; a last one that is cut off ends with the file."""
     return _chunks(data, 8, ">I4s", checksum=4)
 
@@ -233,11 +233,11 @@ def _webp(data: Bytes) -> Header:
     return Header("WEBP", size, orientation or 1, 20)
 
 
-def _webp_chunks(data: Bytes) -> Iterator[Part]:
+def _webp_chunks(data: Bytes) -> Iterator[FilePart]:
     return _chunks(data, 12, "<4sI")
 
 
-def _chunks(data: Bytes, at: int, layout: str, checksum: int = 0) -> Iterator[Part]:
+def _chunks(data: Bytes, at: int, layout: str, checksum: int = 0) -> Iterator[FilePart]:
     """Parts with their name and length before them; RIFF's fill up to an even length."""
     for _ in range(MAX_PARTS):
         if at + 8 > len(data):
@@ -245,6 +245,6 @@ def _chunks(data: Bytes, at: int, layout: str, checksum: int = 0) -> Iterator[Pa
         first, second = struct.unpack_from(layout, data, at)
         name, length = (second, first) if checksum else (first, second)
         end = at + 8 + length + (checksum or length % 2)
-        yield Part(name, at, at + 8, min(end, len(data)))
+        yield FilePart(name, at, at + 8, min(end, len(data)))
         at = end
     raise HeaderError(f"it has more than {MAX_PARTS} parts")

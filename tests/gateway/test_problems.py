@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from gateway.errors import TABLE
-from gateway.sources import Base64Error, decoded
+from gateway.image_reader import Base64Error, decoded
 from referent.core.images import ImageTooLargeError
 from tests.support.fake_triton import FakeTriton
 from tests.support.gateway import Start
@@ -141,7 +141,7 @@ async def test_base64_is_read_in_lines_too(start: Start, lines: str) -> None:
 def test_base64_is_read_in_pieces_as_in_one(
     monkeypatch: pytest.MonkeyPatch, piece: int, text: str, found: bytes | None
 ) -> None:
-    monkeypatch.setattr("gateway.sources.PIECE", piece)
+    monkeypatch.setattr("gateway.image_reader.PIECE", piece)
     if found is None:
         with pytest.raises(Base64Error, match="base64"):
             decoded(text, 100)

@@ -20,7 +20,7 @@ class Base64Error(ValueError):
     """The text is not base64."""
 
 
-class Sources:
+class ImageReader:
     """Reads images; URLs as the settings allow."""
 
     def __init__(self, settings: Settings) -> None:
