@@ -93,8 +93,18 @@ def with_python(dockerfile: Path, root: Path) -> Path:
     folder = root / "python"
     folder.mkdir(exist_ok=True)
     if not (folder / "python").exists():
-        (folder / "python").symlink_to(tool(f"python{version}"))
+        (folder / "python").symlink_to(interpreter(version))
     return folder
+
+
+def interpreter(version: str) -> Path:
+    """A Python of that version: on the PATH, or among pyenv's, whose programs on the PATH run the chosen one alone."""
+    on_path = shutil.which(f"python{version}")
+    pyenvs = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{version}.*/bin/python")
+    for candidate in [*([Path(on_path)] if on_path else []), *sorted(pyenvs)]:
+        if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
+            return candidate
+    pytest.skip(f"no Python {version} here, for which the image's packages are resolved")
 
 
 def copy(source: Path, target: Path) -> None:
