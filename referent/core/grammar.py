@@ -1,0 +1,160 @@
+"""Grammars of answers in text: what a model may write (llguidance's Lark), and how it is read back.
+
+A label is the caller's text. It is escaped, and the grammar forces it, so that no label can break or extend an answer.
+Every list closes itself: no limit on tokens ever cuts it.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NONE = "none"  # what a model writes where nothing is there, if it was taught so
+PERCENT, LOC_STEPS = 100, 1024
+
+
+class Written(NamedTuple):
+    """A referent as it stands in an answer."""
+
+    values: tuple[float, ...]  # cx, cy, w, h of a box, or x, y of a point; shares of the box frame
+    span: tuple[int, int]  # of its bytes in the answer
+
+
+class _Grammar(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    gives: ClassVar[Literal["boxes", "points"]] = "boxes"
+    several: ClassVar[bool] = True
+
+    none: bool = Field(False, description="whether the model was taught to say that nothing is there")
+
+
+class BoxGrammar(_Grammar):
+    """One box: `[0.12, 0.30, 0.45, 0.80]`, or `none`."""
+
+    several: ClassVar[bool] = False
+
+    form: Literal["boxes"] = "boxes"
+    order: Literal["xyxy", "cxcywh"]
+    decimals: int = Field(2, ge=1, le=6)
+    lead: Literal["", " "] = Field("", description="what stands between the prompt and the answer")
+
+    def lark(self, label: str, most: int) -> str:
+        """The grammar; neither the label nor the number of referents matters."""
+        rules = [f'box: "{self.lead}[" n ", " n ", " n ", " n "]"']
+        rules += [rf"n: /0\.[0-9]{{{self.decimals}}}|1\.0{{{self.decimals}}}/"]
+        return "\n".join([f'start: box | "{self.lead}{NONE}"' if self.none else "start: box", *rules])
+
+    def read(self, text: str) -> list[Written]:
+        """The box, where it has an area."""
+        number = rb"(\d\.\d{%d})" % self.decimals
+        match = re.fullmatch(rb" ?\[" + b", ".join([number] * 4) + rb"\]", text.encode())
+        return _boxes([] if match is None else [match], self.order)
+
+    def write(self, box_cxcywh: Sequence[float]) -> str:
+        """The answer that a model is trained to give for cx, cy, w, h in 0..1."""
+        cx, cy, w, h = box_cxcywh
+        values = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) if self.order == "xyxy" else (cx, cy, w, h)
+        numbers = (f"{min(max(value, 0.0), 1.0):.{self.decimals}f}" for value in values)
+        return f"{self.lead}[{', '.join(numbers)}]"
+
+
+class PointGrammar(_Grammar):
+    """`<point x="39.04" y="39.16" alt="sky">sky</point>`, `<points x1=... y1=... x2=...>` or `none`; percent."""
+
+    gives: ClassVar[Literal["boxes", "points"]] = "points"
+
+    form: Literal["points"] = "points"
+
+    def lark(self, label: str, most: int) -> str:
+        """The grammar of up to `most` points of a label; the list is unrolled, so that its end is a rule."""
+        label = escape(label)
+        tail = json.dumps(f' alt="{label}">{label}', ensure_ascii=False)
+        starts = ["one", *(["many"] if most > 1 else []), *([f'"{NONE}"'] if self.none else [])]
+        rules = [
+            f"start: {' | '.join(starts)}",
+            rf'one: "<point x=\"" c "\" y=\"" c "\"" {tail} "</point>"',
+            r"c: /([0-9]|[1-9][0-9])\.[0-9][0-9]?|100\.0/",
+        ]
+        if most > 1:
+            rules.append(rf'many: "<points x1=\"" c "\" y1=\"" c "\"" p2 {tail} "</points>"')
+        for i in range(2, most + 1):
+            rules.append(rf'p{i}: " x{i}=\"" c "\" y{i}=\"" c "\""' + (f" p{i + 1}?" if i < most else ""))
+        return "\n".join(rules)
+
+    def read(self, text: str) -> list[Written]:
+        """The points in the order in which they were written."""
+        head = text.encode().partition(b" alt=")[0]
+        matches = re.finditer(rb' x\d*="([\d.]+)" y\d*="([\d.]+)"', head)
+        return [Written(tuple(float(value) / PERCENT for value in m.groups()), m.span()) for m in matches]
+
+    def write(self, points: Sequence[Sequence[float]], label: str) -> str:
+        """The answer that a model is trained to give for points x, y in 0..1."""
+        label, many = escape(label), len(points) > 1
+        if not points:
+            return NONE
+        pairs = "".join(
+            f' x{i if many else ""}="{_percent(x)}" y{i if many else ""}="{_percent(y)}"'
+            for i, (x, y) in enumerate(points, 1)
+        )
+        tag = "points" if many else "point"
+        return f'<{tag}{pairs} alt="{label}">{label}</{tag}>'
+
+
+class DetectionGrammar(_Grammar):
+    """PaliGemma's `<loc0123>` x 4 and the label, several with ` ; `, where nothing is there an empty answer.
+
+    The numbers are ymin, xmin, ymax, xmax in 1024ths.
+    """
+
+    form: Literal["detections"] = "detections"
+    first_loc_id: int = Field(ge=0, description="the token <loc0000>; the others follow it")
+
+    def lark(self, label: str, most: int) -> str:
+        """The grammar of up to `most` detections of a label."""
+        tail = json.dumps(f" {escape(label)}", ensure_ascii=False)
+        found = "det" + (f' (" ; " det){{0,{most - 1}}}' if most > 1 else "")
+        token = f"<[{self.first_loc_id}-{self.first_loc_id + LOC_STEPS - 1}]>"
+        return f"start: {f'({found})?' if self.none else found}\ndet: l l l l {tail}\nl: {token}"
+
+    def read(self, text: str) -> list[Written]:
+        """The boxes that have an area, in the order in which they were written."""
+        return _boxes(re.finditer(rb"<loc(\d{4})>" * 4, text.encode()), "yxyx", LOC_STEPS)
+
+
+Grammar = Annotated[BoxGrammar | PointGrammar | DetectionGrammar, Field(discriminator="form")]
+
+
+def escape(label: str) -> str:
+    """A label as it stands in an answer: one line, and no character that means something there."""
+    spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in label)
+    line = " ".join(spaced.split())
+    return line.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def unescape(label: str) -> str:
+    """The label again, its white space as `escape` left it."""
+    return label.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+
+
+def _percent(share: float) -> str:
+    """Two decimals at most, one at least."""
+    number = f"{PERCENT * min(max(share, 0.0), 1.0):.2f}"
+    return number[:-1] if number.endswith("0") else number
+
+
+def _boxes(matches: Iterable[re.Match[bytes]], order: str, steps: int = 1) -> list[Written]:
+    """Four numbers each, in steps of the frame's side; what has no area as written is no box, and is never turned."""
+    found = []
+    for match in matches:
+        a, b, c, d = (float(number) / steps for number in match.groups())
+        if order == "cxcywh":
+            box = (a, b, c, d)
+        else:
+            x1, y1, x2, y2 = (a, b, c, d) if order == "xyxy" else (b, a, d, c)
+            box = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+        if box[2] > 0 and box[3] > 0:
+            found.append(Written(box, match.span()))
+    return found

@@ -1,0 +1,102 @@
+"""REC-Eval's files: answers of published models beside the true box, which is all that the figures need.
+
+`{data set: {model: [{text, prediction, gt_bbox}]}}`; gt_bbox is x, y, w, h in pixels, and a prediction has one of
+`box` (x1, y1, x2, y2 in pixels), `detections` (each with such a box and a score) and `text` (any form of
+`referent.core.text_forms`). Images and their sizes are not in the file, so points are read but not judged.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+
+from referent.core.boxes import Floats
+from referent.core.text_forms import read_text
+from referent.data.records import Box
+from referent.evaluation import metrics
+from referent.evaluation.predictions import PredictionsError
+
+
+class Detection(BaseModel):
+    """A box that a detector gives, with its score."""
+
+    box: Box
+    score: float
+
+
+class Answer(BaseModel):
+    """What a model said, in one of three ways."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    box: Box | None = None
+    detections: list[Detection] | None = None
+    text: str | None = None
+
+
+class Row(BaseModel):
+    """One expression; `text` is the expression."""
+
+    text: str
+    prediction: Answer
+    gt_bbox: Box
+
+
+class RecEval(RootModel[dict[str, dict[str, list[Row]]]]):
+    """A whole file."""
+
+
+def read_rec_eval(file: Path) -> RecEval:
+    """Raises OSError and `PredictionsError`."""
+    try:
+        return RecEval.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise PredictionsError(f"{file}: no file of REC-Eval: {field}: {first['msg']}".replace(": : ", ": ")) from error
+
+
+def rec_eval_figures(rows: list[Row], form: str | None = None) -> dict[str, Any]:
+    """Figures of one model on one set; a prediction without a valid box is a miss.
+
+    `form` is that of the texts, None where their syntax tells it. "any box" takes the best of a row's boxes.
+    """
+    best, of_any, said, invalid = [], [], Counter[str](), Counter[str]()
+    for row in rows:
+        boxes, kind, reason = _read(row.prediction, form)
+        said[kind] += 1
+        if reason:
+            invalid[reason] += 1
+        x, y, w, h = row.gt_bbox
+        target = np.array([[x, y, x + w, y + h]])
+        ious = metrics.overlaps(boxes, np.repeat(target, len(boxes), axis=0)) if len(boxes) else np.zeros(1)
+        best.append(ious[0])
+        of_any.append(ious.max())
+    figures = metrics.overlap_metrics(np.array(best)) | {"acc@0.5 of any box": float((np.array(of_any) >= 0.5).mean())}
+    return figures | {"answers": dict(said), "invalid": dict(invalid.most_common())}
+
+
+def _read(answer: Answer, form: str | None) -> tuple[Floats, str, str | None]:
+    """Boxes in pixels (M, 4), best first; what kind of answer it is; why it has no box although it should."""
+    if answer.detections:
+        ordered = sorted(answer.detections, key=lambda detection: -detection.score)
+        boxes = np.array([detection.box for detection in ordered], np.float64)
+    elif answer.box is not None:
+        boxes = np.array([answer.box], np.float64)
+    elif answer.text is not None:
+        reading = read_text(answer.text, form)
+        if reading.reason:
+            return np.empty((0, 4)), "unread", reading.reason
+        if reading.points:
+            return np.empty((0, 4)), "points", None
+        if reading.boxes and reading.unit == "share":
+            return np.empty((0, 4)), "boxes", "shares of an image whose size the file does not have"
+        boxes = np.array(reading.boxes, np.float64).reshape(-1, 4)
+    else:
+        boxes = np.empty((0, 4))
+    if not len(boxes):
+        return boxes, "nothing", None
+    has_area = bool(np.isfinite(metrics.without_invalid(boxes)).any())
+    return boxes, "boxes", None if has_area else "a box without area, or with its corners out of order"
