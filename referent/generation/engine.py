@@ -1,0 +1,287 @@
+"""Writes answers in text under a grammar: many rows at once, each with one or more expressions of its image.
+
+A *row* is a slot of the decoder's cache: a prefix (text and image), computed once, and *answers*, each of which sees
+the prefix and itself. Rows join and leave between two passes. What the grammar forces costs no pass: a pass feeds each
+answer's last decision and all that is forced after it, and asks for its next decision only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLTokenizer
+
+HOLE, PREFIX = -1, 0  # owners of a column of the cache; answers are 1..N
+FinishReason = Literal["", "stop", "length", "error"]
+
+Ints, Bools, Floats = npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.float32]
+
+
+class Pass(NamedTuple):
+    """The inputs of one pass over B rows, T new tokens each; P columns are the past (0: a prefill)."""
+
+    input_ids: Ints  # (B, T)
+    image_features: Any | None  # (1, K, D) of a prefill, an array or what the decoder's device holds
+    position_ids: Ints  # (B, T)
+    mask: Bools  # (B, T, P + T): what each new token sees
+    select: Ints  # (B, N): places in T whose next token is wanted
+    allowed: Bools  # (B, N, V)
+    slots: range  # of the cache, one a row
+    starts: Sequence[int]  # columns where the new keys and values belong
+    counts: Sequence[int]  # how many of the T tokens of a row are no padding
+
+
+class Decisions(NamedTuple):
+    """For each selected place the best allowed token, its log-probability among the allowed, and the log of what the
+    model itself gives to all that are allowed; (B, N) each."""
+
+    token: Ints
+    logprob: Floats
+    mass: Floats
+
+
+class Decoder(Protocol):
+    """A language model and its cache of `slots` rows with `columns` places each."""
+
+    slots: int
+    columns: int
+    vocabulary: int
+
+    def run(self, inputs: Pass) -> Decisions:
+        """Computes a pass and stores its new keys and values. A pass that raises leaves the cache as it was."""
+
+    def move(self, source: int, target: int, columns: int) -> None:
+        """Copies the first columns of a slot to another."""
+
+
+class Decision(NamedTuple):
+    """One token that the model chose."""
+
+    index: int  # in the answer's ids
+    logprob: float
+    mass: float
+
+
+class Answer:
+    """One expression's answer as it is written. Raises ValueError for a grammar that llguidance refuses."""
+
+    def __init__(self, tokenizer: LLTokenizer, lark: str, suffix: Sequence[int], limit: int) -> None:
+        self._matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(lark))
+        if self._matcher.is_error():
+            raise ValueError(self._matcher.get_error())
+        self._tokenizer, self._limit = tokenizer, limit
+        self.pending = list(suffix)  # tokens that no pass has fed yet
+        self.position = 0  # of the first of them
+        self.ids: list[int] = []
+        self.decisions: list[Decision] = []
+        self.finish_reason: FinishReason = ""
+        self._force()
+
+    def allowed(self) -> Bools:
+        """(V,) what may follow, V rounded up to a whole number of bytes."""
+        return np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little").view(np.bool_)
+
+    def decide(self, token: int, logprob: float, mass: float) -> None:
+        """Takes the model's choice; `pending` is then what the next pass must feed."""
+        self.position += len(self.pending)
+        self.pending = [token]
+        self.decisions.append(Decision(len(self.ids), logprob, mass))
+        self._matcher.consume_token(token)
+        if self._matcher.is_error():
+            self.finish_reason = "error"
+        else:
+            if token not in self._tokenizer.eos_tokens:
+                self.ids.append(token)
+            self._force()
+
+    def _force(self) -> None:
+        if not self._matcher.is_stopped():
+            forced = self._matcher.compute_ff_tokens()
+            self._matcher.consume_tokens(forced)
+            self.pending += forced
+            self.ids += [token for token in forced if token not in self._tokenizer.eos_tokens]
+        if self._matcher.is_stopped():
+            self.finish_reason = "stop"
+        elif len(self.ids) >= self._limit:
+            self.finish_reason = "length"
+
+    @property
+    def text(self) -> str:
+        """What has been written, special tokens by their names."""
+        return b"".join(map(self._bytes, self.ids)).decode(errors="replace")
+
+    @property
+    def mass(self) -> float:
+        """Mean over the decisions of the log of what the model itself gave to the allowed tokens."""
+        return float(np.mean([decision.mass for decision in self.decisions])) if self.decisions else 0.0
+
+    def score(self, span: tuple[int, int] | None = None) -> float:
+        """Geometric mean of the probabilities, among the allowed, of the decisions that overlap bytes of the finished
+        text; of all decisions, the end's too, without a span."""
+        chosen = [d.logprob for d in self.decisions if span is None or self._overlaps(d.index, span)]
+        return math.exp(float(np.mean(chosen))) if chosen else 1.0
+
+    def _overlaps(self, index: int, span: tuple[int, int]) -> bool:
+        start, stop = self._edges[index : index + 2].tolist() if index < len(self.ids) else (math.inf, math.inf)
+        return start < span[1] and stop > span[0]
+
+    @cached_property
+    def _edges(self) -> Ints:
+        """(ids + 1,) the bytes at which the tokens start, and where the last one ends."""
+        return np.cumsum([0, *(len(self._bytes(token)) for token in self.ids)])
+
+    def _bytes(self, token: int) -> bytes:
+        return bytes(self._tokenizer.decode_bytes([token]))
+
+
+@dataclass(eq=False)
+class Row:
+    """One image with one or more answers; with `bidirectional` its whole prompt sees itself, and it has one answer."""
+
+    prefix: Sequence[int]
+    image_features: Any  # (1, K, D)
+    answers: Sequence[Answer]
+    bidirectional: bool = False
+    deadline: float = math.inf  # of time.monotonic
+    job: Any = None  # whose it is
+    slot: int = -1
+    used: int = 0
+    owners: npt.NDArray[np.int16] = field(default_factory=lambda: np.empty(0, np.int16))
+
+    @property
+    def writing(self) -> list[tuple[int, Answer]]:
+        """The unfinished answers with their numbers, from 1."""
+        return [(number, answer) for number, answer in enumerate(self.answers, 1) if not answer.finish_reason]
+
+
+class Chunk(NamedTuple):
+    """What one row feeds in a pass."""
+
+    row: Row
+    answers: list[Answer]
+    tokens: list[int]
+    owners: npt.NDArray[np.int16]
+    positions: list[int]
+    select: list[int]
+
+
+class Engine:
+    """Continuous batching over a decoder's slots; one thread at a time."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.active: list[Row] = []  # the row at index i has slot i
+        self.passes = 0
+        self.tokens = 0  # fed
+        self.errors: list[Exception] = []  # of passes that failed, until somebody takes them
+
+    @property
+    def full(self) -> bool:
+        """Whether every slot has a row."""
+        return len(self.active) == self._decoder.slots
+
+    def admit(self, row: Row) -> None:
+        """Prefills a row, alone: arithmetic bounds a prefill, so a batch would not make it cheaper."""
+        columns = self._decoder.columns
+        row.slot, row.used, row.owners = len(self.active), 0, np.full(columns, HOLE, np.int16)
+        self.active.append(row)
+        prefix = len(row.prefix)
+        for answer in row.answers:
+            answer.position = prefix
+        chunk = self._chunk(row, list(row.prefix))
+        if len(chunk.tokens) > columns:
+            self._release(row)
+            raise ValueError(f"the prompt has {len(chunk.tokens)} tokens; at most {columns} are possible")
+        if chunk.answers:
+            self._run([chunk], 0, prefix if row.bidirectional else 0)
+
+    def step(self) -> list[Row]:
+        """One pass for all rows that are being written; returns those that are finished, which have left."""
+        for row in self.active:
+            for _, answer in row.writing:
+                if row.used + sum(len(a.pending) for _, a in row.writing) > self._decoder.columns:
+                    answer.finish_reason = "length"
+        finished = [row for row in self.active if not row.writing]
+        for row in finished:
+            self._release(row)
+        if self.active:
+            self._run([self._chunk(row) for row in self.active], self._decoder.columns)
+        return finished
+
+    def drop(self, row: Row) -> None:
+        """Takes a row out before it is finished."""
+        self._release(row)
+
+    def _chunk(self, row: Row, prefix: Sequence[int] = ()) -> Chunk:
+        tokens, owners, positions = list(prefix), [PREFIX] * len(prefix), list(range(len(prefix)))
+        select, answers = [], []
+        for number, answer in row.writing:
+            count = len(answer.pending)
+            tokens += answer.pending
+            owners += [number] * count
+            positions += range(answer.position, answer.position + count)
+            select.append(len(tokens) - 1)
+            answers.append(answer)
+        return Chunk(row, answers, tokens, np.array(owners, np.int16), positions, select)
+
+    def _run(self, chunks: Sequence[Chunk], past: int, bidirectional: int = 0) -> None:
+        """A pass; if it fails, its rows go alone, and those that fail then are the ones in error."""
+        try:
+            decisions = self._decoder.run(self._inputs(chunks, past, bidirectional))
+        except Exception as error:
+            if len(chunks) > 1:
+                for chunk in chunks:
+                    self._run([chunk], past)
+                return
+            self.errors.append(error)
+            for answer in chunks[0].answers:
+                answer.finish_reason = "error"
+            return
+        self.passes += 1
+        for b, chunk in enumerate(chunks):
+            row, count = chunk.row, len(chunk.tokens)
+            self.tokens += count
+            row.owners[row.used : row.used + count] = chunk.owners
+            row.used += count
+            for n, answer in enumerate(chunk.answers):
+                answer.decide(*(values[b, n].item() for values in decisions))
+
+    def _inputs(self, chunks: Sequence[Chunk], past: int, bidirectional: int) -> Pass:
+        batch, wide, many = len(chunks), max(len(c.tokens) for c in chunks), max(len(c.select) for c in chunks)
+        ids, positions = np.zeros((2, batch, wide), np.int64)
+        select = np.zeros((batch, many), np.int64)
+        allowed = np.ones((batch, many, self._decoder.vocabulary), np.bool_)  # places of padding: anything
+        mask = np.zeros((batch, wide, past + wide), np.bool_)
+        for b, chunk in enumerate(chunks):
+            count, owners = len(chunk.tokens), chunk.owners
+            ids[b, :count], positions[b, :count], select[b, : len(chunk.select)] = (
+                chunk.tokens, chunk.positions, chunk.select
+            )  # fmt: skip
+            for n, answer in enumerate(chunk.answers):
+                allowed[b, n] = answer.allowed()[: self._decoder.vocabulary]
+            if past:
+                mask[b, :count, :past] = (chunk.row.owners == PREFIX) | (chunk.row.owners == owners[:, None])
+            own = (owners == PREFIX) | (owners == owners[:, None])
+            mask[b, :count, past : past + count] = own & np.tri(count, dtype=np.bool_)
+            mask[b, :bidirectional, past : past + bidirectional] = True
+            padding = np.arange(count, wide)
+            mask[b, padding, past + padding] = True  # sees itself: a row that sees nothing would be NaN
+        rows = [chunk.row for chunk in chunks]
+        features = None if past else rows[0].image_features
+        slots = range(rows[0].slot, rows[0].slot + batch)
+        return Pass(
+            ids, features, positions, mask, select, allowed, slots, [r.used for r in rows],
+            [len(chunk.tokens) for chunk in chunks],
+        )  # fmt: skip
+
+    def _release(self, row: Row) -> None:
+        """Keeps the active rows together: the last one moves into the gap."""
+        last = self.active.pop()
+        if last is not row:
+            self._decoder.move(last.slot, row.slot, last.used)
+            last.slot = row.slot
+            self.active[row.slot] = last
