@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NONE = "none"  # what a model writes where nothing is there, if it was taught so
 PERCENT, LOC_STEPS = 100, 1024
+MAX_INSTANCES = 64
 
 
 class Written(NamedTuple):
@@ -29,6 +30,10 @@ class _Grammar(BaseModel):
     several: ClassVar[bool] = True
 
     none: bool = Field(False, description="whether the model was taught to say that nothing is there")
+
+    def tokens(self, label_tokens: int, most: int) -> int:
+        """At most so many tokens an answer has up to its last decision; what is forced after it is never computed."""
+        raise NotImplementedError
 
 
 class BoxGrammar(_Grammar):
@@ -46,6 +51,9 @@ class BoxGrammar(_Grammar):
         rules = [f'box: "{self.lead}[" n ", " n ", " n ", " n "]"']
         rules += [rf"n: /0\.[0-9]{{{self.decimals}}}|1\.0{{{self.decimals}}}/"]
         return "\n".join([f'start: box | "{self.lead}{NONE}"' if self.none else "start: box", *rules])
+
+    def tokens(self, label_tokens: int, most: int) -> int:
+        return len(self.lead) + 4 * (self.decimals + len("0., "))
 
     def read(self, text: str) -> list[Written]:
         """The box, where it has an area."""
@@ -84,6 +92,9 @@ class PointGrammar(_Grammar):
             rules.append(rf'p{i}: " x{i}=\"" c "\" y{i}=\"" c "\""' + (f" p{i + 1}?" if i < most else ""))
         return "\n".join(rules)
 
+    def tokens(self, label_tokens: int, most: int) -> int:
+        return len("<points") + most * len(' x64="100.0" y64="100.0"')
+
     def read(self, text: str) -> list[Written]:
         """The points in the order in which they were written."""
         head = text.encode().partition(b" alt=")[0]
@@ -119,12 +130,33 @@ class DetectionGrammar(_Grammar):
         token = f"<[{self.first_loc_id}-{self.first_loc_id + LOC_STEPS - 1}]>"
         return f"start: {f'({found})?' if self.none else found}\ndet: l l l l {tail}\nl: {token}"
 
+    def tokens(self, label_tokens: int, most: int) -> int:
+        return most * 4 + (most - 1) * (label_tokens + len(" ; "))
+
     def read(self, text: str) -> list[Written]:
         """The boxes that have an area, in the order in which they were written."""
         return _boxes(re.finditer(rb"<loc(\d{4})>" * 4, text.encode()), "yxyx", LOC_STEPS)
 
 
 Grammar = Annotated[BoxGrammar | PointGrammar | DetectionGrammar, Field(discriminator="form")]
+
+
+class Generation(BaseModel):
+    """How a model's answers are written: the part of its spec that the decoder needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grammar: Grammar
+    eos_token_id: int
+    max_instances: int = Field(1, ge=1, le=MAX_INSTANCES, description="of an expression where a request does not say")
+    bidirectional: bool = Field(False, description="whether the whole prompt sees itself, as PaliGemma's does")
+
+
+class GenerationFile(Generation):
+    """<generator>/<version>/generation.json: also how much the cache holds."""
+
+    slots: int = Field(ge=1, description="rows at a time")
+    columns: int = Field(ge=1, description="tokens of a row: its prompt and its answers")
 
 
 def escape(label: str) -> str:

@@ -8,7 +8,7 @@ answer's last decision and all that is forced after it, and asks for its next de
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -69,11 +69,8 @@ class Decision(NamedTuple):
 class Answer:
     """One expression's answer as it is written. Raises ValueError for a grammar that llguidance refuses."""
 
-    def __init__(self, tokenizer: LLTokenizer, lark: str, suffix: Sequence[int], limit: int) -> None:
-        self._matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(lark))
-        if self._matcher.is_error():
-            raise ValueError(self._matcher.get_error())
-        self._tokenizer, self._limit = tokenizer, limit
+    def __init__(self, tokenizer: LLTokenizer, lark: str, suffix: Sequence[int]) -> None:
+        self._tokenizer, self._matcher = tokenizer, _compiled(tokenizer, lark).deep_copy()
         self.pending = list(suffix)  # tokens that no pass has fed yet
         self.position = 0  # of the first of them
         self.ids: list[int] = []
@@ -106,8 +103,6 @@ class Answer:
             self.ids += [token for token in forced if token not in self._tokenizer.eos_tokens]
         if self._matcher.is_stopped():
             self.finish_reason = "stop"
-        elif len(self.ids) >= self._limit:
-            self.finish_reason = "length"
 
     @property
     def text(self) -> str:
@@ -138,6 +133,14 @@ class Answer:
         return bytes(self._tokenizer.decode_bytes([token]))
 
 
+@lru_cache(maxsize=256)  # a box's grammar is the same for every label, a common label's is met again
+def _compiled(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
+    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(lark))
+    if matcher.is_error():
+        raise ValueError(matcher.get_error())
+    return matcher
+
+
 @dataclass(eq=False)
 class Row:
     """One image with one or more answers; with `bidirectional` its whole prompt sees itself, and it has one answer."""
@@ -150,6 +153,7 @@ class Row:
     job: Any = None  # whose it is
     slot: int = -1
     used: int = 0
+    passes: int = 0
     owners: npt.NDArray[np.int16] = field(default_factory=lambda: np.empty(0, np.int16))
 
     @property
@@ -201,15 +205,20 @@ class Engine:
 
     def step(self) -> list[Row]:
         """One pass for all rows that are being written; returns those that are finished, which have left."""
+        finished = self._finished()
+        if self.active:
+            self._run([self._chunk(row) for row in self.active], self._decoder.columns)
+            finished += self._finished()
+        return finished
+
+    def _finished(self) -> list[Row]:
         for row in self.active:
-            for _, answer in row.writing:
+            for _, answer in row.writing:  # one after the other, until the rest fits
                 if row.used + sum(len(a.pending) for _, a in row.writing) > self._decoder.columns:
                     answer.finish_reason = "length"
         finished = [row for row in self.active if not row.writing]
         for row in finished:
             self._release(row)
-        if self.active:
-            self._run([self._chunk(row) for row in self.active], self._decoder.columns)
         return finished
 
     def drop(self, row: Row) -> None:
@@ -247,6 +256,7 @@ class Engine:
             self.tokens += count
             row.owners[row.used : row.used + count] = chunk.owners
             row.used += count
+            row.passes += 1
             for n, answer in enumerate(chunk.answers):
                 answer.decide(*(values[b, n].item() for values in decisions))
 

@@ -5,13 +5,9 @@ from llguidance import LLMatcher, LLTokenizer
 from pydantic import TypeAdapter, ValidationError
 
 from referent.core.grammar import BoxGrammar, DetectionGrammar, Grammar, PointGrammar, escape, unescape
+from tests.support.hostile_labels import HOSTILE_LABELS
 from tests.support.text_model import FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
 
-HOSTILE = [
-    'the "red" cup', "<point x=\"1\" y=\"2\">", "</points> & <b>", "two\nlines\r\n\ttabs", "x" * 1000, "\u202eright to left",
-    "\u05d0\u05d1 \u0627\u0644", "👩\u200d👩\u200d👧 🇩🇪", "back\\slash \\n \\\" %regex{}", "<loc0001><loc0002><loc0003><loc0004> ; ",
-    "\0\x1b[31m", "e\u0301 ﬀ \u2028 \u0085", "none", "", " ", "</s><s><image>", "start: /a/", "&amp;quot;",
-]  # fmt: skip
 GRAMMARS = [
     BoxGrammar(order="xyxy", lead=" "),
     BoxGrammar(order="cxcywh", decimals=3, none=True),
@@ -52,7 +48,7 @@ def test_every_answer_ends_and_is_read_whatever_the_label(
     tokenizer: LLTokenizer, grammar: Grammar, most: int
 ) -> None:
     generator = random.Random(most)
-    for label in HOSTILE:
+    for label in HOSTILE_LABELS:
         text = write_at_random(tokenizer, grammar.lark(label, most), generator)
         found = grammar.read(text)
         assert len(found) <= most

@@ -72,7 +72,7 @@ def cases(model: GroundingModel) -> list[Case]:
 
 
 def rows_of(case: Case, packed: bool) -> list[Row]:
-    answers = [Answer(text_tokenizer(), *pair, limit=400) for pair in zip(case.larks, case.suffixes, strict=True)]
+    answers = [Answer(text_tokenizer(), *pair) for pair in zip(case.larks, case.suffixes, strict=True)]
     groups = [answers] if packed else [[answer] for answer in answers]
     return [Row(case.prefix, case.features, group, job=case) for group in groups]
 
@@ -147,7 +147,7 @@ def test_the_published_baseline_answers_as_its_own_code_does(data_folder: Path) 
         square = clip_square(Image.open(golden / case["image"]).convert("RGB"), spec.image.size)
         features = model.encode_image(torch.from_numpy(square[None])).detach()
         larks = (grammar.lark(case["expression"], 1), case["probe"]["grammar"])
-        answers = [Answer(tokenizer, lark, encoder.suffix(case["expression"]), limit=100) for lark in larks]
+        answers = [Answer(tokenizer, lark, encoder.suffix(case["expression"])) for lark in larks]
         rows.append(Row(encoder.prefix, features, answers))
         engine.admit(rows[-1])
     while engine.active:

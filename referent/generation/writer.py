@@ -1,0 +1,208 @@
+"""Questions in, answers out: a thread that keeps an `Engine` busy with what waits."""
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition, Thread
+from typing import Any, NamedTuple
+
+from llguidance import LLTokenizer
+
+from referent.core.grammar import Generation, escape
+from referent.generation.engine import Answer, Decoder, Engine, Row
+
+logger = logging.getLogger(__name__)
+
+
+class QuestionError(ValueError):
+    """A question cannot be answered by this model; the message says why."""
+
+
+class RefusedError(RuntimeError):
+    """A question was not answered: too many wait, its time is over, or the writer stops."""
+
+
+class LateError(RefusedError):
+    """The deadline of a question has passed."""
+
+
+class Question(NamedTuple):
+    """One image and its expressions."""
+
+    prefix: Sequence[int]
+    image_features: Any  # (1, K, D)
+    suffixes: Sequence[Sequence[int]]  # of each expression
+    labels: Sequence[str]
+    max_instances: int | None = None
+    deadline: float = math.inf  # of time.monotonic
+
+
+class Written(NamedTuple):
+    """All answers to a question, and how many passes its rows took at most."""
+
+    answers: Sequence[Answer]
+    passes: int
+
+
+class Load(NamedTuple):
+    """What a writer is doing, and has done."""
+
+    waiting: int  # questions
+    active: int  # rows
+    passes: int
+    tokens: int
+
+
+Done = Callable[[Written | Exception], None]  # called in the writer's thread
+
+
+class _Job:
+    def __init__(self, question: Question, rows: list[Row], done: Done) -> None:
+        self.question, self.rows, self.done = question, rows, done
+        self.waiting, self.unfinished = deque(rows), len(rows)
+        for row in rows:
+            row.job = self
+
+    @property
+    def started(self) -> bool:
+        """Whether a row has a slot, or had one."""
+        return len(self.waiting) < len(self.rows)
+
+
+class Writer:
+    """At most `max_waiting` questions wait for a slot. `observe` is told after every pass what goes on."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: LLTokenizer,
+        generation: Generation,
+        max_waiting: int = 64,
+        observe: Callable[[Load], None] = lambda load: None,
+    ) -> None:
+        self._engine, self._columns = Engine(decoder), decoder.columns
+        self._tokenizer, self._generation = tokenizer, generation
+        self._max_waiting, self._observe = max_waiting, observe
+        self._waiting: deque[_Job] = deque()
+        self._changed, self._stopping = Condition(), False
+        self._thread = Thread(target=self._write, name="writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, question: Question, done: Done) -> None:
+        """Queues a question. Raises `QuestionError`, and `RefusedError` where too many wait."""
+        job = _Job(question, self._rows(question), done)
+        with self._changed:
+            if self._stopping:
+                raise RefusedError("the model is being unloaded")
+            if len(self._waiting) >= self._max_waiting:
+                raise RefusedError(f"{self._max_waiting} questions wait already")
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Refuses what waits, finishes what is being written, and ends the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _rows(self, question: Question) -> list[Row]:
+        """Expressions share a row, so far as the model is causal and their answers fit surely."""
+        grammar, prefix = self._generation.grammar, list(question.prefix)
+        if not question.suffixes:
+            raise QuestionError("the request has no expression")
+        groups: list[tuple[list[int], list[Answer]]] = []
+        room = 0
+        for suffix, label in zip(question.suffixes, question.labels, strict=True):
+            label_tokens = 1 + len(self._tokenizer.tokenize_str(escape(label)))
+            most = question.max_instances or self._generation.max_instances
+            free = self._columns - len(prefix) - len(suffix)
+            while most > 1 and grammar.tokens(label_tokens, most) > free:
+                most -= 1
+            need = len(suffix) + grammar.tokens(label_tokens, most)
+            if len(prefix) + need > self._columns:
+                raise QuestionError(f"the expression {label[:40]!r} needs more than the {self._columns} tokens of a row")
+            if self._generation.bidirectional:
+                groups.append(([*prefix, *suffix], [Answer(self._tokenizer, grammar.lark(label, most), [])]))
+                continue
+            if not groups or need > room:
+                groups.append((prefix, []))
+                room = self._columns - len(prefix)
+            groups[-1][1].append(Answer(self._tokenizer, grammar.lark(label, most), suffix))
+            room -= need
+        bidirectional = self._generation.bidirectional
+        return [Row(ids, question.image_features, answers, bidirectional) for ids, answers in groups]
+
+    def _write(self) -> None:
+        while self._take():
+            try:
+                self._pass()
+            except Exception as error:  # the thread outlives whatever befalls its questions
+                logger.exception("writing answers failed")
+                for job in {row.job: None for row in self._engine.active}:
+                    self._finish(job, error)
+
+    def _take(self) -> bool:
+        """Waits for something to do; False where nothing is left and the writer stops."""
+        with self._changed:
+            while not (self._waiting or self._engine.active or self._stopping):
+                self._changed.wait()
+            jobs = list(self._waiting)
+        now = time.monotonic()
+        for job in {row.job: None for row in self._engine.active}:
+            if job.question.deadline <= now:
+                self._finish(job, LateError("the deadline has passed"))
+        for job in jobs:
+            if self._stopping and not job.started:
+                self._finish(job, RefusedError("the model is being unloaded"))
+            elif job.question.deadline <= now:
+                self._finish(job, LateError("the deadline has passed"))
+        return bool(self._engine.active or self._waiting or not self._stopping)
+
+    def _pass(self) -> None:
+        while not self._engine.full and (row := self._next_row()):
+            try:
+                self._engine.admit(row)
+            except Exception as error:
+                self._finish(row.job, error)
+        finished = self._engine.step()
+        for error in self._engine.errors:
+            logger.error("a pass failed: %s", error)
+        self._engine.errors.clear()
+        self._report()
+        for row in finished:
+            row.job.unfinished -= 1
+            if not row.job.unfinished:
+                answers = [answer for row in row.job.rows for answer in row.answers]
+                self._tell(row.job, Written(answers, max(row.passes for row in row.job.rows)))
+
+    def _next_row(self) -> Row | None:
+        with self._changed:
+            if not self._waiting or (self._stopping and not self._waiting[0].started):
+                return None
+            job = self._waiting[0]
+            row = job.waiting.popleft()
+            if not job.waiting:
+                self._waiting.popleft()
+            return row
+
+    def _finish(self, job: _Job, error: Exception) -> None:
+        """Takes a question out before it is answered."""
+        for row in [row for row in self._engine.active if row.job is job]:
+            self._engine.drop(row)
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+        self._tell(job, error)
+
+    def _tell(self, job: _Job, outcome: Written | Exception) -> None:
+        try:
+            job.done(outcome)
+        except Exception:
+            logger.exception("an answer could not be given")
+
+    def _report(self) -> None:
+        engine = self._engine
+        self._observe(Load(len(self._waiting), len(engine.active), engine.passes, engine.tokens))

@@ -1,0 +1,230 @@
+"""The writer under load and misfortune, over a decoder whose every pass is as likely as any other."""
+
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from threading import Event, Thread
+
+import numpy as np
+import pytest
+
+from referent.core.grammar import BoxGrammar, DetectionGrammar, Generation, Grammar, PointGrammar
+from referent.generation.engine import Decisions, Pass
+from referent.generation.writer import LateError, Load, Question, QuestionError, RefusedError, Writer, Written
+from tests.support.hostile_labels import HOSTILE_LABELS
+from tests.support.text_model import EOS_ID, FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
+
+ANSWERS = int(os.environ.get("REFERENT_ANSWERS", "200"))  # of each grammar
+FEATURES = np.zeros((1, 4, 8), np.float32)
+
+
+class RandomDecoder:
+    """Likes all allowed tokens alike; a token of `poison` makes a pass fail; `gate` holds every pass up."""
+
+    vocabulary = TEXT_VOCABULARY
+
+    def __init__(self, slots: int = 4, columns: int = 512, poison: int | None = None, seed: int = 0) -> None:
+        self.slots, self.columns, self.poison = slots, columns, poison
+        self.generator, self.gate, self.began = np.random.default_rng(seed), Event(), Event()
+        self.gate.set()
+
+    def run(self, inputs: Pass) -> Decisions:
+        self.began.set()
+        assert self.gate.wait(30)
+        assert all(start + count <= self.columns for start, count in zip(inputs.starts, inputs.counts, strict=True))
+        if self.poison is not None and (inputs.input_ids == self.poison).any():
+            raise RuntimeError("the device is unwell")
+        liking = self.generator.random(inputs.allowed.shape) * inputs.allowed
+        logprob = -np.log(inputs.allowed.sum(-1)).astype(np.float32)
+        return Decisions(liking.argmax(-1), logprob, np.full_like(logprob, -1.0))
+
+    def move(self, source: int, target: int, columns: int) -> None:
+        assert 0 <= target < source < self.slots
+
+
+@pytest.fixture
+def decoder() -> RandomDecoder:
+    return RandomDecoder()
+
+
+@pytest.fixture
+def writer(decoder: RandomDecoder) -> Iterator[Writer]:
+    writer = make_writer(decoder, BoxGrammar(order="xyxy", lead=" "), max_waiting=4)
+    yield writer
+    decoder.gate.set()
+    writer.stop()
+
+
+def make_writer(decoder: RandomDecoder, grammar: Grammar, **settings: object) -> Writer:
+    return Writer(decoder, text_tokenizer(), Generation(grammar=grammar, eos_token_id=EOS_ID), **settings)
+
+
+def question(labels: list[str], **more: object) -> Question:
+    return Question([1, 2, 4, 4, 4, 4], FEATURES, [[300 + len(label) % 50] for label in labels], labels, **more)
+
+
+def ask(writer: Writer, asked: Question) -> "Future[Written]":
+    future: Future[Written] = Future()
+
+    def done(outcome: Written | Exception) -> None:
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    writer.submit(asked, done)
+    return future
+
+
+def hold(writer: Writer, decoder: RandomDecoder, labels: list[str]) -> "Future[Written]":
+    """A question in the middle of a pass."""
+    decoder.gate.clear()
+    decoder.began.clear()
+    held = ask(writer, question(labels))
+    assert decoder.began.wait(30)
+    return held
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        BoxGrammar(order="xyxy", lead=" ", none=True),
+        BoxGrammar(order="cxcywh", decimals=3),
+        PointGrammar(none=True),
+        DetectionGrammar(first_loc_id=FIRST_LOC_ID, none=True),
+    ],
+    ids=lambda grammar: grammar.form,
+)
+def test_every_answer_to_every_label_parses_and_ends(grammar: Grammar) -> None:
+    """REFERENT_ANSWERS=2500 makes it 10,000 answers."""
+    generator = random.Random(0)
+    writer = make_writer(RandomDecoder(slots=8, columns=640), grammar, max_waiting=1000)
+    asked = []
+    for _ in range(ANSWERS // 4):
+        labels = generator.choices(HOSTILE_LABELS, k=generator.randint(1, 5))
+        asked.append(ask(writer, question(labels, max_instances=generator.choice([None, 1, 2, 5, 64]))))
+    for future in asked:
+        for answer in future.result(60).answers:
+            assert answer.finish_reason == "stop"
+            found = grammar.read(answer.text)
+            assert all(0 <= value <= 1 for written in found for value in written.values)
+            if grammar.form == "points" and answer.text != "none":
+                assert answer.text.endswith(("</point>", "</points>"))
+                assert found
+            assert all(0 < answer.score(written.span) <= 1 for written in found)
+    writer.stop()
+
+
+def test_a_failed_pass_fails_its_own_rows_only() -> None:
+    poison = 500
+    writer = make_writer(RandomDecoder(slots=4, poison=poison), PointGrammar(), max_waiting=100)
+    sick = Question([1, 2, 4], FEATURES, [[poison], [301]], ["a", "b"])
+    futures = [ask(writer, asked) for asked in (question(["cup"]), sick, question(["red", "blue"]))]
+    reasons = [[answer.finish_reason for answer in future.result(30).answers] for future in futures]
+    assert reasons == [["stop"], ["error", "error"], ["stop", "stop"]]
+    writer.stop()
+
+
+def test_a_pass_that_fails_midway_leaves_its_batch_mates_whole(decoder: RandomDecoder) -> None:
+    """The token of one row that the decoder cannot bear comes up while others are being written."""
+    decoder.slots = 8
+    decoder.poison = text_tokenizer().tokenize_str("7")[-1]
+    writer = make_writer(decoder, BoxGrammar(order="xyxy", lead=" "), max_waiting=100)
+    answers = [future.result(30).answers[0] for future in [ask(writer, question(["cup"])) for _ in range(40)]]
+    for answer in answers:
+        fed = answer.ids if answer.finish_reason == "error" else answer.ids[:-2]  # what ends an answer is never fed
+        assert (answer.finish_reason == "error") == (decoder.poison in fed)
+    assert {answer.finish_reason for answer in answers} == {"stop", "error"}
+    writer.stop()
+
+
+def test_a_question_past_its_deadline_frees_its_slot(writer: Writer, decoder: RandomDecoder) -> None:
+    decoder.slots = 1
+    held = hold(writer, decoder, ["cup"])
+    held_long = ask(writer, question(["plate"], deadline=time.monotonic()))
+    late = ask(writer, question(["plate"], deadline=time.monotonic() + 3600))
+    decoder.gate.set()
+    with pytest.raises(LateError):
+        held_long.result(30)
+    assert held.result(30).answers[0].finish_reason == "stop"
+    assert late.result(30).answers[0].finish_reason == "stop"
+
+
+def test_a_row_whose_time_is_over_while_it_is_written_is_dropped(writer: Writer, decoder: RandomDecoder) -> None:
+    decoder.gate.clear()
+    decoder.began.clear()
+    now = time.monotonic()
+    late = ask(writer, question(["cup"], deadline=now + 0.05))
+    assert decoder.began.wait(30)
+    while time.monotonic() <= now + 0.05:
+        pass
+    decoder.gate.set()
+    with pytest.raises(LateError):
+        late.result(30)
+    assert ask(writer, question(["cup"])).result(30).answers[0].finish_reason == "stop"
+
+
+def test_the_queue_has_a_bound(writer: Writer, decoder: RandomDecoder) -> None:
+    held = hold(writer, decoder, ["cup"])
+    waiting = [ask(writer, question(["cup"])) for _ in range(4)]
+    with pytest.raises(RefusedError, match="4 questions wait"):
+        ask(writer, question(["cup"]))
+    decoder.gate.set()
+    assert [future.result(30).answers[0].finish_reason for future in (held, *waiting)] == ["stop"] * 5
+    assert ask(writer, question(["cup"])).result(30)
+
+
+def test_stopping_finishes_what_is_written_and_refuses_the_rest(writer: Writer, decoder: RandomDecoder) -> None:
+    held = hold(writer, decoder, ["cup"])
+    waiting = ask(writer, question(["cup"]))
+    stopped: Future[None] = Future()
+    Thread(target=lambda: stopped.set_result(writer.stop())).start()
+    while True:  # until stopping has begun, nothing is refused
+        try:
+            ask(writer, question(["cup"]))
+        except RefusedError as error:
+            if "unloaded" in str(error):
+                break
+    decoder.gate.set()
+    assert held.result(30).answers[0].finish_reason == "stop"
+    with pytest.raises(RefusedError, match="unloaded"):
+        waiting.result(30)
+    stopped.result(30)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Question([1, 2], FEATURES, [], []),
+        Question([1] * 600, FEATURES, [[5]], ["cup"]),
+        Question([1], FEATURES, [[5] * 500], ["cup"]),
+    ],
+    ids=["no expression", "long prefix", "long suffix"],
+)
+def test_what_cannot_be_answered_is_refused_at_once(writer: Writer, asked: Question) -> None:
+    with pytest.raises(QuestionError):
+        ask(writer, asked)
+    assert ask(writer, question(["cup"])).result(30)
+
+
+def test_answers_that_do_not_fit_one_row_take_several(decoder: RandomDecoder) -> None:
+    writer = make_writer(decoder, PointGrammar(), max_waiting=100)
+    written = ask(writer, question(["cup"] * 16, max_instances=5)).result(30)
+    assert [answer.finish_reason for answer in written.answers] == ["stop"] * 16
+    fewer = ask(writer, question(["cup"], max_instances=64)).result(30).answers[0]
+    assert fewer.text.endswith(("</point>", "</points>"))
+    writer.stop()
+
+
+def test_what_goes_on_is_told_after_every_pass(decoder: RandomDecoder) -> None:
+    seen: list[Load] = []
+    writer = make_writer(decoder, BoxGrammar(order="xyxy"), observe=seen.append)
+    written = ask(writer, question(["cup", "plate"])).result(30)
+    writer.stop()
+    assert seen[-1].passes == written.passes > 4
+    assert (seen[-1].waiting, seen[-1].active) == (0, 0)
+    assert seen[-1].tokens > 8
+    assert math.isfinite(seen[0].active)
