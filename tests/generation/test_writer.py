@@ -101,11 +101,12 @@ def hold(writer: Writer, decoder: RandomDecoder, labels: list[str]) -> "Future[W
 def test_every_answer_to_every_label_parses_and_ends(grammar: Grammar) -> None:
     """REFERENT_ANSWERS=2500 makes it 10,000 answers."""
     generator = random.Random(0)
-    writer = make_writer(RandomDecoder(slots=8, columns=640), grammar, max_waiting=1000)
-    asked = []
-    for _ in range(ANSWERS // 4):
+    writer = make_writer(RandomDecoder(slots=8, columns=640), grammar, max_waiting=ANSWERS)
+    asked, answers = [], 0
+    while answers < ANSWERS:
         labels = generator.choices(HOSTILE_LABELS, k=generator.randint(1, 5))
         asked.append(ask(writer, question(labels, max_instances=generator.choice([None, 1, 2, 5, 64]))))
+        answers += len(labels)
     for future in asked:
         for answer in future.result(60).answers:
             assert answer.finish_reason == "stop"
