@@ -20,16 +20,16 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
     config = triton.ModelConfig(
         name=name,
         backend=step.backend,
-        max_batch_size=max_batch_size,
+        max_batch_size=max_batch_size if step.batches else 1,
         version_policy=_only(bundle.parts[name]),
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in step.inputs],
         output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in kind.step_outputs(step, bundle)],
         instance_group=[triton.ModelInstanceGroup(count=1, kind=triton.ModelInstanceGroup.KIND_AUTO)],
-        dynamic_batching=triton.ModelDynamicBatching(),
+        dynamic_batching=triton.ModelDynamicBatching() if step.batches else None,
     )
     # Triton's Python backends copy inputs to the host unless told not to; C++ backends ignore the key
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
-    for shape_name, shape in kind.warm_ups(bundle).items():
+    for shape_name, shape in kind.warm_ups(bundle).items() if step.batches else ():
         varies = any(letter in shape for tensor in step.inputs for letter in tensor.shape)
         if not varies and config.model_warmup:
             break
@@ -48,7 +48,7 @@ def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batc
     config = triton.ModelConfig(
         name=bundle.name,
         platform="ensemble",
-        max_batch_size=max_batch_size,
+        max_batch_size=max_batch_size if all(step.batches for step in kind.steps) else 1,
         version_policy=_only(int(bundle.version)),
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in kind.inputs],
         output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in kind.outputs(bundle)],

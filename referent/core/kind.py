@@ -73,6 +73,10 @@ class Kind(ABC):
         Raises `referent.core.prompts.ExpressionError`.
         """
 
+    def with_timeout(self, arrays: Arrays, timeout_s: float) -> Arrays:
+        """The inputs of an inference that must not take longer, for a kind whose steps can heed that."""
+        return arrays
+
     @abstractmethod
     def answers(self, spec: ModelSpec, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
         """An answer for each expression, from the outputs of each inference."""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from referent.core.frame import Frame
+from referent.core.grammar import Generation
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.core.transform import ImageTransform
@@ -24,6 +25,7 @@ class ModelSpec(BaseModel):
     prompt: Prompt
     buckets: tuple[Bucket, ...] = Field(min_length=1, description="(tokens, expressions), ascending in both")
     present_threshold: float | None = Field(description="lowest score of an object that is there; None without scores")
+    generation: Generation | None = Field(default=None, description="how it writes, if its answers are text")
     knows: str | None = Field(default=None, description="what it knows, in words for people")
     evaluation: dict[str, Any] = Field(default_factory=dict, description="figures on held-out data, by set")
     training: dict[str, Any] = Field(default_factory=dict, description="where the weights come from")

@@ -1,23 +1,19 @@
 """Questions in, answers out: a thread that keeps an `Engine` busy with what waits."""
 
 import logging
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Condition, Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llguidance import LLTokenizer
 
-from referent.core.grammar import Generation, escape
-from referent.generation.engine import Answer, Decoder, Engine, Row
+from referent.core.grammar import Generation
+from referent.generation.engine import Decoder, Engine, Row
+from referent.generation.questions import Question, plan
 
 logger = logging.getLogger(__name__)
-
-
-class QuestionError(ValueError):
-    """A question cannot be answered by this model; the message says why."""
 
 
 class RefusedError(RuntimeError):
@@ -26,24 +22,6 @@ class RefusedError(RuntimeError):
 
 class LateError(RefusedError):
     """The deadline of a question has passed."""
-
-
-class Question(NamedTuple):
-    """One image and its expressions."""
-
-    prefix: Sequence[int]
-    image_features: Any  # (1, K, D)
-    suffixes: Sequence[Sequence[int]]  # of each expression
-    labels: Sequence[str]
-    max_instances: int | None = None
-    deadline: float = math.inf  # of time.monotonic
-
-
-class Written(NamedTuple):
-    """All answers to a question, and how many passes its rows took at most."""
-
-    answers: Sequence[Answer]
-    passes: int
 
 
 class Load(NamedTuple):
@@ -55,7 +33,7 @@ class Load(NamedTuple):
     tokens: int
 
 
-Done = Callable[[Written | Exception], None]  # called in the writer's thread
+Done = Callable[[list[Row] | Exception], None]  # finished rows, or why there are none; called in the writer's thread
 
 
 class _Job:
@@ -92,7 +70,7 @@ class Writer:
 
     def submit(self, question: Question, done: Done) -> None:
         """Queues a question. Raises `QuestionError`, and `RefusedError` where too many wait."""
-        job = _Job(question, self._rows(question), done)
+        job = _Job(question, plan(question, self._tokenizer, self._generation, self._columns), done)
         with self._changed:
             if self._stopping:
                 raise RefusedError("the model is being unloaded")
@@ -107,33 +85,6 @@ class Writer:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
-
-    def _rows(self, question: Question) -> list[Row]:
-        """Expressions share a row, so far as the model is causal and their answers fit surely."""
-        grammar, prefix = self._generation.grammar, list(question.prefix)
-        if not question.suffixes:
-            raise QuestionError("the request has no expression")
-        groups: list[tuple[list[int], list[Answer]]] = []
-        room = 0
-        for suffix, label in zip(question.suffixes, question.labels, strict=True):
-            label_tokens = 1 + len(self._tokenizer.tokenize_str(escape(label)))
-            most = question.max_instances or self._generation.max_instances
-            free = self._columns - len(prefix) - len(suffix)
-            while most > 1 and grammar.tokens(label_tokens, most) > free:
-                most -= 1
-            need = len(suffix) + grammar.tokens(label_tokens, most)
-            if len(prefix) + need > self._columns:
-                raise QuestionError(f"the expression {label[:40]!r} needs more than the {self._columns} tokens of a row")
-            if self._generation.bidirectional:
-                groups.append(([*prefix, *suffix], [Answer(self._tokenizer, grammar.lark(label, most), [])]))
-                continue
-            if not groups or need > room:
-                groups.append((prefix, []))
-                room = self._columns - len(prefix)
-            groups[-1][1].append(Answer(self._tokenizer, grammar.lark(label, most), suffix))
-            room -= need
-        bidirectional = self._generation.bidirectional
-        return [Row(ids, question.image_features, answers, bidirectional) for ids, answers in groups]
 
     def _write(self) -> None:
         while self._take():
@@ -175,8 +126,7 @@ class Writer:
         for row in finished:
             row.job.unfinished -= 1
             if not row.job.unfinished:
-                answers = [answer for row in row.job.rows for answer in row.answers]
-                self._tell(row.job, Written(answers, max(row.passes for row in row.job.rows)))
+                self._tell(row.job, row.job.rows)
 
     def _next_row(self) -> Row | None:
         with self._changed:
@@ -197,7 +147,7 @@ class Writer:
                 self._waiting.remove(job)
         self._tell(job, error)
 
-    def _tell(self, job: _Job, outcome: Written | Exception) -> None:
+    def _tell(self, job: _Job, outcome: list[Row] | Exception) -> None:
         try:
             job.done(outcome)
         except Exception:

@@ -6,6 +6,7 @@ from referent.core.bundle import Bundle, BundleError, load_encoder
 from referent.core.kind import Kind
 from referent.core.processor import Processor
 from referent.core.spec import ModelSpec
+from referent.kinds.generator import Generator
 from referent.kinds.head import Head
 
 KINDS: dict[str, Kind] = {}
@@ -29,3 +30,4 @@ def load_processor(repository: Path, bundle: Bundle) -> Processor:
 
 
 register(Head())
+register(Generator())

@@ -50,6 +50,8 @@ class CheckpointSpec(ModelSpec):
     def _has_loc(self) -> "CheckpointSpec":
         if self.kind == "head" and not self.prompt.reads_loc:
             raise ValueError(f"template {self.prompt.template!r} must end with [LOC]: a box head reads there")
+        if (self.kind == "generator") != (self.generation is not None):
+            raise ValueError(f"a checkpoint of kind {self.kind!r} has `generation` exactly if it answers in text")
         return self
 
 

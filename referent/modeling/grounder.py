@@ -11,19 +11,23 @@ import torch
 from peft import PeftModel
 from PIL import Image
 
-from referent.core.answers import Answer, Referent
+from referent.core.answers import Answer
 from referent.core.contract import IMAGE, INPUT_IDS, LOC_POSITIONS, SEGMENT_IDS
 from referent.core.images import Picture
 from referent.core.kind import Arrays
 from referent.core.processor import Processor
 from referent.core.prompts import PromptEncoder
-from referent.core.text_boxes import parse_box
+from referent.generation.engine import Engine
+from referent.generation.outputs import outputs_of
+from referent.generation.questions import columns_of, load_tokenizer, plan, question_of
 from referent.kinds import kind_of
+from referent.kinds.generator import generation_of
 from referent.kinds.head import BOXES, SCORES
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounding import GroundingModel
+from referent.modeling.text_decoder import TorchDecoder
 
-MAX_NEW_TOKENS = 50  # of an answer in text, as visual-grounding-api's
+MAX_SLOTS = 8  # rows at a time of a model that answers in text
 
 
 class ModelGrounder(ABC):
@@ -84,48 +88,39 @@ class HeadGrounder(ModelGrounder):
 
 
 class TextGrounder(ModelGrounder):
-    """Has the boxes written as text, greedily.
+    """Has the answers written under the model's grammar, just as the service does it."""
 
-    An answer that is no box has no referent. There are no scores.
-    """
+    def __init__(self, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> None:
+        super().__init__(model, spec, encoder)
+        self._processor, self._generation = Processor(spec, encoder, kind_of(spec)), generation_of(spec)
+        rows = model.base.config.text_config.vocab_size
+        self._tokenizer = load_tokenizer(encoder.tokenizer_json, rows, self._generation.eos_token_id)
 
+    @torch.inference_mode()
     def ground_batch(
         self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
     ) -> list[list[Answer]]:
-        written = iter(self.write([self._spec.image.apply(image) for image in images], expressions))
+        pairs = zip(images, expressions, strict=True)
+        prepared = [self._processor.prepare_picture(picture, asked) for picture, asked in pairs]
+        features = _encode_images(self._model, [request.inferences[0][IMAGE.name][0] for request in prepared])
+        columns = columns_of(self._spec)
+        planned = [
+            [plan(question_of(arrays, image[None]), self._tokenizer, self._generation, columns)
+             for arrays in request.inferences]
+            for request, image in zip(prepared, features, strict=True)
+        ]  # fmt: skip
+        waiting = [row for request in planned for rows in request for row in rows]
+        engine = Engine(TorchDecoder(self._model, min(len(waiting), MAX_SLOTS), columns))
+        while waiting or engine.active:
+            while waiting and not engine.full:
+                engine.admit(waiting.pop(0))
+            engine.step()
+            if engine.errors:
+                raise engine.errors[0]
         return [
-            [self._read(expression, next(written), image.size) for expression in asked]
-            for image, asked in zip(images, expressions, strict=True)
+            self._processor.answers(request, [outputs_of(rows, self._generation.grammar) for rows in planned_rows])
+            for request, planned_rows in zip(prepared, planned, strict=True)
         ]
-
-    def _read(self, expression: str, text: str, image_size: tuple[int, int]) -> Answer:
-        box_cxcywh = parse_box(text)
-        found = []
-        if box_cxcywh is not None:
-            box_xyxy = self._spec.frame(image_size).boxes_to_image(np.array(box_cxcywh))
-            found.append(Referent.of_box(expression, box_xyxy, image_size))
-        return Answer.of(expression, found, present=None, text=text, finish_reason="stop")
-
-    @torch.inference_mode()
-    def write(self, squares: Sequence[npt.NDArray[np.uint8]], expressions: Sequence[Sequence[str]]) -> list[str]:
-        """What the model says to each expression of each square (S, S, 3), in order."""
-        features = _encode_images(self._model, squares)
-        pairs = [(owner, text) for owner, asked in enumerate(expressions) for text in asked]
-        prompts = [self._encoder.prefix + self._encoder.suffix(text) for _, text in pairs]
-        length = max(map(len, prompts))
-        padding = self._encoder.prompt.pad_token_id
-        ids = [[padding] * (length - len(prompt)) + prompt for prompt in prompts]  # on the left: answers follow at once
-        mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        llava = self._model.base
-        embeddings = self._model.embed(
-            torch.tensor(ids, device=features.device), features[[owner for owner, _ in pairs]]
-        )
-        end = llava.config.text_config.eos_token_id
-        generated = llava.generate(
-            inputs_embeds=embeddings, attention_mask=torch.tensor(mask, device=features.device), do_sample=False,
-            num_beams=1, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=end, pad_token_id=padding,
-        )  # fmt: skip
-        return [self._encoder.decode(row) for row in generated.tolist()]
 
 
 def _encode_images(model: GroundingModel, squares: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:

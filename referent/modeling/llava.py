@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
 from referent.core.bundle import TOKENIZER_FILE
+from referent.core.grammar import BoxGrammar, Generation
 from referent.core.packing import Bucket
 from referent.core.prompts import LOC_MARK, Prompt
 from referent.core.transform import ImageTransform
@@ -64,6 +65,7 @@ def llava_spec(
         image=ImageTransform(mode="center_crop" if center_crop else "letterbox", size=vision.image_size),
         image_tokens=image_tokens, box_frame="image" if center_crop else "transformed", prompt=prompt,
         buckets=tuple(buckets), present_threshold=None, base=str(directory.resolve()), kind=kind,
+        generation=text_generation(text.eos_token_id) if kind == "generator" else None,
     )  # fmt: skip
 
 
@@ -73,6 +75,17 @@ def lora_config(trained_tokens: Sequence[int], rank: int = 16, alpha: int = 32, 
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS,
         trainable_token_indices={"embed_tokens": sorted(trained_tokens)} if trained_tokens else None,
     )  # fmt: skip
+
+
+def text_generation(eos_token_id: object) -> Generation:
+    """How models trained here answer in text: three decimals, since two would round a box to 3 pixels of 336.
+
+    Raises `CheckpointError`.
+    """
+    if not isinstance(eos_token_id, int):
+        raise CheckpointError(f"text_config.eos_token_id is {eos_token_id}; answers in text need one end token")
+    grammar = BoxGrammar(order="cxcywh", decimals=3, lead=" ")
+    return Generation(grammar=grammar, eos_token_id=eos_token_id)
 
 
 def llava_tokenizer(directory: Path) -> Tokenizer:

@@ -13,7 +13,6 @@ from peft import get_peft_model
 from torch import nn
 
 from referent.core.prompts import PromptEncoder
-from referent.core.text_boxes import format_box
 from referent.modeling.checkpoint import CheckpointSpec
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.llava import lora_config
@@ -34,7 +33,7 @@ def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptE
         tokens = set() if spec.prompt.loc_token_id is None else {spec.prompt.loc_token_id}
         if recipe.mode == "text":  # a base may never have seen them, such as mini's; it costs some twenty rows
             try:
-                tokens |= {end_token(model), *encoder.answer(format_box(EVERY_DIGIT))}
+                tokens |= {end_token(model), *encoder.answer(spec.generation.grammar.write(EVERY_DIGIT))}
             except ValueError as error:
                 raise RecipeError(f"this base cannot answer in text: {error}") from error
         config = lora_config(tokens, recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)

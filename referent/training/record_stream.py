@@ -16,7 +16,6 @@ from referent.core.packing import Bucket, pack
 from referent.core.prompts import ExpressionError, PromptEncoder
 from referent.core.sources import encoded
 from referent.core.spec import ModelSpec
-from referent.core.text_boxes import format_box
 from referent.core.text_files import TextFileError
 from referent.data.records import AnnotationError, Record, Rejected, read_records
 from referent.training.encoding import TrainingRow, encode_row, frame_boxes
@@ -123,7 +122,7 @@ class RecordStream(Dataset[TrainingRow]):
         if self._end_token_id is None or record.box_xyxy is None:
             return []
         box = frame_boxes([record.box_xyxy], self._spec.frame((record.width, record.height)))[0]
-        return [*self._encoder.answer(format_box(box.tolist())), self._end_token_id]
+        return [*self._encoder.answer(self._spec.generation.grammar.write(box.tolist())), self._end_token_id]
 
     def _labels(self, item: list[Record], row: TrainingRow) -> TrainingRow:
         size = self.row.expressions * self._answer_tokens

@@ -41,7 +41,7 @@ from referent.modeling.checkpoint import (
 from referent.modeling.grounder import ModelGrounder, make_grounder
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.heads import BoxHead
-from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer
+from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer, text_generation
 from referent.modeling.weights import load_llava
 from referent.training.curves import plot_curves
 from referent.training.encoding import collate, collate_trimmed
@@ -129,9 +129,11 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
     head = load_head(recipe.base, spec, hidden_size) if keep_head else None
     if head is None and not text:
         head = BoxHead(hidden_size, spec.head_dropout, recipe.scores)
+    model = GroundingModel(llava, head)
     updates: dict[str, Any] = {
         "base": BASE_DIRECTORY if recipe.mode == "full" else str(directory.resolve()),
         "kind": "generator" if text else "head",
+        "generation": text_generation(end_token(model)) if text else None,
         "has_scores": head is not None and head.score is not None,
         "present_threshold": None,
         "evaluation": {},
@@ -140,7 +142,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         recipe.out.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(recipe.out / TOKENIZER_FILE))
     PartialState().wait_for_everyone()
-    return GroundingModel(llava, head), CheckpointSpec(**spec.model_dump() | updates)
+    return model, CheckpointSpec(**spec.model_dump() | updates)
 
 
 def _prompt(spec: CheckpointSpec, template: str) -> Prompt:

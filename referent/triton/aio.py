@@ -86,7 +86,7 @@ class Triton:
                 task.cancel()
 
     async def _infer(self, bundle: Bundle, arrays: Arrays, timeout_s: float, request_id: str) -> Arrays:
-        request = inference_request(bundle, arrays) | {"request_id": request_id, "headers": self._headers()}
+        request = inference_request(bundle, arrays, timeout_s) | {"request_id": request_id, "headers": self._headers()}
         now = asyncio.get_running_loop().time
         deadline = now() + timeout_s
         result = await self._ask(lambda: self._client.infer(**request, client_timeout=deadline - now()))

@@ -116,7 +116,7 @@ class TritonClient:
     def _infer(self, bundle: Bundle, arrays: Arrays, deadline: float) -> Arrays:
         left_s = max(0.001, deadline - time.monotonic())
         with own_errors():
-            result = self._client.infer(**inference_request(bundle, arrays), client_timeout=left_s)
+            result = self._client.infer(**inference_request(bundle, arrays, left_s), client_timeout=left_s)
         return read_outputs(bundle, arrays, result)
 
     def _load(self) -> None:

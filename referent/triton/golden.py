@@ -41,6 +41,6 @@ def probe(repository: Path, grpc_url: str, name: str, served_as: str) -> None:
         processor = load_processor(repository, bundle)
         outputs = []
         for arrays in prepare(processor).inferences:
-            request = inference_request(bundle, arrays) | {"model_name": served_as}
+            request = inference_request(bundle, arrays, TIMEOUT_S) | {"model_name": served_as}
             outputs.append(read_outputs(bundle, arrays, client.infer(**request, client_timeout=TIMEOUT_S)))
         check(processor, outputs)

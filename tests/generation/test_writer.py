@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from referent.core.grammar import BoxGrammar, DetectionGrammar, Generation, Grammar, PointGrammar
-from referent.generation.engine import Decisions, Pass
-from referent.generation.writer import LateError, Load, Question, QuestionError, RefusedError, Writer, Written
+from referent.generation.engine import Answer, Decisions, Pass, Row
+from referent.generation.questions import Question, QuestionError
+from referent.generation.writer import LateError, Load, RefusedError, Writer
 from tests.support.hostile_labels import HOSTILE_LABELS
 from tests.support.text_model import EOS_ID, FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
 
@@ -66,10 +67,10 @@ def question(labels: list[str], **more: object) -> Question:
     return Question([1, 2, 4, 4, 4, 4], FEATURES, [[300 + len(label) % 50] for label in labels], labels, **more)
 
 
-def ask(writer: Writer, asked: Question) -> "Future[Written]":
-    future: Future[Written] = Future()
+def ask(writer: Writer, asked: Question) -> "Future[list[Row]]":
+    future: Future[list[Row]] = Future()
 
-    def done(outcome: Written | Exception) -> None:
+    def done(outcome: list[Row] | Exception) -> None:
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:
@@ -79,7 +80,11 @@ def ask(writer: Writer, asked: Question) -> "Future[Written]":
     return future
 
 
-def hold(writer: Writer, decoder: RandomDecoder, labels: list[str]) -> "Future[Written]":
+def answers_of(future: "Future[list[Row]]") -> list[Answer]:
+    return [answer for row in future.result(60) for answer in row.answers]
+
+
+def hold(writer: Writer, decoder: RandomDecoder, labels: list[str]) -> "Future[list[Row]]":
     """A question in the middle of a pass."""
     decoder.gate.clear()
     decoder.began.clear()
@@ -108,7 +113,7 @@ def test_every_answer_to_every_label_parses_and_ends(grammar: Grammar) -> None:
         asked.append(ask(writer, question(labels, max_instances=generator.choice([None, 1, 2, 5, 64]))))
         answers += len(labels)
     for future in asked:
-        for answer in future.result(60).answers:
+        for answer in answers_of(future):
             assert answer.finish_reason == "stop"
             found = grammar.read(answer.text)
             assert all(0 <= value <= 1 for written in found for value in written.values)
@@ -124,7 +129,7 @@ def test_a_failed_pass_fails_its_own_rows_only() -> None:
     writer = make_writer(RandomDecoder(slots=4, poison=poison), PointGrammar(), max_waiting=100)
     sick = Question([1, 2, 4], FEATURES, [[poison], [301]], ["a", "b"])
     futures = [ask(writer, asked) for asked in (question(["cup"]), sick, question(["red", "blue"]))]
-    reasons = [[answer.finish_reason for answer in future.result(30).answers] for future in futures]
+    reasons = [[answer.finish_reason for answer in answers_of(future)] for future in futures]
     assert reasons == [["stop"], ["error", "error"], ["stop", "stop"]]
     writer.stop()
 
@@ -134,7 +139,7 @@ def test_a_pass_that_fails_midway_leaves_its_batch_mates_whole(decoder: RandomDe
     decoder.slots = 8
     decoder.poison = text_tokenizer().tokenize_str("7")[-1]
     writer = make_writer(decoder, BoxGrammar(order="xyxy", lead=" "), max_waiting=100)
-    answers = [future.result(30).answers[0] for future in [ask(writer, question(["cup"])) for _ in range(40)]]
+    answers = [answers_of(future)[0] for future in [ask(writer, question(["cup"])) for _ in range(40)]]
     for answer in answers:
         fed = answer.ids if answer.finish_reason == "error" else answer.ids[:-2]  # what ends an answer is never fed
         assert (answer.finish_reason == "error") == (decoder.poison in fed)
@@ -150,8 +155,8 @@ def test_a_question_past_its_deadline_frees_its_slot(writer: Writer, decoder: Ra
     decoder.gate.set()
     with pytest.raises(LateError):
         held_long.result(30)
-    assert held.result(30).answers[0].finish_reason == "stop"
-    assert late.result(30).answers[0].finish_reason == "stop"
+    assert answers_of(held)[0].finish_reason == "stop"
+    assert answers_of(late)[0].finish_reason == "stop"
 
 
 def test_a_row_whose_time_is_over_while_it_is_written_is_dropped(writer: Writer, decoder: RandomDecoder) -> None:
@@ -165,7 +170,7 @@ def test_a_row_whose_time_is_over_while_it_is_written_is_dropped(writer: Writer,
     decoder.gate.set()
     with pytest.raises(LateError):
         late.result(30)
-    assert ask(writer, question(["cup"])).result(30).answers[0].finish_reason == "stop"
+    assert answers_of(ask(writer, question(["cup"])))[0].finish_reason == "stop"
 
 
 def test_the_queue_has_a_bound(writer: Writer, decoder: RandomDecoder) -> None:
@@ -174,7 +179,7 @@ def test_the_queue_has_a_bound(writer: Writer, decoder: RandomDecoder) -> None:
     with pytest.raises(RefusedError, match="4 questions wait"):
         ask(writer, question(["cup"]))
     decoder.gate.set()
-    assert [future.result(30).answers[0].finish_reason for future in (held, *waiting)] == ["stop"] * 5
+    assert [answers_of(future)[0].finish_reason for future in (held, *waiting)] == ["stop"] * 5
     assert ask(writer, question(["cup"])).result(30)
 
 
@@ -190,7 +195,7 @@ def test_stopping_finishes_what_is_written_and_refuses_the_rest(writer: Writer, 
             if "unloaded" in str(error):
                 break
     decoder.gate.set()
-    assert held.result(30).answers[0].finish_reason == "stop"
+    assert answers_of(held)[0].finish_reason == "stop"
     with pytest.raises(RefusedError, match="unloaded"):
         waiting.result(30)
     stopped.result(30)
@@ -213,9 +218,9 @@ def test_what_cannot_be_answered_is_refused_at_once(writer: Writer, asked: Quest
 
 def test_answers_that_do_not_fit_one_row_take_several(decoder: RandomDecoder) -> None:
     writer = make_writer(decoder, PointGrammar(), max_waiting=100)
-    written = ask(writer, question(["cup"] * 16, max_instances=5)).result(30)
-    assert [answer.finish_reason for answer in written.answers] == ["stop"] * 16
-    fewer = ask(writer, question(["cup"], max_instances=64)).result(30).answers[0]
+    written = ask(writer, question(["cup"] * 16, max_instances=5))
+    assert [answer.finish_reason for answer in answers_of(written)] == ["stop"] * 16
+    fewer = answers_of(ask(writer, question(["cup"], max_instances=64)))[0]
     assert fewer.text.endswith(("</point>", "</points>"))
     writer.stop()
 
@@ -225,7 +230,7 @@ def test_what_goes_on_is_told_after_every_pass(decoder: RandomDecoder) -> None:
     writer = make_writer(decoder, BoxGrammar(order="xyxy"), observe=seen.append)
     written = ask(writer, question(["cup", "plate"])).result(30)
     writer.stop()
-    assert seen[-1].passes == written.passes > 4
+    assert seen[-1].passes == written[0].passes > 4
     assert (seen[-1].waiting, seen[-1].active) == (0, 0)
     assert seen[-1].tokens > 8
     assert math.isfinite(seen[0].active)

@@ -135,7 +135,7 @@ def test_another_image_gives_another_answer(model: GroundingModel, cases: list[C
 def test_the_published_baseline_answers_as_its_own_code_does(data_folder: Path) -> None:
     golden = data_folder / "golden" / "vg"
     base = golden / "base-llava-1.5-tiny-hf"
-    spec = llava_spec(base, llava_tokenizer(base), template="vg-text", center_crop=True, answer="text")
+    spec = llava_spec(base, llava_tokenizer(base), template="vg-text", center_crop=True, kind="generator")
     model = GroundingModel(load_llava(str(base), torch.float32), None).eval()
     encoder = PromptEncoder(spec.prompt, base / "tokenizer.json", spec.image_tokens)
     tokenizer = LLTokenizer(str(base / "tokenizer.json"), n_vocab=576, eos_token=2)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from referent.core.grammar import BoxGrammar, Generation
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.core.transform import ImageTransform
@@ -14,4 +15,5 @@ TINY_BUCKETS = (Bucket(16, 1), Bucket(32, 2), Bucket(64, 4))
 TINY_PROMPT = Prompt(
     template="<image>find {expression}[LOC]", bos_token_id=2, pad_token_id=0, image_token_id=3, loc_token_id=4
 )
+TINY_GENERATION = Generation(grammar=BoxGrammar(order="cxcywh", decimals=3, lead=" "), eos_token_id=1)
 MODEL_REPOSITORY = Path(__file__).parents[2] / "model_repository"

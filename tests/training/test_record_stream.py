@@ -7,12 +7,11 @@ import torch
 
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.core.text_boxes import parse_box
 from referent.data.records import Record, write_records
 from referent.training.encoding import collate_trimmed
 from referent.training.losses import NO_LABEL
 from referent.training.record_stream import DataError, RecordStream, load_records
-from tests.support.tiny import TINY_BUCKETS, TINY_IMAGE, TINY_IMAGE_TOKENS, TINY_PROMPT
+from tests.support.tiny import TINY_BUCKETS, TINY_GENERATION, TINY_IMAGE, TINY_IMAGE_TOKENS, TINY_PROMPT
 
 MakeStream = Callable[..., RecordStream]
 
@@ -22,7 +21,7 @@ def make_stream(records_folder: Path, tokenizer_file: Path) -> MakeStream:
     def make(row_expressions: int = 4, seed: int = 0, box_frame: str = "transformed", **options: int) -> RecordStream:
         spec = ModelSpec(
             image=TINY_IMAGE, image_tokens=TINY_IMAGE_TOKENS, box_frame=box_frame, prompt=TINY_PROMPT,
-            buckets=TINY_BUCKETS, present_threshold=None,
+            buckets=TINY_BUCKETS, present_threshold=None, generation=TINY_GENERATION,
         )  # fmt: skip
         encoder = PromptEncoder(TINY_PROMPT, tokenizer_file, TINY_IMAGE_TOKENS)
         records = load_records(records_folder / "train.jsonl", records_folder)
@@ -79,8 +78,8 @@ def test_labels_of_text_are_the_tokens_after_each_position(make_stream: MakeStre
     ends = [index for index, label in enumerate(labels) if label == 1]
     assert row["input_ids"][positions[0]] == TINY_PROMPT.loc_token_id  # the answer follows [LOC]
     assert row["input_ids"][[p + 1 for p in positions[: ends[0]]]].tolist() == labels[: ends[0]]
-    box = parse_box(encoder.decode(labels[: ends[0]]))
-    np.testing.assert_allclose(box, row["boxes"][0], atol=6e-4)
+    (box,) = TINY_GENERATION.grammar.read(encoder.decode(labels[: ends[0]]))
+    np.testing.assert_allclose(box.values, row["boxes"][0], atol=6e-4)
 
 
 def test_trimmed_batches_lose_shared_padding_alone(make_stream: MakeStream) -> None:

@@ -1,0 +1,89 @@
+"""Questions to a decoder, and how their answers share the rows of its cache."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from llguidance import LLTokenizer
+from tokenizers import Tokenizer, decoders
+
+from referent.core.grammar import Generation, escape
+from referent.core.kind import Arrays
+from referent.core.contract import INPUT_IDS, SEGMENT_IDS
+from referent.core.packing import PREFIX_SEGMENT
+from referent.core.spec import ModelSpec
+from referent.generation.engine import Answer, Row
+from referent.kinds.generator import LABELS, MAX_INSTANCES, generation_of, texts_from_bytes
+
+COLUMNS = 64  # a cache's rows are a multiple of so many tokens long
+
+
+class QuestionError(ValueError):
+    """A question cannot be answered by this model; the message says why."""
+
+
+class Question(NamedTuple):
+    """One image and its expressions."""
+
+    prefix: Sequence[int]
+    image_features: Any  # (1, K, D)
+    suffixes: Sequence[Sequence[int]]  # of each expression
+    labels: Sequence[str]
+    max_instances: int | None = None
+    deadline: float = math.inf  # of time.monotonic
+
+
+def question_of(arrays: Arrays, image_features: Any, deadline: float = math.inf) -> Question:
+    """From the inputs of one inference and what the vision encoder made of its image."""
+    ids, segments = arrays[INPUT_IDS.name][0], arrays[SEGMENT_IDS.name][0]
+    labels = texts_from_bytes(arrays[LABELS.name])
+    suffixes = [ids[segments == number].tolist() for number in range(1, len(labels) + 1)]
+    if not all(suffixes):
+        raise QuestionError(f"{len(labels)} labels, but segment_ids has no tokens for some of them")
+    prefix = ids[segments == PREFIX_SEGMENT].tolist()
+    most = int(arrays[MAX_INSTANCES.name][0, 0]) or None
+    return Question(prefix, image_features, suffixes, labels, most, deadline)
+
+
+def plan(question: Question, tokenizer: LLTokenizer, generation: Generation, columns: int) -> list[Row]:
+    """The rows, of `columns` tokens, that answer a question: expressions share one so far as the model is causal and
+    their answers fit surely. A single answer that would not has fewer instances. Raises `QuestionError`."""
+    grammar, prefix = generation.grammar, list(question.prefix)
+    if not question.suffixes:
+        raise QuestionError("the request has no expression")
+    groups: list[tuple[list[int], list[Answer]]] = []
+    room = 0
+    for suffix, label in zip(question.suffixes, question.labels, strict=True):
+        label_tokens = 1 + len(tokenizer.tokenize_str(escape(label)))
+        most = question.max_instances or generation.max_instances
+        free = columns - len(prefix) - len(suffix)
+        while most > 1 and grammar.tokens(label_tokens, most) > free:
+            most -= 1
+        need = grammar.tokens(label_tokens, most)
+        if need > free:
+            raise QuestionError(f"the expression {label[:40]!r} needs more than the {columns} tokens of a row")
+        if generation.bidirectional:
+            groups.append(([*prefix, *suffix], [Answer(tokenizer, grammar.lark(label, most), [])]))
+            continue
+        if not groups or len(suffix) + need > room:
+            groups.append((prefix, []))
+            room = columns - len(prefix)
+        groups[-1][1].append(Answer(tokenizer, grammar.lark(label, most), suffix))
+        room -= len(suffix) + need
+    return [Row(ids, question.image_features, answers, generation.bidirectional) for ids, answers in groups]
+
+
+def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> LLTokenizer:
+    """For grammars, from the text of a tokenizer.json; `vocabulary` is the width of the logits, spare rows included."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    if tokenizer.decoder is None or isinstance(tokenizer.decoder, decoders.Metaspace):  # llguidance wants it in steps
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return LLTokenizer(tokenizer.to_str(), n_vocab=vocabulary, eos_token=eos_token_id)
+
+
+def columns_of(spec: ModelSpec) -> int:
+    """How long a row must be for a full bucket and its answers."""
+    generation = generation_of(spec)
+    answer = generation.grammar.tokens(max(bucket.tokens for bucket in spec.buckets), generation.max_instances)
+    longest = max(bucket.tokens + bucket.expressions * answer for bucket in spec.buckets)
+    return -(-longest // COLUMNS) * COLUMNS
