@@ -20,7 +20,7 @@ from export.parts import parts_of
 from export.publish import publish
 from export.quantize import quantize
 from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
-from referent.modeling.checkpoint import CheckpointError, load_checkpoint
+from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -64,6 +64,7 @@ def export(
                         quantize(file)
                 worst = verify(files, cases, "int8", parts)
             spec = spec.model_copy(update={"training": spec.training | {"int8": True}})
+        parts.add_files(Path(directory), spec, load_checkpoint_encoder(checkpoint, spec), max_batch_size)
         console.print("  largest differences: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
         bundle, digest = publish(
             repository, name, spec, {file.parent.name: file.parent for file in files}, checkpoint / TOKENIZER_FILE,

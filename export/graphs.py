@@ -1,6 +1,7 @@
 """Parts of a model as modules with the tensors of the contract, and their ONNX export."""
 
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ from referent.core.contract import Step, Tensor, dtype_of
 
 OPSET = 23  # native RMSNormalization, RotaryEmbedding and Attention; 24 loses the fused forms
 EXTERNAL_DATA_BYTES = 1_500_000_000  # a protobuf cannot exceed 2 GB
-DYNAMIC = {"B": Dim("batch", min=1, max=1024), "T": Dim("tokens", min=2, max=8192), "N": Dim("slots", min=1, max=1024)}
+DYNAMIC = {
+    "B": Dim("batch", min=1, max=1024), "T": Dim("tokens", min=2, max=8192), "N": Dim("slots", min=1, max=1024),
+    "P": Dim.DYNAMIC, "C": Dim.DYNAMIC, "F": Dim.DYNAMIC,
+}  # fmt: skip
 
 
 Tensors = dict[str, torch.Tensor]
@@ -51,7 +55,9 @@ def export_onnx(parts: Sequence[Part], tensors: Tensors, dtype: str, directory: 
         file = directory / part.step.suffix / "model.onnx"
         file.parent.mkdir(parents=True)
         arguments = tuple(examples[tensor.name] for tensor in part.step.inputs)
-        shapes = {tensor.name: _dynamic_axes(tensor) for tensor in part.step.inputs}
+        axes = [_dynamic_axes(tensor) for tensor in part.step.inputs]
+        named = sum(p.kind is not p.VAR_POSITIONAL for p in signature(part.module.forward).parameters.values())
+        shapes = (*axes[:named], *([tuple(axes[named:])] if axes[named:] else []))
         program = torch.onnx.export(
             part.module.eval(), arguments, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes,
             input_names=[tensor.name for tensor in part.step.inputs],

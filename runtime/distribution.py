@@ -9,9 +9,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import referent
+
 WHEEL = "nvidia-pytriton==0.7.0"
 VERSION = "2.51.0"  # of the tritonserver in the wheel
-BACKEND = Path(__file__).parent / "backends" / "onnxruntime"
+BACKENDS = Path(__file__).parent / "backends"
+PACKAGES = Path(referent.__file__).parents[1]  # what the generator backend imports is the code that runs here
 
 logger = logging.getLogger(__name__)
 
@@ -29,24 +32,31 @@ class Distribution:
 
     def environment(self) -> dict[str, str]:
         """Variables for the server: its libraries, and this interpreter for the Python stubs."""
+        path = f"{PACKAGES}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
         if not self.wheel:
-            return dict(os.environ)
+            return {**os.environ, "PYTHONPATH": path}
         libraries = f"{sys.base_prefix}/lib:{self.wheel}/nvidia_pytriton.libs:{os.environ.get('LD_LIBRARY_PATH', '')}"
         binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return {**os.environ, "LD_LIBRARY_PATH": libraries.rstrip(":"), "PATH": binaries}
+        return {**os.environ, "LD_LIBRARY_PATH": libraries.rstrip(":"), "PATH": binaries, "PYTHONPATH": path}
 
     def assemble_backends(self, directory: Path) -> Path:
-        """The backend directory to serve with: the vendor's own, or one made in `directory` for the running Python."""
+        """The backend directory to serve with, made in `directory`: the vendor's own and the generator's, or, for the
+        wheel, Python's for the running interpreter and all of ours."""
+        target = directory / "backends"
+        target.mkdir(parents=True)
         if not self.wheel:
-            return self.root / "backends"
+            for backend in (self.root / "backends").iterdir():
+                (target / backend.name).symlink_to(backend)
+            (target / "generator").symlink_to(BACKENDS / "generator")
+            return target
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         stub = self.root / "python_backend_stubs" / python / "triton_python_backend_stub"
         if not stub.exists():
             raise RuntimeError(f"tritonserver {VERSION} has no stub for Python {python}; use Python 3.11 to 3.13")
-        target = directory / "backends"
         shutil.copytree(self.root / "backends" / "python", target / "python")  # Triton refuses linked files
         shutil.copy(stub, target / "python")
-        (target / "onnxruntime").symlink_to(BACKEND)
+        for backend in BACKENDS.iterdir():
+            (target / backend.name).symlink_to(backend)
         return target
 
 

@@ -1,10 +1,12 @@
 """How a model of each kind is split for export: a module for each kind."""
 
+from pathlib import Path
 from typing import Protocol
 
 from export.graphs import Part, Tensors
-from export.parts import head
+from export.parts import generator, head
 from referent.core.packing import Bucket
+from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.modeling.checkpoint import CheckpointError
 from referent.modeling.grounding import GroundingModel
@@ -27,7 +29,11 @@ class KindParts(Protocol):
         """Random but well-formed inputs of the ensemble."""
 
 
-PARTS: dict[str, KindParts] = {"head": head}
+    def add_files(self, directory: Path, spec: ModelSpec, encoder: PromptEncoder, max_batch_size: int) -> None:
+        """Writes what the folders of the steps, <directory>/<step>, hold beside the graphs."""
+
+
+PARTS: dict[str, KindParts] = {"head": head, "generator": generator}
 
 
 def parts_of(spec: ModelSpec) -> KindParts:

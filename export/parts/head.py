@@ -1,5 +1,7 @@
 """The three parts of a model of kind `head`."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -7,6 +9,7 @@ from export.graphs import Part, Tensors
 from export.parts.vision import VisionEncoder
 from referent.core.contract import VISION_ENCODER
 from referent.core.packing import PADDING_SEGMENT, PREFIX_SEGMENT, Bucket
+from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.kinds.head import BOX_HEAD, BOXES, LANGUAGE_MODEL, SCORES
 from referent.modeling.grounding import GroundingModel
@@ -43,6 +46,10 @@ class ScoredBoxes(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         boxes, logits = self.box_head(hidden_states)
         return (boxes,) if logits is None else (boxes, logits.sigmoid())
+
+
+def add_files(directory: Path, spec: ModelSpec, encoder: PromptEncoder, max_batch_size: int) -> None:
+    """The graphs are all there is."""
 
 
 def split(model: GroundingModel) -> tuple[Part, ...]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 NONE = "none"  # what a model writes where nothing is there, if it was taught so
 PERCENT, LOC_STEPS = 100, 1024
 MAX_INSTANCES = 64
+GENERATION_FILE = "generation.json"
 
 
 class Written(NamedTuple):

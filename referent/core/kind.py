@@ -15,13 +15,12 @@ from referent.core.answers import Answer
 from referent.core.bundle import Bundle
 from referent.core.contract import Step, Tensor
 from referent.core.frame import Frame
+from referent.core.grammar import MAX_INSTANCES as MAX_INSTANCES
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 
 Arrays = dict[str, npt.NDArray[Any]]  # tensors by name, the batch first
 
-
-MAX_INSTANCES = 64
 
 
 class Options(NamedTuple):

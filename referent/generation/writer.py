@@ -13,6 +13,8 @@ from referent.core.grammar import Generation
 from referent.generation.engine import Decoder, Engine, Row
 from referent.generation.questions import Question, plan
 
+FULL, LATE = "Exceeds maximum queue size", "Request timeout expired"  # in the words that Triton itself has for these
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,8 +77,9 @@ class Writer:
             if self._stopping:
                 raise RefusedError("the model is being unloaded")
             if len(self._waiting) >= self._max_waiting:
-                raise RefusedError(f"{self._max_waiting} questions wait already")
+                raise RefusedError(f"{FULL}: {self._max_waiting} requests wait")
             self._waiting.append(job)
+            self._report()
             self._changed.notify()
 
     def stop(self) -> None:
@@ -104,12 +107,12 @@ class Writer:
         now = time.monotonic()
         for job in {row.job: None for row in self._engine.active}:
             if job.question.deadline <= now:
-                self._finish(job, LateError("the deadline has passed"))
+                self._finish(job, LateError(LATE))
         for job in jobs:
             if self._stopping and not job.started:
                 self._finish(job, RefusedError("the model is being unloaded"))
             elif job.question.deadline <= now:
-                self._finish(job, LateError("the deadline has passed"))
+                self._finish(job, LateError(LATE))
         return bool(self._engine.active or self._waiting or not self._stopping)
 
     def _pass(self) -> None:
@@ -122,7 +125,8 @@ class Writer:
         for error in self._engine.errors:
             logger.error("a pass failed: %s", error)
         self._engine.errors.clear()
-        self._report()
+        with self._changed:
+            self._report()
         for row in finished:
             row.job.unfinished -= 1
             if not row.job.unfinished:

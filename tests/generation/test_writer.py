@@ -176,7 +176,7 @@ def test_a_row_whose_time_is_over_while_it_is_written_is_dropped(writer: Writer,
 def test_the_queue_has_a_bound(writer: Writer, decoder: RandomDecoder) -> None:
     held = hold(writer, decoder, ["cup"])
     waiting = [ask(writer, question(["cup"])) for _ in range(4)]
-    with pytest.raises(RefusedError, match="4 questions wait"):
+    with pytest.raises(RefusedError, match="4 requests wait"):
         ask(writer, question(["cup"]))
     decoder.gate.set()
     assert [answers_of(future)[0].finish_reason for future in (held, *waiting)] == ["stop"] * 5

@@ -21,7 +21,9 @@ def test_vendor_server_with_its_own_backend_is_preferred(tmp_path: Path, monkeyp
     (backend / "libtriton_onnxruntime.so").touch()
 
     assert find_distribution().root == tmp_path
-    assert find_distribution().assemble_backends(tmp_path / "unused") == tmp_path / "backends"
+    backends = find_distribution().assemble_backends(tmp_path / "assembled")
+    assert (backends / "onnxruntime").resolve() == backend
+    assert (backends / "generator" / "model.py").is_file()
 
 
 def test_failed_installation_leaves_nothing_and_names_the_remedy(
