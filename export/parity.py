@@ -20,7 +20,7 @@ from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel
 
 FP32_TOLERANCE = 1e-4  # of the range of the reference, which for boxes and scores is 0..1
-FP16_TOLERANCE = 5e-3  # likewise, for the output that is judged alone
+FP16_TOLERANCE = 5e-3  # of the range of the output that is judged, such as the image's side
 INT8_TOLERANCE = 5e-2  # likewise; what it costs on data is for an evaluation to say
 BATCHES = (1, 2, 3, 4)
 
@@ -107,17 +107,14 @@ def verify(files: Sequence[Path], cases: Sequence[Case], dtype: str, parts: Kind
 def tolerances(dtype: str, parts: KindParts) -> Callable[[str, torch.Tensor], float | None]:
     """Tensor name and reference -> largest absolute difference allowed; None where it is not bounded."""
 
-    def extent(name: str, reference: torch.Tensor) -> float:
-        return 1.0 if name in parts.SHARES else float(reference.max() - reference.min())
-
     def fp32(name: str, reference: torch.Tensor) -> float | None:
-        return FP32_TOLERANCE * extent(name, reference)
+        return FP32_TOLERANCE * (1.0 if name in parts.SHARES else float(reference.max() - reference.min()))
 
     def fp16(name: str, reference: torch.Tensor) -> float | None:
-        return FP16_TOLERANCE * extent(name, reference) if name == parts.JUDGED else None
+        return FP16_TOLERANCE * parts.RANGE if name == parts.JUDGED else None
 
     def int8(name: str, reference: torch.Tensor) -> float | None:
-        return INT8_TOLERANCE * extent(name, reference) if name == parts.JUDGED else None
+        return INT8_TOLERANCE * parts.RANGE if name == parts.JUDGED else None
 
     return {"fp32": fp32, "fp16": fp16, "int8": int8}[dtype]
 

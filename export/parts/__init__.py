@@ -13,11 +13,12 @@ from referent.modeling.grounding import GroundingModel
 
 
 class KindParts(Protocol):
-    """What a module gives. `SHARES` are outputs in 0..1; `JUDGED` is the one with a bound where weights are rounded;
-    `LARGE` are the steps whose weights are worth rounding."""
+    """What a module gives. `SHARES` are outputs in 0..1; `JUDGED` is the one with a bound where weights are rounded,
+    and `RANGE` its range; `LARGE` are the steps whose weights are worth rounding."""
 
     SHARES: frozenset[str]
     JUDGED: str
+    RANGE: float
     LARGE: frozenset[str]
 
     def split(self, model: GroundingModel) -> tuple[Part, ...]:
@@ -27,7 +28,6 @@ class KindParts(Protocol):
         self, model: GroundingModel, spec: ModelSpec, batch: int, bucket: Bucket, seed: int = 0
     ) -> Tensors:
         """Random but well-formed inputs of the ensemble."""
-
 
     def add_files(self, directory: Path, spec: ModelSpec, encoder: PromptEncoder, max_batch_size: int) -> None:
         """Writes what the folders of the steps, <directory>/<step>, hold beside the graphs."""

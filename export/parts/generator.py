@@ -18,7 +18,7 @@ from referent.modeling.grounding import GroundingModel
 from referent.modeling.text_decoder import TextDecoder
 
 SHARES: frozenset[str] = frozenset()
-JUDGED = "logprob"  # what scores are made of
+JUDGED, RANGE = "logprob", 4.0  # what scores are made of; nats, from 1 to about a fiftieth
 LARGE = frozenset({VISION_ENCODER.suffix, GENERATOR.suffix})
 DECODED_TOKENS, PAST = 6, 9  # of the examples that decode
 
@@ -94,8 +94,8 @@ def add_files(directory: Path, spec: ModelSpec, encoder: PromptEncoder, max_batc
     """Beside the decoder's graph: how it is to write, and its tokenizer."""
     folder = directory / GENERATOR.suffix
     settings = GenerationFile(**generation_of(spec).model_dump(), slots=max_batch_size, columns=columns_of(spec))
-    (folder / GENERATION_FILE).write_text(settings.model_dump_json(indent=2) + "\n")
-    (folder / TOKENIZER_FILE).write_text(encoder.tokenizer_json)
+    (folder / GENERATION_FILE).write_text(settings.model_dump_json(indent=2) + "\n", "utf-8")
+    (folder / TOKENIZER_FILE).write_text(encoder.tokenizer_json, "utf-8")
 
 
 def _cache_shape(model: GroundingModel) -> tuple[int, int]:

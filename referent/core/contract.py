@@ -25,7 +25,9 @@ class Step(NamedTuple):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     backend: str = "onnxruntime"
-    batches: bool = True  # requests of one shape, by Triton; a step that does not takes one request a time or batches itself
+    batches: bool = (
+        True  # requests of one shape, by Triton; a step that does not takes one request a time or batches itself
+    )
 
 
 IMAGE = Tensor("image", "UINT8", ("S", "S", "3"))  # RGB after the model's image transform

@@ -22,7 +22,6 @@ from referent.core.spec import ModelSpec
 Arrays = dict[str, npt.NDArray[Any]]  # tensors by name, the batch first
 
 
-
 class Options(NamedTuple):
     """What a caller may ask for beside the expressions. A kind ignores what it has no use for."""
 

@@ -26,7 +26,10 @@ class Reading(NamedTuple):
     reason: str | None = None
 
     def boxes_in_pixels(self, size: tuple[int, int] | None) -> tuple[Numbers, ...]:
-        """The boxes in pixels of an image of `size` (width, height). Raises ValueError where that is needed but None."""
+        """The boxes in pixels of an image of `size` (width, height).
+
+        Raises ValueError where that is needed but None.
+        """
         if self.unit == "pixel" or not self.boxes:
             return self.boxes
         if size is None:
@@ -110,7 +113,7 @@ def _read_boxes(text: str, form: Form) -> Reading:
 
 def _points(text: str) -> list[Numbers]:
     """The pairs of every tag; those that are whole, where a list was cut off."""
-    found = []
+    found: list[Numbers] = []
     for tag in POINTS_TAG.findall(text):
         axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}
         for axis, index, number in COORDINATE.findall(tag):

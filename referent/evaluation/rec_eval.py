@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
-from referent.core.boxes import Floats
+from referent.core.boxes import Box, Floats
 from referent.core.text_forms import read_text
-from referent.data.records import Box
 from referent.evaluation import metrics
 from referent.evaluation.predictions import PredictionsError
 

@@ -18,7 +18,9 @@ from llguidance import LLMatcher, LLTokenizer
 HOLE, PREFIX = -1, 0  # owners of a column of the cache; answers are 1..N
 FinishReason = Literal["", "stop", "length", "error"]
 
-Ints, Bools, Floats = npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 
 
 class Pass(NamedTuple):
@@ -61,7 +63,7 @@ class Decoder(Protocol):
 class Decision(NamedTuple):
     """One token that the model chose."""
 
-    index: int  # in the answer's ids
+    at: int  # index in the answer's ids
     logprob: float
     mass: float
 
@@ -117,7 +119,7 @@ class Answer:
     def score(self, span: tuple[int, int] | None = None) -> float:
         """Geometric mean of the probabilities, among the allowed, of the decisions that overlap bytes of the finished
         text; of all decisions, the end's too, without a span."""
-        chosen = [d.logprob for d in self.decisions if span is None or self._overlaps(d.index, span)]
+        chosen = [d.logprob for d in self.decisions if span is None or self._overlaps(d.at, span)]
         return math.exp(float(np.mean(chosen))) if chosen else 1.0
 
     def _overlaps(self, index: int, span: tuple[int, int]) -> bool:

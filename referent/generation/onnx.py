@@ -28,7 +28,9 @@ class OnnxDecoder:
         self._width: int = inputs["image_features"].shape[2]
         self.slots, self.columns, self.vocabulary = slots, columns, int(inputs["allowed"].shape[2])
         _, heads, _, width = inputs[self._names[0]].shape
-        self.cache: list[npt.NDArray[Any]] = [np.zeros((slots, heads, columns, width), self._dtype) for _ in self._names]
+        self.cache: list[npt.NDArray[Any]] = [
+            np.zeros((slots, heads, columns, width), self._dtype) for _ in self._names
+        ]
 
     @property
     def cache_bytes(self) -> int:
@@ -51,7 +53,9 @@ class OnnxDecoder:
         for name, cache in zip(self._names, self.cache, strict=True):
             _, heads, _, width = cache.shape
             # the rows' own places in the cache: nothing is copied; a prefill has no past, whatever the address
-            binding.bind_input(name, "cpu", 0, self._dtype, (batch, heads, past, width), cache[inputs.slots.start].ctypes.data)
+            binding.bind_input(
+                name, "cpu", 0, self._dtype, (batch, heads, past, width), cache[inputs.slots.start].ctypes.data
+            )
             new = np.empty((batch, heads, new_columns, width), self._dtype)
             binding.bind_output(f"new_{name}", "cpu", 0, self._dtype, new.shape, new.ctypes.data)
             fresh.append(new)

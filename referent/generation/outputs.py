@@ -23,7 +23,10 @@ from referent.kinds.generator import (
 
 
 def outputs_of(rows: Sequence[Row], grammar: Grammar) -> Arrays:
-    """The ensemble's outputs for the rows of one request, which are finished; an answer whose pass failed has neither text nor referents."""
+    """The ensemble's outputs for the rows of one request, which are finished.
+
+    An answer whose pass failed has neither text nor referents.
+    """
     answers = [answer for row in rows for answer in row.answers]
     texts = ["" if answer.finish_reason == "error" else answer.text for answer in answers]
     found = [(index, written) for index, text in enumerate(texts) for written in grammar.read(text)]
@@ -36,6 +39,8 @@ def outputs_of(rows: Sequence[Row], grammar: Grammar) -> Arrays:
         SCORES.name: np.array([[answers[index].score(written.span) for index, written in found]], np.float32),
         ANSWER_SCORES.name: np.array([[answer.score() for answer in answers]], np.float32),
         MASS.name: np.array([[answer.mass for answer in answers]], np.float32),
-        FINISH_REASONS.name: np.array([[REASONS.index(answer.finish_reason or "error") for answer in answers]], np.int32),
+        FINISH_REASONS.name: np.array(
+            [[REASONS.index(answer.finish_reason or "error") for answer in answers]], np.int32
+        ),
         PASSES.name: np.array([[max(row.passes for row in rows)]], np.int32),
     }

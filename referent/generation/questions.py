@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from llguidance import LLTokenizer
 from tokenizers import Tokenizer, decoders
 
+from referent.core.contract import INPUT_IDS, SEGMENT_IDS
 from referent.core.grammar import Generation, escape
 from referent.core.kind import Arrays
-from referent.core.contract import INPUT_IDS, SEGMENT_IDS
 from referent.core.packing import PREFIX_SEGMENT
 from referent.core.spec import ModelSpec
 from referent.generation.engine import Answer, Row

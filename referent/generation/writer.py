@@ -122,8 +122,8 @@ class Writer:
             except Exception as error:
                 self._finish(row.job, error)
         finished = self._engine.step()
-        for error in self._engine.errors:
-            logger.error("a pass failed: %s", error)
+        for fault in self._engine.errors:
+            logger.error("a pass failed: %s", fault)
         self._engine.errors.clear()
         with self._changed:
             self._report()

@@ -112,9 +112,7 @@ class Generator(Kind):
             for index, text in enumerate(texts_from_bytes(arrays[TEXTS.name]))
         ]
 
-    def _answer(
-        self, spec: ModelSpec, frame: Frame, expression: str, text: str, arrays: Arrays, index: int
-    ) -> Answer:
+    def _answer(self, spec: ModelSpec, frame: Frame, expression: str, text: str, arrays: Arrays, index: int) -> Answer:
         reason = REASONS[int(arrays[FINISH_REASONS.name][0, index])]
         if reason == "error":
             return Answer.of(expression, (), present=None, finish_reason=reason)

@@ -102,7 +102,9 @@ class TorchDecoder:
         arrays = (inputs.input_ids, inputs.position_ids, inputs.mask, inputs.select, inputs.allowed)
         ids, positions, mask, select, allowed = (torch.from_numpy(array).to(device) for array in arrays)
         features = torch.as_tensor(features).to(device, self._weight.dtype)
-        outputs = self._module(ids, features, positions, mask, select, allowed, *(t[rows, :, :past] for t in self.cache))
+        outputs = self._module(
+            ids, features, positions, mask, select, allowed, *(t[rows, :, :past] for t in self.cache)
+        )
         for cache, new in zip(self.cache, outputs[3:], strict=True):
             for slot, start, count, fresh in zip(inputs.slots, inputs.starts, inputs.counts, new, strict=True):
                 cache[slot, :, start : start + count] = fresh[:, :count]

@@ -44,9 +44,7 @@ def write_at_random(tokenizer: LLTokenizer, lark: str, generator: random.Random,
 
 @pytest.mark.parametrize("grammar", GRAMMARS, ids=repr)
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_every_answer_ends_and_is_read_whatever_the_label(
-    tokenizer: LLTokenizer, grammar: Grammar, most: int
-) -> None:
+def test_every_answer_ends_and_is_read_whatever_the_label(tokenizer: LLTokenizer, grammar: Grammar, most: int) -> None:
     generator = random.Random(most)
     for label in HOSTILE_LABELS:
         text = write_at_random(tokenizer, grammar.lark(label, most), generator)
@@ -54,7 +52,7 @@ def test_every_answer_ends_and_is_read_whatever_the_label(
         assert len(found) <= most
         assert all(0 <= value <= 1 for written in found for value in written.values)
         if isinstance(grammar, PointGrammar) and text != "none":
-            assert len(found) == text.partition(" alt=")[0].count(' x') >= 1
+            assert len(found) == text.partition(" alt=")[0].count(" x") >= 1
             assert unescape(text.partition(' alt="')[2].partition('"')[0]) == unescape(escape(label))
         if isinstance(grammar, DetectionGrammar):
             assert text.count("<loc") % 4 == 0
@@ -111,7 +109,9 @@ def test_what_is_trained_is_what_the_grammar_reads(order: str, decimals: int) ->
         assert written.values == pytest.approx(box, abs=10**-decimals)
     points = PointGrammar()
     for given in [[(0.5, 0.25)], [(0.0, 1.0), (0.3333, 0.1)]]:
-        assert [w.values for w in points.read(points.write(given, "a <b>"))] == [pytest.approx(p, abs=1e-4) for p in given]
+        assert [w.values for w in points.read(points.write(given, "a <b>"))] == [
+            pytest.approx(p, abs=1e-4) for p in given
+        ]
     assert points.write([], "cup") == "none"
 
 

@@ -28,7 +28,9 @@ def test_published_forms_are_read(form: str | None, text: str) -> None:
 
 
 def test_forms_that_count_in_other_steps() -> None:
-    assert read_text("<loc0256><loc0512><loc0512><loc1023> cat").boxes == (pytest.approx((0.5, 0.25, 1023 / 1024, 0.5)),)
+    assert read_text("<loc0256><loc0512><loc0512><loc1023> cat").boxes == (
+        pytest.approx((0.5, 0.25, 1023 / 1024, 0.5)),
+    )
     assert read_text("cat<loc_0><loc_99><loc_499><loc_999>").boxes == (pytest.approx((0.0005, 0.0995, 0.4995, 0.9995)),)
     assert read_text("<|box_start|><0><333><666><999><|box_end|>").boxes == (pytest.approx((0, 1 / 3, 2 / 3, 1)),)
     pixels = read_text('{"bbox_2d": [10, 20, 30, 40]', "qwen2.5-vl")
@@ -83,8 +85,8 @@ def test_what_cannot_be_read_has_a_reason(text: str, form: str | None, reason: s
 
 def test_no_text_is_an_error() -> None:
     pieces = [
-        "[", "]", ",", "<", ">", "box", "</box>", "<box>", "point", ' x1="', '"', "loc_", "loc0", "0.", "12", "999", "1e9",
-        "nan", "-", "\n", "\0", "٣", "😀", "bbox_2d", '"bbox_2d":', "none", "NaN", " ", "<points", 'y1="', "\ud800",
+        "[", "]", ",", "<", ">", "box", "</box>", "<box>", "point", ' x1="', '"', "loc_", "loc0", "0.", "12", "999",
+        "1e9", "nan", "-", "\n", "\0", "٣", "😀", "bbox_2d", '"bbox_2d":', "none", "NaN", " ", "<points", 'y1="', "\ud800",
     ]  # fmt: skip
     generator = random.Random(0)
     for _ in range(3000):

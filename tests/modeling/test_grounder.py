@@ -3,12 +3,10 @@ from shutil import copytree, ignore_patterns
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder, load_checkpoint_spec
 from referent.modeling.grounder import HeadGrounder, TextGrounder, load_grounder
-from referent.modeling.grounding import GroundingModel
 from tests.support.tiny import TINY_GENERATION, TINY_PROMPT
 
 EXPRESSIONS = [["the red cup", "cup"], ["blue", "the plate on the left", "green", "red", "the cup"], ["plate"]]
@@ -27,7 +25,9 @@ def text_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("text") / "checkpoint"
     copytree(tiny_checkpoint, folder, ignore=ignore_patterns("head.safetensors", "base"))
     spec = load_checkpoint_spec(tiny_checkpoint)
-    (folder / "referent.json").write_text(spec.model_copy(update={"kind": "generator", "generation": TINY_GENERATION}).model_dump_json())
+    (folder / "referent.json").write_text(
+        spec.model_copy(update={"kind": "generator", "generation": TINY_GENERATION}).model_dump_json()
+    )
     return folder
 
 

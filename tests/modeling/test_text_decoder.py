@@ -168,6 +168,4 @@ def clip_square(image: Image.Image, size: int) -> np.ndarray:
     """CLIP's own processor on PIL: the shorter side to `size`, the other cut to a whole number, then the centre."""
     width, height = (int(size * side / min(image.size)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
-    return np.array(
-        image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    )
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size)))

@@ -37,11 +37,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"], args["model_version"])
         parameters = {k: v["string_value"] for k, v in json.loads(args["model_config"])["parameters"].items()}
-        self.settings = GenerationFile.model_validate_json((folder / GENERATION_FILE).read_text())
+        self.settings = GenerationFile.model_validate_json((folder / GENERATION_FILE).read_text("utf-8"))
         threads = int(parameters.get("intra_op_thread_count", 0))
         decoder = OnnxDecoder(folder / "model.onnx", self.settings.slots, self.settings.columns, threads)
         self.metrics = Metrics({"model": args["model_name"], "version": args["model_version"]}, decoder.cache_bytes)
-        tokenizer_json = (folder / TOKENIZER_FILE).read_text()
+        tokenizer_json = (folder / TOKENIZER_FILE).read_text("utf-8")
         tokenizer = load_tokenizer(tokenizer_json, decoder.vocabulary, self.settings.eos_token_id)
         max_waiting = int(parameters.get("max_waiting", MAX_WAITING))
         self.writer = Writer(decoder, tokenizer, self.settings, max_waiting, self.metrics.observe)
