@@ -12,6 +12,7 @@ from referent.core.frame import Frame
 from referent.core.images import MAX_PIXELS, Picture, decode_reduced
 
 DRAFT_MARGIN = 2  # a JPEG decoded at 1/2, 1/4 or 1/8 keeps at least this many times the sides that the model sees
+WHOLE = 8  # an image is resized as a whole if no side gets longer than so many squares
 CLIP_MEAN_RGB = (122, 116, 104)  # int(255 * CLIP's channel means), the padding of LLaVA's `pad` mode
 
 
@@ -47,18 +48,16 @@ class ImageTransform(BaseModel):
     def apply(self, image: Image.Image | Picture) -> npt.NDArray[np.uint8]:
         """RGB image -> (S, S, 3) uint8; bicubic, antialiased."""
         pixels, size = image if isinstance(image, Picture) else (image, image.size)
-        frame = self.frame(size)
+        frame, (width, height) = self.frame(size), self._resized(size)
+        square = Image.new("RGB", (self.size, self.size), self.pad_rgb)
+        if max(width, height) <= WHOLE * self.size:  # then cut: to the bit what CLIP's own processor does
+            square.paste(pixels.resize((width, height), Image.Resampling.BICUBIC), frame.offset)
+            return np.array(square)
         # the part of the image that the square shows: resizing only that keeps memory bounded for 10,000x3 images
         corners = frame.points_to_image(np.array([[0.0, 0.0], [1.0, 1.0]])) * np.divide(pixels.size, size)
         left, top = (max(0.0, float(v)) for v in corners[0])
         right, bottom = (min(float(limit), float(v)) for limit, v in zip(pixels.size, corners[1], strict=True))
-        width, height = (min(self.size, side) for side in self._resized(size))
-        resized = pixels.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
-        if resized.size == (self.size, self.size):
-            return np.array(resized)
-        square = Image.new("RGB", (self.size, self.size), self.pad_rgb)
-        square.paste(resized, frame.offset)
-        return np.array(square)
+        return np.array(pixels.resize(square.size, Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
 
     def _reduction(self, size: tuple[int, int]) -> int:
         """Only what divides both sides: another scale in x than in y would move what is in the image."""

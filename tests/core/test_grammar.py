@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from referent.core.grammar import BoxGrammar, DetectionGrammar, Grammar, PointGrammar, escape, unescape
 from tests.support.hostile_labels import HOSTILE_LABELS
-from tests.support.text_model import FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
+from tests.support.text_tokenizer import FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
 
 GRAMMARS = [
     BoxGrammar(order="xyxy", lead=" "),

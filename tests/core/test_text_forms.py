@@ -85,8 +85,9 @@ def test_what_cannot_be_read_has_a_reason(text: str, form: str | None, reason: s
 
 def test_no_text_is_an_error() -> None:
     pieces = [
-        "[", "]", ",", "<", ">", "box", "</box>", "<box>", "point", ' x1="', '"', "loc_", "loc0", "0.", "12", "999",
-        "1e9", "nan", "-", "\n", "\0", "٣", "😀", "bbox_2d", '"bbox_2d":', "none", "NaN", " ", "<points", 'y1="', "\ud800",
+        "[", "]", ",", "<", ">", "box", "</box>", "<box>", "point", ' x1="', '"', "loc_", "loc0", "0.", "12",
+        "999", "1e9", "nan", "-", "\n", "\0", "٣", "😀", "bbox_2d", '"bbox_2d":', "none", "NaN", " ", "<points",
+        'y1="', "\ud800",
     ]  # fmt: skip
     generator = random.Random(0)
     for _ in range(3000):

@@ -16,7 +16,7 @@ from referent.generation.engine import Answer, Decisions, Pass, Row
 from referent.generation.questions import Question, QuestionError
 from referent.generation.writer import LateError, Load, RefusedError, Writer
 from tests.support.hostile_labels import HOSTILE_LABELS
-from tests.support.text_model import EOS_ID, FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
+from tests.support.text_tokenizer import EOS_ID, FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
 
 ANSWERS = int(os.environ.get("REFERENT_ANSWERS", "200"))  # of each grammar
 FEATURES = np.zeros((1, 4, 8), np.float32)

@@ -1,59 +1,65 @@
-"""A tiny LLaVA that can spell every answer, and transformers' own forward pass under a grammar to hold it against.
+"""A tiny LLaVA that answers in text, and transformers' own forward pass under a grammar to hold it against."""
 
-Its vocabulary has digits, bytes, tags and <loc....>: Llama's and PaliGemma's in kind.
-"""
-
-import tempfile
-from functools import cache
+import random
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers
-from tokenizers.models import BPE
+from llguidance import LLMatcher
+from peft import get_peft_model
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-SPECIAL_TOKENS = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
-PAD_ID, BOS_ID, EOS_ID, IMAGE_ID = 0, 2, 3, 4
-PIECES = [
-    "▁", *"0123456789", *".,[]<>=\"/&;:", *"abcdefghijklmnopqrstuvwxyz",
-    "▁[", "po", "in", "ts", "nt", "int", "point", "points", "▁a", "al", "alt", "▁x", "▁y", "no", "ne", "none",
-    "cu", "cup", "▁cup", "re", "red", "▁the", "th", "the", "fi", "nd", "find",
-]  # fmt: skip
-BYTES = [f"<0x{value:02X}>" for value in range(256)]
-LOCS = [f"<loc{value:04d}>" for value in range(1024)]
-TOKENS = [*SPECIAL_TOKENS, *BYTES, *PIECES, *LOCS]
-FIRST_LOC_ID = TOKENS.index(LOCS[0])
-TEXT_VOCABULARY = 1408  # rows of the embedding: some are spare
+from referent.core.grammar import BoxGrammar, DetectionGrammar, Generation, Grammar, PointGrammar
+from referent.core.packing import Bucket
+from referent.core.prompts import Prompt
+from referent.core.transform import ImageTransform
+from referent.generation.engine import Answer, Engine, Row
+from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
+from referent.modeling.grounding import GroundingModel
+from referent.training.modes import lora_config
+from tests.support.text_tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    FIRST_LOC_ID,
+    IMAGE_ID,
+    PAD_ID,
+    TEXT_VOCABULARY,
+    text_tokenizer,
+    write_text_tokenizer,
+)
+
+LEAST_GAP = 1e-4  # two tokens closer than that may change places with the order of additions
+GRAMMARS: list[Grammar] = [
+    BoxGrammar(order="cxcywh", lead=" "),
+    BoxGrammar(order="xyxy", decimals=3, none=True),
+    PointGrammar(none=True),
+    DetectionGrammar(first_loc_id=FIRST_LOC_ID, none=True),
+]
 
 
-def write_text_tokenizer(file: Path) -> None:
-    """A tokenizer.json in the way that LLaMA's is made of its sentencepiece model."""
-    ids = {token: index for index, token in enumerate(TOKENS)}
-    merges = [
-        (piece[:cut], piece[cut:])
-        for piece in PIECES
-        for cut in range(1, len(piece))
-        if piece[:cut] in ids and piece[cut:] in ids
-    ]
-    tokenizer = Tokenizer(BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in LOCS])
-    tokenizer.save(str(file))
-
-
-@cache
-def text_tokenizer() -> LLTokenizer:
-    """The same for grammars."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "tokenizer.json"
-        write_text_tokenizer(file)
-        return LLTokenizer(str(file), n_vocab=TEXT_VOCABULARY, eos_token=EOS_ID)
+def save_text_checkpoint(directory: Path, grammar: Grammar) -> Path:
+    """The tiny LLaVA with an adapter that matters, as a checkpoint of kind `generator`."""
+    tokenizer = directory / "tokenizer.json"
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text_tokenizer(tokenizer)
+    model = GroundingModel(text_llava(), None).eval()
+    prompt = Prompt(
+        template="<image>find {expression}:", bos_token_id=BOS_ID, pad_token_id=PAD_ID, image_token_id=IMAGE_ID,
+        loc_token_id=None,
+    )  # fmt: skip
+    spec = CheckpointSpec(
+        kind="generator", image=ImageTransform(mode="letterbox", size=28), image_tokens=4, box_frame="transformed",
+        prompt=prompt, buckets=(Bucket(32, 1), Bucket(96, 4)), present_threshold=None, base="base",
+        generation=Generation(grammar=grammar, eos_token_id=EOS_ID, max_instances=3),
+    )  # fmt: skip
+    save_checkpoint(directory, model, spec, tokenizer)
+    model.llava = get_peft_model(model.llava, lora_config([]))
+    for parameter in model.llava.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_checkpoint(directory, model, spec.model_copy(update={"base": str(directory / "base")}), tokenizer)
+    return directory
 
 
 def text_llava() -> LlavaForConditionalGeneration:
@@ -111,3 +117,67 @@ def constrained_greedy(
         if matcher.is_stopped():
             break
     return Reference(ids, logprobs, min(gaps))
+
+
+class Case(NamedTuple):
+    """An image with one to three questions, and what transformers writes."""
+
+    prefix: list[int]
+    pixels: torch.Tensor  # (1, S, S, 3) uint8
+    suffixes: list[list[int]]
+    larks: list[str]
+    references: list[Reference]
+
+
+def make_cases(model: GroundingModel, count: int) -> list[Case]:
+    """Random images and prompts, the grammars in turn."""
+    generator = random.Random(0)
+    found = []
+    for index in range(count):
+        pixels = torch.from_numpy(np.random.default_rng(index).integers(0, 256, (1, 28, 28, 3), np.uint8))
+        normalised = (pixels.permute(0, 3, 1, 2) - model.mean) / model.std
+        prefix = [BOS_ID, *generator.choices(range(5, 300), k=generator.randint(0, 3)), *[IMAGE_ID] * 4]
+        suffixes = [generator.choices(range(5, 300), k=generator.randint(1, 9)) for _ in range(generator.randint(1, 3))]
+        larks = [GRAMMARS[index % len(GRAMMARS)].lark("the <red> cup", 3) for _ in suffixes]
+        references = [
+            constrained_greedy(model.base, normalised, prefix + suffix, lark)
+            for suffix, lark in zip(suffixes, larks, strict=True)
+        ]
+        found.append(Case(prefix, pixels, suffixes, larks, references))
+    return found
+
+
+def rows_of(model: GroundingModel, case: Case, packed: bool) -> list[Row]:
+    """All questions of a case in one row, or each in its own."""
+    features = model.encode_image(case.pixels).detach()
+    answers = [Answer(text_tokenizer(), *pair) for pair in zip(case.larks, case.suffixes, strict=True)]
+    groups = [answers] if packed else [[answer] for answer in answers]
+    return [Row(case.prefix, features, group, job=case) for group in groups]
+
+
+def write_joining(engine: Engine, rows: list[Row]) -> int:
+    """Answers all rows, one more joining before each pass; returns how many were written at once at most."""
+    waiting, most = list(rows), 0
+    while waiting or engine.active:
+        if waiting and not engine.full:
+            engine.admit(waiting.pop(0))
+        most = max(most, len(engine.active))
+        engine.step()
+    assert not engine.errors
+    return most
+
+
+def assert_as_reference(rows: list[Row], cases: list[Case]) -> None:
+    """Ids equal, and log-probabilities within 1e-4; answers with a decision too close to call are counted and left."""
+    skipped = 0
+    for case in cases:
+        answers = [answer for row in rows if row.job is case for answer in row.answers]
+        for answer, reference in zip(answers, case.references, strict=True):
+            if reference.least_gap < LEAST_GAP:
+                skipped += 1
+                continue
+            assert answer.finish_reason == "stop"
+            assert answer.ids == reference.ids
+            found = [decision.logprob + decision.mass for decision in answer.decisions]
+            np.testing.assert_allclose(found, reference.logprobs, atol=1e-4)
+    assert skipped <= len(cases) / 10
