@@ -25,7 +25,7 @@ from referent.core.images import ImageTooLargeError, decode_image, image_header
 from referent.core.kind import Prepared
 from referent.core.prompts import ExpressionError
 from referent.triton.aio import Triton
-from referent.triton.protocol import TritonBusyError, TritonError, VersionGoneError
+from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavailableError, VersionGoneError
 
 DECODING_BYTES = 300 * 10**6  # of pictures that are decoded at one time; a larger one is decoded alone
 DRAWING_BYTES = 8  # of memory a pixel: a copy to draw on, and the file
@@ -99,6 +99,8 @@ class Pipeline:
                         chosen = self._registry.get(model)
                 clock.enter("postprocess")
                 results = chosen.processor.answers(prepared, outputs)
+                if all(result.finish_reason == "error" for result in results):
+                    raise TritonUnavailableError("the passes of all expressions failed")
         except TimeoutError as error:
             raise DeadlineError(clock.stage, budget.seconds) from error
         except TritonBusyError:

@@ -2,8 +2,10 @@
 
 from typing import Annotated
 
+import click
 import stamina.instrumentation
 import typer
+from typer.core import TyperGroup
 
 from referent import __version__
 from referent.commands import bench, data, import_, sweep
@@ -15,8 +17,24 @@ from referent.commands.evaluate import evaluate
 from referent.commands.export import export
 from referent.commands.ground import ground
 from referent.commands.models import models
+from referent.commands.predictions import predictions
 from referent.commands.serve import serve
 from referent.commands.train import train
+
+
+class _Evaluate(TyperGroup):
+    """Whatever names none of its commands is for `records`: `referent evaluate jsonl --annotations ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_records = bool(args) and args[0] not in (*self.commands, "--help")
+        return super().parse_args(ctx, ["records", *args] if is_records else args)
+
+
+evaluation = typer.Typer(
+    help="Judge a model, or predictions (the default: `records`).", cls=_Evaluate, no_args_is_help=True
+)
+evaluation.command("records")(evaluate)
+evaluation.command("predictions")(predictions)
 
 app = typer.Typer(
     help="Visual grounding: where in an image is what these words refer to?",
@@ -49,7 +67,7 @@ app.command(context_settings=bench.CONTEXT)(bench.bench)
 app.command()(demo)
 app.command()(doctor)
 app.command()(train)
-app.command()(evaluate)
+app.add_typer(evaluation, name="evaluate")
 app.command()(compare)
 app.command(context_settings=sweep.CONTEXT)(sweep.sweep)
 app.add_typer(data.app, name="data")

@@ -7,10 +7,10 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from referent.core.boxes import Box, Floats
 from referent.core.text_forms import read_text
@@ -43,7 +43,7 @@ class Row(BaseModel):
     gt_bbox: Box
 
 
-class RecEval(RootModel[dict[str, dict[str, list[Row]]]]):
+class RecEval(RootModel[dict[str, dict[str, Annotated[list[Row], Field(min_length=1)]]]]):
     """A whole file."""
 
 

@@ -98,6 +98,22 @@ MASKS = (
 ERRORS = "RMSE and MAE are over centre x, centre y, width and height in shares of the image, of the valid boxes alone."
 
 
+def rec_eval_table(name: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Figures of `referent.evaluation.rec_eval`, a model a row."""
+    keys = ["n", "mean_iou", "acc@0.5", "acc@0.5 of any box"]
+    rows = []
+    for model, figures in models.items():
+        answers = ", ".join(f"{count} {kind}" for kind, count in figures["answers"].items())
+        invalid = "; ".join(f"{count} {reason}" for reason, count in figures["invalid"].items())
+        rows.append([model, *(number(figures[key]) for key in keys), answers, invalid])
+    return Table(
+        name,
+        ["", *keys, "answers", "invalid"],
+        rows,
+        "Points are read but not judged: the file has no sizes of images.",
+    )
+
+
 def _headline(figures: Mapping[str, Any]) -> Table:
     summary, intervals, baselines = figures["summary"], figures["intervals"], figures["baselines"]
     rows = [

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import triton_to_np_dtype
+from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from referent.core.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, file_entry, load_bundle
 from referent.core.contract import DIGEST_PARAMETER, dims_of
@@ -112,14 +112,34 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.failures:
             context.abort(*self.failures.pop(0))
         self._find(request.model_name, request.model_version, context)
-        slots = arrays["loc_positions"].shape[1]
-        answers = {"boxes": np.tile(self.box, (1, slots, 1)), "scores": np.linspace([0.9], [0.1], slots, axis=1)}
+        answers = self._written(arrays) if "labels" in arrays else self._read(arrays)
         response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         for output in request.outputs:
-            value = answers[output.name].astype(np.float32)
-            response.outputs.add(name=output.name, datatype="FP32", shape=value.shape)
+            value = answers[output.name]
+            response.outputs.add(name=output.name, datatype=np_to_triton_dtype(value.dtype), shape=value.shape)
             response.raw_output_contents.append(value.tobytes())
         return response
+
+    def _read(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        slots = arrays["loc_positions"].shape[1]
+        values = {"boxes": np.tile(self.box, (1, slots, 1)), "scores": np.linspace([0.9], [0.1], slots, axis=1)}
+        return {name: value.astype(np.float32) for name, value in values.items()}
+
+    def _written(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Of kind `generator`: the pass of each expression that holds "broken" failed."""
+        labels = [bytes(label) for label in arrays["labels"][0]]
+        sound = [index for index, label in enumerate(labels) if b"broken" not in label]
+        slots, floats = len(labels), np.float32
+        return {
+            "texts": np.frombuffer(b"[text]" * slots, np.uint8).reshape(1, slots, -1),
+            "boxes": np.tile(self.box, (1, len(sound), 1)).astype(floats),
+            "owners": np.array([sound], np.int32),
+            "scores": np.full((1, len(sound)), 0.8, floats),
+            "answer_scores": np.full((1, slots), 0.7, floats),
+            "mass": np.full((1, slots), -1, floats),
+            "finish_reasons": np.array([[0 if index in sound else 2 for index in range(slots)]], np.int32),
+            "passes": np.array([[11]], np.int32),
+        }
 
     def _find(self, name: str, version: str, context: grpc.ServicerContext) -> tuple[Bundle, str]:
         if version not in self.served.get(name, {}):
