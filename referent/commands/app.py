@@ -1,8 +1,7 @@
 """The command line: referent --help"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import stamina.instrumentation
 import typer
 from typer.core import TyperGroup
@@ -25,7 +24,7 @@ from referent.commands.train import train
 class _Evaluate(TyperGroup):
     """Whatever names none of its commands is for `records`: `referent evaluate jsonl --annotations ...`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         is_records = bool(args) and args[0] not in (*self.commands, "--help")
         return super().parse_args(ctx, ["records", *args] if is_records else args)
 

@@ -51,10 +51,15 @@ class Prediction(BaseModel):
 
 
 def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Prediction:
-    """An answer as the prediction for the record of that id: its best box, and the points of all its referents."""
+    """An answer as the prediction for the record of that id: its best box, and the points of all its referents.
+
+    The score of an answer that gives none of these is how sure that is: of something there, it says 0.
+    """
     points = tuple(referent.point_xy for referent in answer.referents if referent.point_xy is not None)
     error = "this expression's pass failed" if answer.finish_reason == "error" else None
-    return Prediction(id=id, box_xyxy=answer.box_xyxy, score=answer.score, points=points or None, ms=ms, error=error)
+    gives_some = answer.box_xyxy is not None or points
+    score = answer.score if gives_some or answer.score is None else 0.0
+    return Prediction(id=id, box_xyxy=answer.box_xyxy, score=score, points=points or None, ms=ms, error=error)
 
 
 def read_predictions(file: Path) -> list[Prediction]:

@@ -65,10 +65,12 @@ def check_config(bundle: Bundle, digest: str, config: Any) -> None:
             raise TritonError(f"Triton serves {subject} with tensors {actual}, the contract has {expected}")
 
 
-def inference_request(bundle: Bundle, arrays: Arrays, timeout_s: float) -> dict[str, Any]:
-    """Arguments of tritonclient's `infer` for one inference of a prepared request, but for its own `client_timeout`."""
+def inference_request(bundle: Bundle, arrays: Arrays, timeout_s: float | None = None) -> dict[str, Any]:
+    """Arguments of tritonclient's `infer` for one inference of a prepared request, but for its own `client_timeout`;
+    steps that can heed a time limit are told it."""
     kind = kind_of(bundle)
-    arrays = kind.with_timeout(arrays, timeout_s)
+    if timeout_s is not None:
+        arrays = kind.with_timeout(arrays, timeout_s)
     return {
         "model_name": bundle.name,
         "model_version": bundle.version,

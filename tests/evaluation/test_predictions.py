@@ -1,9 +1,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from referent.evaluation.predictions import Prediction, PredictionsError, read_predictions, write_predictions
+from referent.core.answers import Answer, Referent
+from referent.evaluation.predictions import (
+    Prediction,
+    PredictionsError,
+    prediction_of,
+    read_predictions,
+    write_predictions,
+)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -59,3 +67,19 @@ def test_text_of_no_encoding_is_told(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes("{}".encode("utf-16") + b"x")
     with pytest.raises(PredictionsError, match=r"rows\.jsonl:1: not UTF-8 text"):
         read_predictions(tmp_path / "rows.jsonl")
+
+
+def test_how_sure_a_model_is_that_nothing_is_there_is_no_score_of_something() -> None:
+    nothing = Answer.of("the cup", (), present=False, score=0.9, text="none", finish_reason="stop")
+    there = Referent.of_box("the cup", np.array([1, 2, 3, 4]), (9, 9), 0.9, True)
+    guess = Answer.of("the cup", (), present=False, guess=there)
+    point = Referent.of_point("the cup", np.array([1, 2]), (9, 9), 0.9, True)
+    answers = [
+        nothing,
+        Answer.of("the cup", (there,), present=True),
+        guess,
+        Answer.of("the cup", (point,), present=True),
+    ]
+    assert [prediction_of("1", answer).score for answer in answers] == [0.0, 0.9, 0.9, 0.9]
+    failed = Answer.of("the cup", (), present=None, finish_reason="error")
+    assert (prediction_of("1", failed).score, prediction_of("1", failed).error is None) == (None, False)
