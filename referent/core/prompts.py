@@ -102,7 +102,11 @@ class PromptEncoder:
         return ids[:read]
 
     def answer(self, text: str) -> list[int]:
-        """Ids of an answer in text, without an end token. Raises ValueError where the tokenizer cannot spell it."""
+        """Ids of an answer in text, without an end token; the tokenizer itself puts the space before it.
+
+        Raises ValueError where the tokenizer cannot spell it.
+        """
+        text = text.strip()
         ids = _ids(self._tokenizer, text)
         if (spelled := self.decode(ids)) != text:
             raise ValueError(
@@ -110,6 +114,11 @@ class PromptEncoder:
                 "vocabulary has digits, brackets, comma and full stop"
             )
         return ids
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer's file as it is used here."""
+        return str(self._tokenizer.to_str())
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids; special tokens are left out."""

@@ -14,8 +14,8 @@ from referent.core.prompts import PromptEncoder
 from referent.generation.engine import Answer, Engine, Row
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.llava import llava_spec, llava_tokenizer
-from referent.modeling.stem import load_llava
 from referent.modeling.text_decoder import TorchDecoder
+from referent.modeling.weights import load_llava
 from tests.support.text_model import Case, assert_as_reference, make_cases, rows_of, text_llava, write_joining
 
 
@@ -57,7 +57,7 @@ def test_the_published_baseline_answers_as_its_own_code_does(data_folder: Path) 
     golden = data_folder / "golden" / "vg"
     base = golden / "base-llava-1.5-tiny-hf"
     spec = llava_spec(base, llava_tokenizer(base), template="vg-text", center_crop=True, kind="generator")
-    model = GroundingModel(load_llava(str(base), torch.float32), None).eval()
+    model = GroundingModel(load_llava(base, torch.float32), None).eval()
     encoder = PromptEncoder(spec.prompt, base / "tokenizer.json", spec.image_tokens)
     tokenizer = LLTokenizer(str(base / "tokenizer.json"), n_vocab=576, eos_token=2)
     engine = Engine(TorchDecoder(model, slots=8, columns=1024))

@@ -17,7 +17,7 @@ from referent.core.transform import ImageTransform
 from referent.generation.engine import Answer, Engine, Row
 from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
 from referent.modeling.grounding import GroundingModel
-from referent.training.modes import lora_config
+from referent.modeling.llava import lora_config
 from tests.support.text_tokenizer import (
     BOS_ID,
     EOS_ID,
