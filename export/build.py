@@ -83,7 +83,9 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
     parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="fp16 is for GPUs")
     parser.add_argument("--int8", action="store_true", help="for CPUs: integers in vision encoder and language model")
-    parser.add_argument("--max-batch-size", type=int, default=8)
+    parser.add_argument(
+        "--max-batch-size", type=int, default=8, help="of each step; rows that a generator writes at once"
+    )
     arguments = parser.parse_args(given)
     if not re.match(MODEL_NAME, arguments.name):
         parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")

@@ -149,6 +149,7 @@ class Writer:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
+            self._report()
         self._tell(job, error)
 
     def _tell(self, job: _Job, outcome: list[Row] | Exception) -> None:

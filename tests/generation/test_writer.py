@@ -225,6 +225,16 @@ def test_answers_that_do_not_fit_one_row_take_several(decoder: RandomDecoder) ->
     writer.stop()
 
 
+def test_what_was_dropped_waits_no_more(decoder: RandomDecoder) -> None:
+    seen: list[Load] = []
+    writer = make_writer(decoder, BoxGrammar(order="xyxy"), observe=seen.append)
+    late = ask(writer, question(["cup"], deadline=time.monotonic()))
+    with pytest.raises(LateError):
+        late.result(30)
+    writer.stop()
+    assert (seen[0].waiting, seen[-1].waiting) == (1, 0)
+
+
 def test_what_goes_on_is_told_after_every_pass(decoder: RandomDecoder) -> None:
     seen: list[Load] = []
     writer = make_writer(decoder, BoxGrammar(order="xyxy"), observe=seen.append)

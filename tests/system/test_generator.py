@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 
 import httpx
 import numpy as np
@@ -17,13 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 
 from export.build import export
+from export.publish import publish
 from referent.client.http import Client
 from referent.core.bundle import load_bundle, verify_files
 from referent.core.grammar import BoxGrammar, Generation, PointGrammar
 from referent.core.kind import Arrays, Options
 from referent.kinds import load_processor
 from referent.kinds.generator import FINISH_REASONS, MASS, PASSES
-from referent.modeling.checkpoint import CheckpointSpec
+from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint_spec
 from referent.modeling.grounder import load_grounder
 from referent.modeling.llava import llava_spec, llava_tokenizer
 from referent.triton.client import TritonClient
@@ -222,6 +224,24 @@ def test_a_generator_killed_midway_costs_retries_at_most(server: TritonServer, u
         until(lambda: is_ready(url))
         noted.more_ok()
     assert noted.counts["lost"] == 0
+
+
+def test_another_version_takes_over_and_nothing_is_lost(
+    url: str, repository: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """The version before is unloaded while requests of it are in flight."""
+    parts = {}
+    for suffix in ("vision_encoder", "generator"):
+        parts[suffix] = tmp_path / suffix
+        copytree(repository / f"words_{suffix}" / "1", parts[suffix])
+    with load(url) as noted:
+        publish(
+            repository, "words", load_checkpoint_spec(checkpoints["words"]), parts,
+            checkpoints["words"] / "tokenizer.json", dtype="fp32", has_scores=False, sizes={"D": 64}, max_batch_size=8,
+        )  # fmt: skip
+        until(lambda: noted.details["version 2"] > 3)
+    assert noted.counts["lost"] == 0
+    assert noted.counts["retryable"] == 0
 
 
 def test_a_client_that_goes_away_leaves_the_next_one_its_answer(url: str) -> None:
