@@ -25,9 +25,8 @@ class Step(NamedTuple):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     backend: str = "onnxruntime"
-    batches: bool = (
-        True  # requests of one shape, by Triton; a step that does not takes one request a time or batches itself
-    )
+    on_host: bool = False  # it needs its inputs in host memory, wherever the step before computes
+    batches: bool = True  # Triton may join requests of one shape for it
 
 
 IMAGE = Tensor("image", "UINT8", ("S", "S", "3"))  # RGB after the model's image transform

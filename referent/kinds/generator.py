@@ -38,6 +38,7 @@ GENERATOR = Step(
     (IMAGE_FEATURES, INPUT_IDS, SEGMENT_IDS, LABELS, TIMEOUT_MS, MAX_INSTANCES),
     (TEXTS, BOXES, POINTS, *ABOUT_ANSWERS),
     backend="generator",
+    on_host=True,
     batches=False,
 )
 
