@@ -13,6 +13,7 @@ from referent.evaluation.evaluate import (
     intervals,
     mask_figures,
     point_figures,
+    point_vlm_figures,
     score_figures,
     summary,
 )
@@ -36,7 +37,10 @@ def analyse(results: Results) -> dict[str, Any]:
             "audit": bias_audit(results),
             "failures": dict(Counter(kind for kind in failures(results) if kind).most_common()),
         }
-    parts = {"scores": score_figures, "points": point_figures, "masks": mask_figures, "latency_ms": latency}
+    parts = {
+        "scores": score_figures, "points": point_figures, "point_vlm": point_vlm_figures, "masks": mask_figures,
+        "latency_ms": latency,
+    }  # fmt: skip
     return found | {name: figures for name, part in parts.items() if (figures := part(results))}
 
 

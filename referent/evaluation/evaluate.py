@@ -176,12 +176,22 @@ def score_figures(results: Results) -> dict[str, Any]:
 
 def point_figures(results: Results) -> dict[str, Any]:
     """Figures of points, where records have any; a prediction of a box alone points at its centre."""
+    return metrics.point_metrics(*pointed) if (pointed := _pointed(results)) else {}
+
+
+def point_vlm_figures(results: Results) -> dict[str, Any]:
+    """As `point_figures`, by point-vlm's own definition (`metrics.point_vlm_metrics`)."""
+    return metrics.point_vlm_metrics(*pointed) if (pointed := _pointed(results)) else {}
+
+
+def _pointed(results: Results) -> tuple[list[Floats], list[Floats], Floats] | None:
+    """Predicted and true points, and the images' sizes; None where no record has points."""
     chosen = [index for index, record in enumerate(results.records) if record.points or not results.present[index]]
     if not any(results.records[index].points for index in chosen):
-        return {}
+        return None
     predicted = [_points(results.predictions[index], results.boxes_xyxy[index]) for index in chosen]
     true = [_array(results.records[index].points or ()) for index in chosen]
-    return metrics.point_metrics(predicted, true, results.sizes[chosen])
+    return predicted, true, results.sizes[chosen]
 
 
 def mask_figures(results: Results) -> dict[str, Any]:

@@ -117,13 +117,15 @@ def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Fl
     Distances are from a true point to the nearest prediction, over true points of images with a prediction; success is
     the share of all true points that have one within 5% of the diagonal. For precision, recall and F1 a prediction
     stands for one true point only, so duplicates are false positives, as is every point for an absent object (T = 0).
+    The parse rate is the share of images with a true point that have a prediction.
     """
-    offsets, diagonals, matched, guesses = [], [], 0, 0
+    offsets, diagonals, matched, guesses, parsed = [], [], 0, 0, 0
     for points, targets, diagonal in zip(predicted, true, np.hypot(*sizes.T), strict=True):
         points = points[np.isfinite(points).all(axis=1)]
         guesses += len(points)
         if not len(points) or not len(targets):
             continue
+        parsed += 1
         difference = points[None] - targets[:, None]  # (T, P, 2)
         distance = np.hypot(difference[..., 0], difference[..., 1])
         offsets.append(difference[np.arange(len(targets)), distance.argmin(axis=1)])
@@ -132,8 +134,9 @@ def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Fl
         # a pair too far apart costs more than all near ones together: as many true points as possible are matched
         cost = np.where(near, distance, distance.size * diagonal)
         matched += int(near[linear_sum_assignment(cost)].sum())
-    total = sum(map(len, true))
+    total, shown = sum(map(len, true)), sum(len(targets) > 0 for targets in true)
     figures: dict[str, Any] = {"n": len(true), "points": total, "predicted": guesses, "answered": len(diagonals)}
+    figures["parse_rate"] = parsed / shown if shown else None
     if diagonals:
         offset = np.concatenate(offsets)  # (answered, 2)
         pixels = np.hypot(*offset.T)
@@ -149,6 +152,43 @@ def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Fl
     recall = matched / total if total else None
     f1 = 2 * matched / (guesses + total) if guesses + total else None
     return figures | {"precision": precision, "recall": recall, "f1": f1}
+
+
+def point_vlm_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Floats) -> dict[str, Any]:
+    """As `point_metrics`, by the definition behind point-vlm's published table, for comparison with that alone.
+
+    It counts x and y in percent of the image's sides, yet divides by the diagonal in pixels: success is easier the
+    larger the image, and from 2829 pixels of diagonal on every point is right. Means are of images, and images without
+    a prediction are left out. One prediction may stand for several true points, and false ones cost nothing.
+    """
+    rows = []
+    shown = 0
+    for points, targets, size in zip(predicted, true, sizes, strict=True):
+        points = points[np.isfinite(points).all(axis=1)]
+        shown += len(targets) > 0
+        if not len(points) or not len(targets):
+            continue
+        difference = 100 * (points[None] - targets[:, None]) / size  # (T, P, 2)
+        distance = np.hypot(difference[..., 0], difference[..., 1])
+        offset = difference[np.arange(len(targets)), distance.argmin(axis=1)]  # (T, 2)
+        nearest, diagonal = distance.min(axis=1), np.hypot(*size)
+        success = (nearest <= POINT_TOLERANCE * diagonal).mean()
+        rows.append(
+            (
+                nearest.mean(),
+                nearest.mean() / diagonal,
+                *(offset**2).mean(axis=0),
+                *np.abs(offset).mean(axis=0),
+                success,
+            )
+        )
+    figures: dict[str, Any] = {"n": shown, "valid": len(rows)}
+    if rows:
+        names = ("distance", "normalized_distance", "mse_x", "mse_y", "mae_x", "mae_y", "success")
+        columns = np.array(rows).T
+        figures |= {name: float(column.mean()) for name, column in zip(names, columns, strict=True)}
+        figures |= {"median_distance": float(np.median(columns[0])), "std_distance": float(columns[0].std())}
+    return figures
 
 
 def box_mask(box_xyxy: Floats, width: int, height: int) -> dict[str, Any]:

@@ -62,4 +62,4 @@ def test_analysis_has_what_the_records_have() -> None:
     assert boxed["curve"]["0.50"] == boxed["summary"]["acc@0.5"] == 0.5
     assert boxed["failures"] == {"no valid box": 1}
     pointed = analyse(results((record("a", None, points=((1, 1),)), {"points": ((1, 1),)})))
-    assert set(pointed) == {"summary", "points"}
+    assert set(pointed) == {"summary", "points", "point_vlm"}

@@ -1,3 +1,7 @@
+import itertools
+import math
+import random
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -123,6 +127,72 @@ def test_success_is_over_all_points_though_distances_are_of_answered_ones() -> N
     figures = metrics.point_metrics([points((100, 100)), points()], [points((100, 100))] * 2, np.repeat(SIZE, 2, 0))
     assert (figures["points"], figures["answered"]) == (2, 1)
     assert (figures["distance_px"], figures["success"]) == (0, 0.5)
+
+
+def brute_force(predicted: list[list], true: list[list], sizes: list[tuple]) -> dict[str, float]:
+    """By counting: all ways to match, and every true point by itself."""
+    matched = found = parsed = 0
+    distances = []
+    for guesses, targets, size in zip(predicted, true, sizes, strict=True):
+        tolerance = 0.05 * math.hypot(*size)
+        few, many = sorted((guesses, targets), key=len)
+        ways = itertools.permutations(many, len(few))
+        matched += max(sum(math.dist(a, b) <= tolerance for a, b in zip(few, way, strict=True)) for way in ways)
+        nearest = [min(math.dist(point, guess) for guess in guesses) for point in targets if guesses]
+        found += sum(distance <= tolerance for distance in nearest)
+        distances += [(distance, distance / math.hypot(*size)) for distance in nearest]
+        parsed += bool(guesses and targets)
+    guesses, points, shown = sum(map(len, predicted)), sum(map(len, true)), sum(map(bool, true))
+    return {
+        "precision": matched / guesses, "recall": matched / points, "f1": 2 * matched / (guesses + points),
+        "success": found / points, "parse_rate": parsed / shown, "points": points, "predicted": guesses,
+        "distance_px": float(np.mean(distances, axis=0)[0]), "distance_share": float(np.mean(distances, axis=0)[1]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_point_figures_are_those_of_brute_force(seed: int) -> None:
+    generator = random.Random(seed)
+
+    def scattered(size: tuple[int, int], most: int) -> list[tuple[float, float]]:
+        return [(generator.random() * size[0] / 2, generator.random() * size[1] / 2) for _ in range(most)]
+
+    sizes = [(generator.randint(50, 900), generator.randint(50, 900)) for _ in range(6)]
+    true = [scattered(size, generator.randint(0, 5)) for size in sizes[:5]] + [scattered(sizes[5], 3)]
+    predicted = [scattered(size, generator.randint(0, 5)) for size in sizes[:5]] + [[*true[5][:2], true[5][0]]]
+    figures = metrics.point_metrics([points(*p) for p in predicted], [points(*t) for t in true], np.array(sizes, float))
+    expected = brute_force(predicted, true, sizes)
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+
+
+def test_the_parse_rate_is_of_the_images_that_show_something() -> None:
+    some, none = points((100, 100)), points()
+    figures = metrics.point_metrics([some, none, some, none], [some, some, none, none], np.repeat(SIZE, 4, 0))
+    assert figures["parse_rate"] == 0.5
+    assert metrics.point_metrics([none], [none], SIZE)["parse_rate"] is None
+
+
+def test_point_vlms_own_definition_is_its_own() -> None:
+    """Each number by hand: percent of the sides, over a diagonal of 500 pixels."""
+    predicted = [points((150, 200), (0, 0)), points(), points((30, 40)), points((5, 5))]
+    true = [points((60, 160), (90, 200)), points((1, 1)), points((30, 40)), points()]
+    figures = metrics.point_vlm_metrics(predicted, true, np.repeat(SIZE, 4, 0))
+    first = (math.hypot(30, 10), 20.0)  # 90 of 300 pixels, 40 of 400
+    assert figures == pytest.approx({
+        "n": 3, "valid": 2, "distance": np.mean(first) / 2, "median_distance": np.mean(first) / 2,
+        "std_distance": np.mean(first) / 2, "normalized_distance": np.mean(first) / 500 / 2,
+        "mae_x": 12.5, "mae_y": 2.5, "mse_x": 325, "mse_y": 25, "success": 0.75,
+    })  # fmt: skip
+    right = metrics.point_metrics(predicted, true, np.repeat(SIZE, 4, 0))
+    assert right["success"] == 0.25  # of all four points, by pixels
+    assert metrics.point_vlm_metrics([points()], [points((1, 1))], SIZE) == {"n": 1, "valid": 0}
+
+
+def test_in_a_large_image_point_vlm_counts_every_point_as_right() -> None:
+    size = np.array([[3000.0, 4000.0]])
+    found = metrics.point_vlm_metrics([points((0, 0))], [points((3000, 4000))], size)
+    assert found["success"] == 1
+    assert metrics.point_metrics([points((0, 0))], [points((3000, 4000))], size)["success"] == 0
 
 
 def test_masks_overlap_as_their_pixels_do() -> None:
