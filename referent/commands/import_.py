@@ -36,3 +36,42 @@ def visual_grounding(
         typer.echo(f"{name}: " + ", ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
     typer.echo(READINGS[read])
     typer.echo(f"to serve it: referent export {out} --name NAME")
+
+
+@app.command("point-vlm")
+@needs("importing", "train")
+def point_vlm(
+    adapter: Annotated[Path, typer.Argument(help="Folder with adapter_config.json and adapter_model.safetensors.")],
+    base: Annotated[Path, typer.Option(help="The PaliGemma-2 directory that it was trained on.")],
+    out: OUT,
+) -> None:
+    """Import point-vlm's adapters, which have PaliGemma-2 point: to one thing, or to several."""
+    from referent.modeling.importers.paligemma import import_point_vlm
+    from referent.modeling.weights import CheckpointError
+
+    try:
+        import_point_vlm(adapter, base, out)
+    except CheckpointError as error:
+        raise failure(str(error)) from error
+    typer.echo("It always points: it was never taught to say that nothing is there. Read the scores.")
+    typer.echo(f"to serve it: referent export {out} --name NAME")
+
+
+@app.command("paligemma")
+@needs("importing", "train")
+def paligemma(
+    source: Annotated[
+        Path, typer.Argument(help="A PaliGemma or PaliGemma-2 directory, such as paligemma2-3b-mix-448.")
+    ],
+    out: OUT,
+    adapter: Annotated[Path | None, typer.Option(help="PEFT folder, for an edition that was only pre-trained.")] = None,
+) -> None:
+    """Import PaliGemma as it is published: it detects, and answers with boxes."""
+    from referent.modeling.importers.paligemma import import_paligemma
+    from referent.modeling.weights import CheckpointError
+
+    try:
+        import_paligemma(source, out, adapter)
+    except CheckpointError as error:
+        raise failure(str(error)) from error
+    typer.echo(f"to serve it: referent export {out} --name NAME")

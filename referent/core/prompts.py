@@ -32,6 +32,7 @@ class ExpressionError(ValueError):
 class Prompt(BaseModel):
     """The template and the ids of the special tokens. Travels with the model (checkpoint and bundle).
 
+    `bos_behind_image`: the beginning token stands behind the image, as PaliGemma has it, so each suffix starts with it.
     `loc_token_id` is None where [LOC] is plain text in pieces, as visual-grounding-api trained it. `left_padded` is for
     models whose training padded or cut prompts to so many ids, on the left, and read at index (ids - 1) all the same:
     that far before the end of the padded row, they read a token before the prompt's last.
@@ -45,6 +46,7 @@ class Prompt(BaseModel):
     image_token_id: int
     loc_token_id: int | None
     left_padded: int | None = None
+    bos_behind_image: bool = False
 
     @model_validator(mode="after")
     def _has_marks(self) -> "Prompt":
@@ -84,12 +86,14 @@ class PromptEncoder:
         before, after = prompt.template.split(IMAGE_MARK)
         self._suffix_template = after if prompt.loc_token_id is None else after.removesuffix(LOC_MARK)
         bos = [] if prompt.bos_token_id is None else [prompt.bos_token_id]
-        self.prefix = bos + _ids(self._tokenizer, before) + [prompt.image_token_id] * image_tokens
+        self._suffix_start = bos if prompt.bos_behind_image else []
+        start = [] if prompt.bos_behind_image else bos
+        self.prefix = start + _ids(self._tokenizer, before) + [prompt.image_token_id] * image_tokens
 
     def suffix(self, expression: str) -> list[int]:
         """Ids of one expression's suffix, ending in its [LOC] or what is read instead. Raises `ExpressionError`."""
         text = self._suffix_template.replace(EXPRESSION_MARK, clean_expression(expression))
-        ids = _ids(self._behind_image, text)
+        ids = self._suffix_start + _ids(self._behind_image, text)
         if self.prompt.loc_token_id is not None:
             ids.append(self.prompt.loc_token_id)
         if (padded := self.prompt.left_padded) is None:

@@ -15,6 +15,7 @@ from referent.core.spec import ModelSpec
 from referent.generation.engine import Answer, Row
 from referent.kinds.generator import LABELS, MAX_INSTANCES, generation_of, texts_from_bytes
 
+LABEL_TOKENS = 32  # where an answer repeats its label for each instance, longer ones have fewer instances
 COLUMNS = 64  # a cache's rows are a multiple of so many tokens long
 
 
@@ -82,8 +83,9 @@ def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> L
 
 
 def columns_of(spec: ModelSpec) -> int:
-    """How long a row must be for a full bucket and its answers."""
+    """How long a row must be for a full bucket and its answers, whose labels are not very long."""
     generation = generation_of(spec)
-    answer = generation.grammar.tokens(max(bucket.tokens for bucket in spec.buckets), generation.max_instances)
-    longest = max(bucket.tokens + bucket.expressions * answer for bucket in spec.buckets)
+    answer = generation.grammar.tokens(LABEL_TOKENS, generation.max_instances)
+    answers = (1 if generation.bidirectional else bucket.expressions for bucket in spec.buckets)
+    longest = max(bucket.tokens + count * answer for bucket, count in zip(spec.buckets, answers, strict=True))
     return -(-longest // COLUMNS) * COLUMNS

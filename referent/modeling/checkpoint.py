@@ -22,15 +22,25 @@ from peft import PeftModel
 from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, PaliGemmaConfig
 
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel, image_tokens_of
 from referent.modeling.heads import BoxHead
+from referent.modeling.paligemma import PaliGemma
+from referent.modeling.weights import (
+    Base,
+    base_digest,
+    check_weights,
+    load_adapter,
+    load_base,
+    reading,
+    refuse_pointer,
+    refuse_pointers,
+)
 from referent.modeling.weights import CheckpointError as CheckpointError
-from referent.modeling.weights import base_digest, check_weights, load_adapter, load_llava, reading, refuse_pointers
 
 SPEC_FILE, HEAD_FILE, ADAPTER_DIRECTORY, BASE_DIRECTORY = "referent.json", "head.safetensors", "adapter", "base"
 
@@ -53,6 +63,11 @@ class CheckpointSpec(ModelSpec):
         if (self.kind == "generator") != (self.generation is not None):
             raise ValueError(f"a checkpoint of kind {self.kind!r} has `generation` exactly if it answers in text")
         return self
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether the whole prompt sees itself."""
+        return self.generation is not None and self.generation.bidirectional
 
 
 def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec, tokenizer_file: Path) -> None:
@@ -107,7 +122,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"{directory} needs the base {spec.base}, which is not there: set `base` in its {SPEC_FILE}"
         )
-    llava: LlavaForConditionalGeneration | PeftModel = load_llava(directory / spec.base, dtype)
+    llava: Base | PeftModel = load_base(directory / spec.base, dtype)
     check_base(directory, spec, llava.config, tokenizer)
     if spec.base_digest not in (None, base_digest(directory / spec.base)):
         raise CheckpointError(
@@ -120,7 +135,13 @@ def load_checkpoint(
         raise CheckpointError(f"{directory} {found}: copy the whole checkpoint again")
     if adapted:
         llava = load_adapter(llava, directory / ADAPTER_DIRECTORY, trainable)
-    return GroundingModel(llava, head).train(trainable), spec
+    return make_model(llava, head).train(trainable), spec
+
+
+def make_model(base: Base | PeftModel, head: BoxHead | None) -> GroundingModel:
+    """The grounding model of the base's family."""
+    paligemma = base.config.model_type == PaliGemmaConfig.model_type
+    return PaliGemma(base, head) if paligemma else GroundingModel(base, head)
 
 
 def load_checkpoint_spec(directory: Path) -> CheckpointSpec:
@@ -135,6 +156,7 @@ def load_checkpoint_spec(directory: Path) -> CheckpointSpec:
 
 def load_tokenizer(directory: Path) -> Tokenizer:
     """The directory's tokenizer.json. Raises `CheckpointError`."""
+    refuse_pointer(directory / TOKENIZER_FILE)
     with reading(directory / TOKENIZER_FILE):
         return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
 
@@ -158,12 +180,15 @@ def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHea
     return head
 
 
-def check_base(directory: Path, spec: CheckpointSpec, config: LlavaConfig, tokenizer: Tokenizer) -> None:
+def check_base(
+    directory: Path, spec: CheckpointSpec, config: LlavaConfig | PaliGemmaConfig, tokenizer: Tokenizer
+) -> None:
     """Whether a checkpoint's spec and tokenizer are of this base. Raises `CheckpointError`."""
     prompt, rows = spec.prompt, config.text_config.vocab_size
     special = (prompt.pad_token_id, prompt.bos_token_id, prompt.loc_token_id)
     highest = max(*(token or 0 for token in special), *tokenizer.get_vocab().values())
     for what, own, base in (
+        ("a prompt that sees itself", spec.bidirectional, config.model_type == PaliGemmaConfig.model_type),
         ("images of side", spec.image.size, config.vision_config.image_size),
         ("tokens an image", spec.image_tokens, image_tokens_of(config)),
         ("the image token", prompt.image_token_id, config.image_token_id),

@@ -9,10 +9,11 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, PaliGemmaConfig
 
 from referent.modeling.decoder import last_layer, run_layer, visible
 from referent.modeling.heads import BoxHead
+from referent.modeling.weights import Base
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # channel statistics of openai/clip-vit-large-patch14-336
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -30,19 +31,22 @@ class HeadOutputs(NamedTuple):
 class GroundingModel(nn.Module):
     """A LLaVA, with or without a peft adapter around it, and its box head (None: it answers in text).
 
-    `checkpointing` trades time for memory in training: layers are computed again in the backward pass.
+    `checkpointing` trades time for memory in training: layers are computed again in the backward pass. Families whose
+    images are read otherwise are subclasses (`referent.modeling.paligemma`).
     """
 
-    def __init__(self, llava: LlavaForConditionalGeneration | PeftModel, box_head: BoxHead | None) -> None:
+    MEAN, STD = CLIP_MEAN, CLIP_STD  # of the vision tower's pixels
+
+    def __init__(self, llava: Base | PeftModel, box_head: BoxHead | None) -> None:
         super().__init__()
         self.llava = llava
         self.box_head = box_head
         self.checkpointing = False
-        for name, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
+        for name, values in (("mean", self.MEAN), ("std", self.STD)):
             self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)
 
     @property
-    def base(self) -> LlavaForConditionalGeneration:
+    def base(self) -> Base:
         """The LLaVA itself, its layers adapted in place where there is an adapter."""
         return self.llava.get_base_model() if isinstance(self.llava, PeftModel) else self.llava
 
@@ -61,13 +65,16 @@ class GroundingModel(nn.Module):
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 RGB -> (B, K, D), CLIP's normalisation inside."""
         config, model = self.base.config, self.base.model
-        # channels first: ONNX Runtime is slow where what it broadcasts over is three numbers long
-        pixels = (image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
-        states = model.vision_tower(pixels, output_hidden_states=True).hidden_states
+        states = model.vision_tower(self.normalise(image), output_hidden_states=True).hidden_states
         features = states[config.vision_feature_layer]
         if config.vision_feature_select_strategy == "default":
             features = features[:, 1:]  # without the class token
         return model.multi_modal_projector(features)
+
+    def normalise(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 RGB -> (B, 3, S, S) as the vision tower was trained on it."""
+        # channels first: ONNX Runtime is slow where what it broadcasts over is three numbers long
+        return (image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
     def read_expressions(
         self,
@@ -104,7 +111,9 @@ class GroundingModel(nn.Module):
         return torch.where(is_image[..., None], image.to(text.dtype), text)
 
 
-def image_tokens_of(config: LlavaConfig) -> int:
+def image_tokens_of(config: LlavaConfig | PaliGemmaConfig) -> int:
     """How many features, and so image tokens, `encode_image` gives for an image."""
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    return patches if config.vision_feature_select_strategy == "default" else patches + 1  # the class token stays
+    # the class token stays where the strategy is "full"; PaliGemma has no strategy, and SigLIP no class token
+    whole = getattr(config, "vision_feature_select_strategy", "default") != "default"
+    return patches + 1 if whole else patches

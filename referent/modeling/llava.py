@@ -60,11 +60,11 @@ def llava_spec(
     before = len(tokenizer.encode(template.split("<image>")[0], add_special_tokens=False).ids)
     after = len(tokenizer.encode(template.split("<image>")[1], add_special_tokens=False).ids)
     suffix = max(SUFFIX_TOKENS, after + SUFFIX_TOKENS // 2)
-    buckets = [Bucket(_multiple(1 + before + image_tokens + (n + 1) * suffix, 32), n) for n in EXPRESSIONS]
     return CheckpointSpec(
         image=ImageTransform(mode="center_crop" if center_crop else "letterbox", size=vision.image_size),
         image_tokens=image_tokens, box_frame="image" if center_crop else "transformed", prompt=prompt,
-        buckets=tuple(buckets), present_threshold=None, base=str(directory.resolve()), kind=kind,
+        buckets=buckets_of(1 + before + image_tokens, suffix), present_threshold=None, base=str(directory.resolve()),
+        kind=kind,
         generation=text_generation(text.eos_token_id) if kind == "generator" else None,
     )  # fmt: skip
 
@@ -75,6 +75,11 @@ def lora_config(trained_tokens: Sequence[int], rank: int = 16, alpha: int = 32, 
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS,
         trainable_token_indices={"embed_tokens": sorted(trained_tokens)} if trained_tokens else None,
     )  # fmt: skip
+
+
+def buckets_of(prefix_tokens: int, suffix_tokens: int) -> tuple[Bucket, ...]:
+    """For prefixes and suffixes of about these lengths."""
+    return tuple(Bucket(_multiple(prefix_tokens + (n + 1) * suffix_tokens, 32), n) for n in EXPRESSIONS)
 
 
 def text_generation(eos_token_id: object) -> Generation:

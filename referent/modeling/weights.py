@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -18,11 +24,14 @@ from referent.modeling.stem import ConvStemLlava
 
 ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
 LFS_POINTER = b"version https://git-lfs"  # how the text begins that stands for a file which was not fetched
+GEMMAS = ("gemma", "gemma2")  # language models of PaliGemma and PaliGemma-2
 LAYOUTS = {r"^model\.language_model\.lm_head": "lm_head"}  # beside those that transformers itself maps
 MISMATCH = re.compile(r"size mismatch for (\S+): .*?(\[[\d, ]*\]).*?(\[[\d, ]*\])")  # as torch says it
 NAMED = 3  # of many weights
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 SAMPLES, SAMPLE_BYTES = 256, 4096  # of each file
+
+Base = LlavaForConditionalGeneration | PaliGemmaForConditionalGeneration
 
 
 class CheckpointError(RuntimeError):
@@ -37,6 +46,27 @@ def load_llava(
     config = load_llava_config(directory)
     has_stem = ConvStemLlava.__name__ in (config.architectures or [])
     model_class = ConvStemLlava if has_stem else LlavaForConditionalGeneration
+    return _load(directory, config, model_class, dtype, quantization)
+
+
+def load_paligemma(directory: Path, dtype: torch.dtype | None = None) -> PaliGemmaForConditionalGeneration:
+    """As `load_llava`, a PaliGemma or PaliGemma-2 directory. Raises `CheckpointError`."""
+    return _load(directory, load_paligemma_config(directory), PaliGemmaForConditionalGeneration, dtype)
+
+
+def load_base(directory: Path, dtype: torch.dtype | None = None) -> Base:
+    """As `load_llava`, a directory of either family. Raises `CheckpointError`."""
+    paligemma = _stated(directory).get("model_type") == PaliGemmaConfig.model_type
+    return load_paligemma(directory, dtype) if paligemma else load_llava(directory, dtype)
+
+
+def _load(
+    directory: Path,
+    config: PreTrainedConfig,
+    model_class: Any,
+    dtype: torch.dtype | None,
+    quantization: QuantizationConfigMixin | None = None,
+) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of what does not fit; the error says it
     try:
@@ -56,17 +86,37 @@ def load_llava(
 
 def load_llava_config(directory: Path) -> LlavaConfig:
     """The configuration of a local LLaVA directory. Raises `CheckpointError`."""
-    if not (directory / "config.json").is_file():
-        raise CheckpointError(f"{directory} is no LLaVA directory: it has no config.json")
-    refuse_pointers(directory)
+    stated = _stated(directory)
     with reading(directory / "config.json"):
-        stated = LlavaConfig.get_config_dict(str(directory), local_files_only=True)[0]
         if stated.get("model_type") != LlavaConfig.model_type or "vision_config" not in stated:
             raise CheckpointError(
                 f"{directory} holds no LLaVA as transformers lays it out (model_type {LlavaConfig.model_type} with a "
                 f"vision_config), but {stated.get('architectures')}: take the edition whose name ends in -hf"
             )
         return LlavaConfig.from_pretrained(str(directory), local_files_only=True)
+
+
+def load_paligemma_config(directory: Path) -> PaliGemmaConfig:
+    """The configuration of a local PaliGemma directory. Raises `CheckpointError`."""
+    stated = _stated(directory)
+    with reading(directory / "config.json"):
+        language_model = (stated.get("text_config") or {}).get("model_type")
+        if stated.get("model_type") != PaliGemmaConfig.model_type or language_model not in GEMMAS:
+            raise CheckpointError(
+                f"{directory} holds no PaliGemma as transformers lays it out (model_type {PaliGemmaConfig.model_type} "
+                f"with a text_config of {' or '.join(GEMMAS)}), but {stated.get('architectures')}: take an edition "
+                "such as paligemma2-3b-mix-448"
+            )
+        return PaliGemmaConfig.from_pretrained(str(directory), local_files_only=True)
+
+
+def _stated(directory: Path) -> dict[str, Any]:
+    """What the configuration of a model's directory says. Raises `CheckpointError`."""
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} is no model's directory: it has no config.json")
+    refuse_pointers(directory)
+    with reading(directory / "config.json"):
+        return dict(PreTrainedConfig.get_config_dict(str(directory), local_files_only=True)[0])
 
 
 def base_digest(directory: Path) -> str:
@@ -82,7 +132,7 @@ def base_digest(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def load_adapter(llava: LlavaForConditionalGeneration, directory: Path, trainable: bool = False) -> PeftModel:
+def load_adapter(llava: Base, directory: Path, trainable: bool = False) -> PeftModel:
     """The model with a PEFT adapter around it. Raises `CheckpointError`."""
     refuse_pointers(directory)
     for name in ADAPTER_FILES:  # peft would ask the hub for what is not here
@@ -92,6 +142,7 @@ def load_adapter(llava: LlavaForConditionalGeneration, directory: Path, trainabl
     with reading(directory):
         config = PeftConfig.from_pretrained(str(directory))
         config.inference_mode = not trainable
+        config.base_model_name_or_path = llava.name_or_path  # peft would ask the hub about another name
         adapted = PeftModel(llava, config)
         try:
             result = adapted.load_adapter(str(directory), "default", is_trainable=trainable)

@@ -1,0 +1,103 @@
+"""PaliGemma as it is published, which detects, and point-vlm: LoRA for PaliGemma-2, which points."""
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from tokenizers import Tokenizer
+
+from referent.core.bundle import TOKENIZER_FILE, file_entry
+from referent.core.grammar import LOC_STEPS, DetectionGrammar, Generation, PointGrammar
+from referent.core.prompts import EXPRESSION_MARK, IMAGE_MARK, Prompt
+from referent.core.transform import ImageTransform
+from referent.modeling.checkpoint import CheckpointSpec, load_tokenizer, make_model, new_checkpoint, save_checkpoint
+from referent.modeling.grounding import image_tokens_of
+from referent.modeling.llava import buckets_of
+from referent.modeling.weights import (
+    ADAPTER_FILES,
+    Base,
+    CheckpointError,
+    load_adapter,
+    load_paligemma,
+    load_paligemma_config,
+)
+
+POINT_TEMPLATE = f"{IMAGE_MARK}\nPoint to {EXPRESSION_MARK}\n"  # of point-vlm's evaluation; the processor ends it so
+DETECT_TEMPLATE = f"{IMAGE_MARK}detect {EXPRESSION_MARK}\n"
+SUFFIX_TOKENS = 28  # of one expression with its prompt, amply
+INSTANCES = 32  # of an expression, where a request does not say
+
+
+def import_paligemma(base: Path, out: Path, adapter: Path | None = None) -> CheckpointSpec:
+    """Write the checkpoint `out` of a PaliGemma that answers `detect ...`, which refers to the directory `base`; it has
+    the PEFT adapter where one is given. Nothing is written where that fails. Raises `CheckpointError`."""
+    tokenizer = load_tokenizer(base)
+    first = tokenizer.token_to_id(_loc(0))
+    if first is None or any(tokenizer.token_to_id(_loc(step)) != first + step for step in range(LOC_STEPS)):
+        raise CheckpointError(f"{base} has not the tokens {_loc(0)} to {_loc(LOC_STEPS - 1)}: it is no PaliGemma")
+    grammar = DetectionGrammar(first_loc_id=first, none=True)
+    return _import("paligemma", base, out, adapter, tokenizer, grammar, DETECT_TEMPLATE)
+
+
+def import_point_vlm(adapter: Path, base: Path, out: Path) -> CheckpointSpec:
+    """Write the checkpoint `out` of point-vlm's adapter and the directory `base` of the PaliGemma-2 that it was trained
+    on; nothing is written where that fails. It was never taught to say that nothing is there.
+
+    Raises `CheckpointError`.
+    """
+    return _import("point-vlm", base, out, adapter, load_tokenizer(base), PointGrammar(), POINT_TEMPLATE)
+
+
+def _import(
+    name: str,
+    base: Path,
+    out: Path,
+    adapter: Path | None,
+    tokenizer: Tokenizer,
+    grammar: PointGrammar | DetectionGrammar,
+    template: str,
+) -> CheckpointSpec:
+    spec = paligemma_spec(base, tokenizer, grammar, template)
+    model: Base | PeftModel = load_paligemma(Path(spec.base))
+    training: dict[str, Any] = {"imported": name, "base": base.resolve().name}
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+        weights = adapter / ADAPTER_FILES[1]
+        training["file"] = {"name": weights.name, **file_entry(weights).model_dump()}
+    spec = spec.model_copy(update={"training": training})
+    with new_checkpoint(out) as directory:
+        tokenizer.save(str(directory / TOKENIZER_FILE))
+        save_checkpoint(directory, make_model(model, None), spec, directory / TOKENIZER_FILE)
+    return spec
+
+
+def paligemma_spec(
+    directory: Path, tokenizer: Tokenizer, grammar: PointGrammar | DetectionGrammar, template: str
+) -> CheckpointSpec:
+    """The spec of a new checkpoint on this base, which it refers to. Raises `CheckpointError`."""
+    config = load_paligemma_config(directory)
+    text, image_tokens = config.text_config, image_tokens_of(config)
+    special = {name: getattr(text, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if unfit := [f"{name}_token_id {value}" for name, value in special.items() if not isinstance(value, int)]:
+        raise CheckpointError(f"{directory}/config.json has {', '.join(unfit)} in its text_config: one token each")
+    prompt = Prompt(
+        template=template, bos_token_id=special["bos"], pad_token_id=special["pad"],
+        image_token_id=config.image_token_id, loc_token_id=None, bos_behind_image=True,
+    )  # fmt: skip
+    return CheckpointSpec(
+        kind="generator",
+        image=ImageTransform(mode="stretch", size=config.vision_config.image_size),
+        image_tokens=image_tokens,
+        box_frame="image",
+        prompt=prompt,
+        buckets=buckets_of(image_tokens, SUFFIX_TOKENS),
+        present_threshold=0,
+        generation=Generation(
+            grammar=grammar, eos_token_id=special["eos"], max_instances=INSTANCES, bidirectional=True
+        ),
+        base=str(directory.resolve()),
+    )
+
+
+def _loc(step: int) -> str:
+    return f"<loc{step:04d}>"
