@@ -110,7 +110,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "base: no configuration": (lambda folder: (folder / "base/config.json").unlink(), "no config.json"),
     "base: a pointer for its configuration": (_write("base/config.json", POINTER), "git lfs pull"),
     "base: half a configuration": (_write("base/config.json", "{"), "cannot be loaded"),
-    "base: another model": (_edit("base/config.json", model_type="paligemma"), "no LLaVA as transformers lays it out"),
+    "base: another model": (_edit("base/config.json", model_type="llava_next"), "no LLaVA as transformers lays it out"),
+    "base: half a PaliGemma": (_edit("base/config.json", model_type="paligemma"), "no PaliGemma as transformers lays"),
     "base: the original layout": (
         _write("base/config.json", '{"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"]}'),
         "LlavaLlamaForCausalLM.*-hf",
