@@ -38,7 +38,7 @@ def decoder_step(model: GroundingModel) -> Step:
     P past tokens, C = P + T, F image features (one, where no image is among the new tokens).
     """
     heads, head_dim = _cache_shape(model)
-    vocabulary = str(len(model.base.lm_head.weight))
+    allowed = str(_bytes(len(model.base.lm_head.weight)))
     caches = [f"{kind}_{i}" for i in range(len(model.base.model.language_model.layers)) for kind in ("key", "value")]
     inputs = (
         INPUT_IDS,
@@ -46,7 +46,7 @@ def decoder_step(model: GroundingModel) -> Step:
         Tensor("position_ids", "INT64", ("T",)),
         Tensor("mask", "BOOL", ("T", "C")),
         Tensor("select", "INT64", ("N",)),
-        Tensor("allowed", "BOOL", ("N", vocabulary)),
+        Tensor("allowed", "UINT8", ("N", allowed)),
         *(Tensor(name, None, (str(heads), "P", str(head_dim))) for name in caches),
     )
     outputs = (
@@ -83,7 +83,7 @@ def example_inputs(model: GroundingModel, spec: ModelSpec, batch: int, bucket: B
         "position_ids": past + torch.arange(tokens).expand(batch, -1).contiguous(),
         "mask": mask,
         "select": whole(tokens, batch, slots),
-        "allowed": whole(2, batch, slots, vocabulary).bool(),
+        "allowed": whole(256, batch, slots, _bytes(vocabulary)).to(torch.uint8),
     }
     for tensor in decoder_step(model).inputs[len(inputs) :]:
         inputs[tensor.name] = torch.randn(batch, heads, past, head_dim, generator=generator)
@@ -96,6 +96,11 @@ def add_files(directory: Path, spec: ModelSpec, encoder: PromptEncoder, max_batc
     settings = GenerationFile(**generation_of(spec).model_dump(), slots=max_batch_size, columns=columns_of(spec))
     (folder / GENERATION_FILE).write_text(settings.model_dump_json(indent=2) + "\n", "utf-8")
     (folder / TOKENIZER_FILE).write_text(encoder.tokenizer_json, "utf-8")
+
+
+def _bytes(vocabulary: int) -> int:
+    """That hold a bit for each token."""
+    return -(-vocabulary // 8)
 
 
 def _cache_shape(model: GroundingModel) -> tuple[int, int]:

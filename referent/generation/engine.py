@@ -20,6 +20,7 @@ FinishReason = Literal["", "stop", "length", "error"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
@@ -31,7 +32,7 @@ class Pass(NamedTuple):
     position_ids: Ints  # (B, T)
     mask: Bools  # (B, T, P + T): what each new token sees
     select: Ints  # (B, N): places in T whose next token is wanted
-    allowed: Bools  # (B, N, V)
+    allowed: Bytes  # (B, N, V / 8 rounded up): a bit a token, the least significant first
     slots: range  # of the cache, one a row
     starts: Sequence[int]  # columns where the new keys and values belong
     counts: Sequence[int]  # how many of the T tokens of a row are no padding
@@ -80,9 +81,9 @@ class Answer:
         self.finish_reason: FinishReason = ""
         self._force()
 
-    def allowed(self) -> Bools:
-        """(V,) what may follow, V rounded up to a whole number of bytes."""
-        return np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little").view(np.bool_)
+    def allowed(self) -> Bytes:
+        """What may follow, a bit a token: at least V / 8 bytes."""
+        return np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
 
     def decide(self, token: int, logprob: float, mass: float) -> None:
         """Takes the model's choice; `pending` is then what the next pass must feed."""
@@ -266,7 +267,8 @@ class Engine:
         batch, wide, many = len(chunks), max(len(c.tokens) for c in chunks), max(len(c.select) for c in chunks)
         ids, positions = np.zeros((2, batch, wide), np.int64)
         select = np.zeros((batch, many), np.int64)
-        allowed = np.ones((batch, many, self._decoder.vocabulary), np.bool_)  # places of padding: anything
+        width = -(-self._decoder.vocabulary // 8)
+        allowed = np.full((batch, many, width), 0xFF, np.uint8)  # places of padding: anything
         mask = np.zeros((batch, wide, past + wide), np.bool_)
         for b, chunk in enumerate(chunks):
             count, owners = len(chunk.tokens), chunk.owners
@@ -274,7 +276,7 @@ class Engine:
                 chunk.tokens, chunk.positions, chunk.select
             )  # fmt: skip
             for n, answer in enumerate(chunk.answers):
-                allowed[b, n] = answer.allowed()[: self._decoder.vocabulary]
+                allowed[b, n] = answer.allowed()[:width]
             if past:
                 mask[b, :count, :past] = (chunk.row.owners == PREFIX) | (chunk.row.owners == owners[:, None])
             own = (owners == PREFIX) | (owners == owners[:, None])

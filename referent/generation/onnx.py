@@ -26,7 +26,7 @@ class OnnxDecoder:
         self._names = [name for name in inputs if name not in INPUTS]  # key and value of each layer
         self._dtype = np.float16 if "float16" in inputs["image_features"].type else np.float32
         self._width: int = inputs["image_features"].shape[2]
-        self.slots, self.columns, self.vocabulary = slots, columns, int(inputs["allowed"].shape[2])
+        self.slots, self.columns, self.vocabulary = slots, columns, 8 * int(inputs["allowed"].shape[2])
         _, heads, _, width = inputs[self._names[0]].shape
         self.cache: list[npt.NDArray[Any]] = [
             np.zeros((slots, heads, columns, width), self._dtype) for _ in self._names

@@ -21,9 +21,10 @@ class TextDecoder(nn.Module):
     """New tokens and the past -> the best allowed token at chosen places, and the new keys and values.
 
     input_ids (B, T) int64, image_features (B, K, D), position_ids (B, T) int64, mask (B, T, P+T) bool: what each new
-    token sees, select (B, N) int64: places in T whose next token is wanted, allowed (B, N, V) bool; then key and value
-    of each layer, (B, H, P, d), P = 0 where there is no past. Returns token (B, N) int64, logprob and mass (B, N) fp32
-    as in `referent.generation.engine.Decisions`, then key and value of each layer, (B, H, T, d): of the new tokens.
+    token sees, select (B, N) int64: places in T whose next token is wanted, allowed (B, N, V / 8 rounded up) uint8: a
+    bit a token; then key and value of each layer, (B, H, P, d), P = 0 where there is no past. Returns token (B, N)
+    int64, logprob and mass (B, N) fp32 as in `referent.generation.engine.Decisions`, then key and value of each layer,
+    (B, H, T, d): of the new tokens.
     """
 
     def __init__(self, model: GroundingModel) -> None:
@@ -43,7 +44,7 @@ class TextDecoder(nn.Module):
         hidden, new = self.hidden_states(input_ids, image_features, position_ids, mask, *past)
         places = select.clamp(0, input_ids.shape[1] - 1)[..., None].expand(-1, -1, hidden.shape[-1])
         logits = self.logits(hidden.gather(1, places))  # (B, N, V)
-        held = torch.where(allowed, logits, FORBIDDEN)
+        held = torch.where(_unpacked(allowed)[..., : logits.shape[-1]], logits, FORBIDDEN)
         best, token = held.max(-1)
         total = held.logsumexp(-1)
         return token, best - total, total - logits.logsumexp(-1), *new
@@ -107,6 +108,12 @@ def _run_layer(
     mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])
     hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), key, value
+
+
+def _unpacked(allowed: torch.Tensor) -> torch.Tensor:
+    """(B, N, W) uint8 -> (B, N, 8 W) bool, the least significant bit first."""
+    bits = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=allowed.device)
+    return ((allowed[..., None] & bits) != 0).flatten(-2)
 
 
 def _capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:

@@ -38,8 +38,9 @@ class RandomDecoder:
         assert all(start + count <= self.columns for start, count in zip(inputs.starts, inputs.counts, strict=True))
         if self.poison is not None and (inputs.input_ids == self.poison).any():
             raise RuntimeError("the device is unwell")
-        liking = self.generator.random(inputs.allowed.shape) * inputs.allowed
-        logprob = -np.log(inputs.allowed.sum(-1)).astype(np.float32)
+        allowed = np.unpackbits(inputs.allowed, axis=-1, count=self.vocabulary, bitorder="little")
+        liking = self.generator.random(allowed.shape) * allowed
+        logprob = -np.log(allowed.sum(-1)).astype(np.float32)
         return Decisions(liking.argmax(-1), logprob, np.full_like(logprob, -1.0))
 
     def move(self, source: int, target: int, columns: int) -> None:
