@@ -124,3 +124,24 @@ def test_import_says_where_it_cannot_write(data_folder: Path, tmp_path: Path) ->
     assert code == 1
     assert f"error: [Errno 17] File exists: '{tmp_path / 'file'}'" in errors
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("command", ["point-vlm", "paligemma"])
+def test_import_of_paligemma_says_how_to_go_on(data_folder: Path, tmp_path: Path, command: str) -> None:
+    golden = data_folder / "golden/pv"
+    base, adapter = golden / "paligemma2-tiny-pt-224", golden / "point-vlm-tiny"
+    given = [adapter, "--base", base] if command == "point-vlm" else [base, "--adapter", adapter]
+    code, output, errors = run("import", command, *given, "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert f"referent export {tmp_path / 'out'} --name NAME" in output
+    assert ("always points" in output) == (command == "point-vlm")
+    assert (tmp_path / "out" / "adapter").is_dir()
+
+
+@pytest.mark.parametrize("command", ["point-vlm", "paligemma"])
+def test_a_paligemma_that_lacks_weights_is_not_imported(data_folder: Path, tmp_path: Path, command: str) -> None:
+    golden, base = data_folder / "golden/pv", tmp_path / "base"
+    copytree(golden / "paligemma2-tiny-pt-224", base)
+    lose_a_layer(base)
+    given = [golden / "point-vlm-tiny", "--base", base] if command == "point-vlm" else [base]
+    assert_refused(tmp_path, base, "import", command, *given, "--out", tmp_path / "out")
