@@ -1,14 +1,18 @@
-"""Llama's decoder over packed rows (`referent.core.packing`): who sees whom, a layer, and the last at [LOC] only."""
+"""Decoders of Llama, Gemma and Gemma-2: who sees whom in packed rows (`referent.core.packing`), a layer, with or
+without a past, and Llama's last at [LOC] only."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaModel
+from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from referent.core.packing import PREFIX_SEGMENT
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosine and sine of the positions, (B, T, d) each
+Cache = tuple[torch.Tensor, torch.Tensor]  # keys and values, (B, H, T, d) each
+FORBIDDEN = -1e30  # the logit of what must not be chosen, or seen
 
 
 def visible(segment_ids: torch.Tensor) -> torch.Tensor:
@@ -20,6 +24,14 @@ def visible(segment_ids: torch.Tensor) -> torch.Tensor:
 
 def run_layer(layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """One decoder layer, (B, T, D) -> (B, T, D), with a mask (B, T, T)."""
+    return extend_layer(layer, hidden, mask, rotary, None)[0]
+
+
+def extend_layer(
+    layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor, rotary: Rotary, past: Cache | None
+) -> tuple[torch.Tensor, Cache]:
+    """As `run_layer`, of tokens that see a past of P tokens too, as the mask (B, T, P+T) says; also gives the keys and
+    values of the new tokens."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
     query, key, value = (
@@ -27,10 +39,44 @@ def run_layer(layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor, rotary
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     query, key = apply_rotary_pos_emb(query, key, *rotary)
+    new = key, value
+    if past is not None:
+        key, value = (torch.cat(pair, dim=2) for pair in zip(past, new, strict=True))
     key, value = (repeat_kv(x, attention.num_key_value_groups) for x in (key, value))
+    if isinstance(layer, Gemma2DecoderLayer):
+        logits = soft_capped(
+            (query @ key.transpose(-1, -2)).float() * attention.scaling, attention.attn_logit_softcapping
+        )
+        mixed = torch.where(mask[:, None], logits, FORBIDDEN).softmax(-1).to(value.dtype) @ value
+        mixed = attention.o_proj(mixed.transpose(1, 2).flatten(2))
+        hidden = hidden + layer.post_attention_layernorm(mixed)
+        mixed = layer.mlp(layer.pre_feedforward_layernorm(hidden))
+        return hidden + layer.post_feedforward_layernorm(mixed), new
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None])
     hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), new
+
+
+def soft_capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Gemma-2's soft cap: within -cap..cap."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def seen_by(layer: nn.Module, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+    """The mask (B, T, P+T) as a layer has it: those of Gemma-2 that have a window see the last tokens only, and a token
+    of a prompt that sees itself all of that.
+
+    Rows of such a model have one answer, so past columns are in the order of their positions.
+    """
+    width = getattr(layer.self_attn, "sliding_window", None)
+    if width is None:
+        return mask
+    past = mask.shape[2] - mask.shape[1]
+    columns = torch.arange(past, device=mask.device).expand(mask.shape[0], -1)
+    near = torch.cat((columns, position_ids), 1)[:, None] > position_ids[:, :, None] - width
+    prompt = mask[:, 0, past:]  # what the first token sees: where there is a past, itself
+    block = prompt[:, :, None] & prompt[:, None, :]
+    return mask & torch.cat((near[..., :past], near[..., past:] | block), 2)
 
 
 def last_layer(

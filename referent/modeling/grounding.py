@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlavaConfig, PaliGemmaConfig
 
-from referent.modeling.decoder import last_layer, run_layer, visible
+from referent.modeling.decoder import last_layer, run_layer, soft_capped, visible
 from referent.modeling.heads import BoxHead
 from referent.modeling.weights import Base
 
@@ -100,6 +100,11 @@ class GroundingModel(nn.Module):
             else:
                 hidden = run_layer(layer, hidden, mask, rotary)
         return last_layer(lm, hidden, mask, rotary, loc)
+
+    def token_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the final norm (..., D) -> logits of the next token (..., V), fp32."""
+        logits = self.base.lm_head(hidden_states).float()
+        return soft_capped(logits, getattr(self.base.config.text_config, "final_logit_softcapping", None))
 
     def embed(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         """Token embeddings, with the k-th image feature where the k-th image token stands; (B, T, D)."""

@@ -7,14 +7,10 @@ packed, or has holes.
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from referent.generation.engine import Decisions, Pass
+from referent.modeling.decoder import FORBIDDEN, extend_layer, seen_by
 from referent.modeling.grounding import GroundingModel
-
-FORBIDDEN = -1e30  # the logit of a token that the grammar does not allow
 
 
 class TextDecoder(nn.Module):
@@ -63,75 +59,20 @@ class TextDecoder(nn.Module):
         rotary = language_model.rotary_emb(hidden, position_ids)
         new: list[torch.Tensor] = []
         for layer, key, value in zip(language_model.layers, past[::2], past[1::2], strict=True):
-            width = getattr(layer.self_attn, "sliding_window", None)
-            seen = mask if width is None else mask & _window(mask, position_ids, width)
-            hidden, *fresh = _run_layer(layer, hidden, seen, rotary, key, value)
+            seen = seen_by(layer, mask, position_ids)
+            hidden, fresh = extend_layer(layer, hidden, seen, rotary, (key, value))
             new += fresh
         return hidden, new
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., D) of `hidden_states` -> (..., V) fp32."""
-        base = self.model.base
-        logits = base.lm_head(base.model.language_model.norm(hidden)).float()
-        return _capped(logits, getattr(base.config.text_config, "final_logit_softcapping", None))
-
-
-def _run_layer(
-    layer: nn.Module,
-    hidden: torch.Tensor,
-    mask: torch.Tensor,
-    rotary: tuple[torch.Tensor, torch.Tensor],
-    past_key: torch.Tensor,
-    past_value: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A layer of Llama, Gemma or Gemma-2, (B, T, D) -> (B, T, D) and the new keys and values, (B, H, T, d) each."""
-    attention = layer.self_attn
-    normed = layer.input_layernorm(hidden)
-    query, key, value = (
-        project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
-    keys, values = (
-        repeat_kv(torch.cat(pair, dim=2), attention.num_key_value_groups)
-        for pair in ((past_key, key), (past_value, value))
-    )
-    if isinstance(layer, Gemma2DecoderLayer):
-        weights = _capped(
-            (query @ keys.transpose(-1, -2)).float() * attention.scaling, attention.attn_logit_softcapping
-        )
-        mixed = torch.where(mask[:, None], weights, FORBIDDEN).softmax(-1).to(values.dtype) @ values
-        mixed = attention.o_proj(mixed.transpose(1, 2).flatten(2))
-        hidden = hidden + layer.post_attention_layernorm(mixed)
-        mixed = layer.mlp(layer.pre_feedforward_layernorm(hidden))
-        return hidden + layer.post_feedforward_layernorm(mixed), key, value
-    mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])
-    hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), key, value
+        return self.model.token_logits(self.model.base.model.language_model.norm(hidden))
 
 
 def _unpacked(allowed: torch.Tensor) -> torch.Tensor:
     """(B, N, W) uint8 -> (B, N, 8 W) bool, the least significant bit first."""
     bits = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=allowed.device)
     return ((allowed[..., None] & bits) != 0).flatten(-2)
-
-
-def _capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
-    """Gemma-2's soft cap: within -cap..cap."""
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-def _window(mask: torch.Tensor, position_ids: torch.Tensor, width: int) -> torch.Tensor:
-    """(B, T, P+T) bool: the last `width` tokens up to each, and for a token of a prompt that sees itself, all of that.
-
-    Such a row has one answer, so past columns are in the order of their positions.
-    """
-    past = mask.shape[2] - mask.shape[1]
-    columns = torch.arange(past, device=mask.device).expand(mask.shape[0], -1)
-    near = torch.cat((columns, position_ids), 1)[:, None] > position_ids[:, :, None] - width
-    prompt = mask[:, 0, past:]  # what the first token sees: where there is a past, itself
-    block = prompt[:, :, None] & prompt[:, None, :]
-    return torch.cat((near[..., :past], near[..., past:] | block), 2)
 
 
 class TorchDecoder:

@@ -74,7 +74,7 @@ def expression_losses(
 def answer_loss(model: GroundingModel, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of answer tokens: hidden states (B, N, D) that predict labels (B, N)."""
     chosen = labels != NO_LABEL
-    logits = model.base.lm_head(hidden[chosen]).float()  # (M, V)
+    logits = model.token_logits(hidden[chosen])  # (M, V)
     return F.cross_entropy(logits, labels[chosen], reduction="sum") / max(1, len(logits))
 
 
