@@ -90,9 +90,11 @@ class PromptEncoder:
         start = [] if prompt.bos_behind_image else bos
         self.prefix = start + _ids(self._tokenizer, before) + [prompt.image_token_id] * image_tokens
 
-    def suffix(self, expression: str) -> list[int]:
-        """Ids of one expression's suffix, ending in its [LOC] or what is read instead. Raises `ExpressionError`."""
-        text = self._suffix_template.replace(EXPRESSION_MARK, clean_expression(expression))
+    def suffix(self, expression: str, template: str | None = None) -> list[int]:
+        """Ids of one expression's suffix, ending in its [LOC] or what is read instead; in the words of another template
+        where one is given, for training. Raises `ExpressionError`."""
+        words = self._suffix_template if template is None else template.split(IMAGE_MARK)[1]
+        text = words.replace(EXPRESSION_MARK, clean_expression(expression))
         ids = self._suffix_start + _ids(self._behind_image, text)
         if self.prompt.loc_token_id is not None:
             ids.append(self.prompt.loc_token_id)

@@ -28,6 +28,7 @@ TEMPLATES = {  # visual-grounding-api's own, to the letter
     ),
 }
 TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v)_proj"  # CLIP has modules of these names too
+ALL_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 EXPRESSIONS = (1, 4, 8, 16)  # slots of the buckets
 SUFFIX_TOKENS = 28  # of one expression with its prompt, amply
 
@@ -69,10 +70,12 @@ def llava_spec(
     )  # fmt: skip
 
 
-def lora_config(trained_tokens: Sequence[int], rank: int = 16, alpha: int = 32, dropout: float = 0.05) -> LoraConfig:
+def lora_config(
+    trained_tokens: Sequence[int], rank: int = 16, alpha: int = 32, dropout: float = 0.05, targets: str = TARGETS
+) -> LoraConfig:
     """visual-grounding-api's adapter; embeddings of `trained_tokens` are trained beside it."""
     return LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS,
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets,
         trainable_token_indices={"embed_tokens": sorted(trained_tokens)} if trained_tokens else None,
     )  # fmt: skip
 

@@ -49,9 +49,12 @@ def load_llava(
     return _load(directory, config, model_class, dtype, quantization)
 
 
-def load_paligemma(directory: Path, dtype: torch.dtype | None = None) -> PaliGemmaForConditionalGeneration:
+def load_paligemma(
+    directory: Path, dtype: torch.dtype | None = None, quantization: QuantizationConfigMixin | None = None
+) -> PaliGemmaForConditionalGeneration:
     """As `load_llava`, a PaliGemma or PaliGemma-2 directory. Raises `CheckpointError`."""
-    return _load(directory, load_paligemma_config(directory), PaliGemmaForConditionalGeneration, dtype)
+    config = load_paligemma_config(directory)
+    return _load(directory, config, PaliGemmaForConditionalGeneration, dtype, quantization)
 
 
 def load_base(directory: Path, dtype: torch.dtype | None = None) -> Base:

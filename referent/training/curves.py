@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 LOSSES = ("loss", "box", "score", "text", "point", "patch_class", "patch_box")
-VALIDATION = ("eval_mean_iou", "eval_acc@0.5", "eval_auroc")
+VALIDATION = ("eval_mean_iou", "eval_acc@0.5", "eval_auroc", "eval_f1", "eval_success")
 
 
 def plot_curves(history: Sequence[dict[str, Any]], file: Path) -> None:

@@ -5,6 +5,7 @@
 - `qlora`: the same on a base quantised to 4 bits; the checkpoint refers to the base as it is, and is merged there.
 - `full`: everything that the loss reaches, with a learning rate for each group of modules.
 - `text`: `lora` without a head, for answers in words; the embeddings of the answer's tokens are trained too.
+- `points`: adapters on all projections of PaliGemma's language model, for points in words.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from referent.core.prompts import PromptEncoder
 from referent.modeling.checkpoint import CheckpointSpec
 from referent.modeling.grounding import GroundingModel
-from referent.modeling.llava import lora_config
+from referent.modeling.llava import ALL_TARGETS, lora_config
 from referent.training.recipe import Recipe, RecipeError
 
 EVERY_DIGIT = (0.123, 0.456, 0.789, 1.0)
@@ -29,6 +30,9 @@ def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptE
     model.llava.requires_grad_(False)
     if recipe.mode == "full":
         _unfreeze_used(model)
+    elif recipe.mode == "points":
+        config = lora_config([], recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout, ALL_TARGETS)
+        model.llava = get_peft_model(model.llava, config)
     elif recipe.mode != "frozen":
         tokens = set() if spec.prompt.loc_token_id is None else {spec.prompt.loc_token_id}
         if recipe.mode == "text":  # a base may never have seen them, such as mini's; it costs some twenty rows

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Mode = Literal["frozen", "lora", "qlora", "full", "text"]  # `referent.training.modes` says what each trains
+Mode = Literal["frozen", "lora", "qlora", "full", "text", "points"]  # `referent.training.modes` says what each trains
 # what `referent sweep` takes as well
-Base = Annotated[Path, typer.Option(help="One of our checkpoints, or a LLaVA directory (config.json, weights).")]
+Base = Annotated[Path, typer.Option(help="One of our checkpoints, or a LLaVA directory; a PaliGemma one for points.")]
 Data = Annotated[Path, typer.Option(help="Folder with train.jsonl and val.jsonl of `referent data prepare`.")]
 Images = Annotated[Path, typer.Option(help="Folder that the records' image paths are relative to.")]
 
@@ -29,7 +29,9 @@ class Recipe:
 
     mode: Annotated[
         Mode,
-        typer.Argument(help="What is trained: head; adapter and head; the same on 4 bits; everything; text answers."),
+        typer.Argument(
+            help="What is trained: head; adapter and head; the same on 4 bits; everything; answers in text; points."
+        ),
     ]
     base: Base
     data: Data
@@ -51,6 +53,7 @@ class Recipe:
     giou_weight: Annotated[float, typer.Option(help="Of 1 - GIoU.")] = 1.0
     score_weight: Annotated[float, typer.Option(help="Of the predicted IoU.")] = 1.0
     scores: Annotated[bool, typer.Option(help="Give a fresh head scores.")] = True
+    four_bits: Annotated[bool, typer.Option(help="`points` only: the base in 4 bits, as in `qlora`.")] = False
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05

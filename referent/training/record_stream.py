@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -17,6 +18,7 @@ from referent.core.prompts import ExpressionError, PromptEncoder
 from referent.core.sources import encoded
 from referent.core.spec import ModelSpec
 from referent.core.text_files import TextFileError
+from referent.core.transform import ImageTransform
 from referent.data.records import AnnotationError, Record, Rejected, read_records
 from referent.training.encoding import TrainingRow, encode_row, frame_boxes
 from referent.training.losses import NO_LABEL
@@ -26,8 +28,13 @@ class DataError(RuntimeError):
     """Data that cannot be trained on; the message names the file and the remedy."""
 
 
-def load_records(file: Path, images: Path, limit: int | None = None, seed: int = 0) -> list[Record]:
-    """Records with a box or of absent objects; with `limit`, a random choice of that many. Raises `DataError`."""
+def load_records(
+    file: Path, images: Path, limit: int | None = None, seed: int = 0, gives: Literal["boxes", "points"] = "boxes"
+) -> list[Record]:
+    """Records with what is trained, or of absent objects; with `limit`, a random choice of that many.
+
+    Raises `DataError`.
+    """
     if not file.is_file():
         raise DataError(f"{file} is missing: `referent data prepare` writes it")
     records: list[Record] = []
@@ -35,8 +42,10 @@ def load_records(file: Path, images: Path, limit: int | None = None, seed: int =
         for record in read_records(file):
             if isinstance(record, Rejected):
                 raise DataError(f"{record.where}: {record.reason}; `referent data prepare` leaves such rows out")
-            if record.points and not record.box_xyxy:
-                raise DataError(f"record {record.id!r} of {file} has points and no box: boxes are trained here")
+            has, lacks = (record.points, record.box_xyxy) if gives == "boxes" else (record.box_xyxy, record.points)
+            if has and not lacks:
+                held, wanted = ("points", "box") if gives == "boxes" else ("a box", "points")
+                raise DataError(f"record {record.id!r} of {file} has {held} and no {wanted}: {gives} are trained here")
             records.append(record)
     except (AnnotationError, TextFileError) as error:
         raise DataError(str(error)) from error
@@ -95,8 +104,8 @@ class RecordStream(Dataset[TrainingRow]):
 
     def __getitem__(self, index: int) -> TrainingRow:
         epoch, position = divmod(index, len(self.items))
-        item = self.items[_order(self._seed, epoch, len(self.items))[position]]
-        image = self._open(item[0])
+        item = self.items[order_of(self._seed, epoch, len(self.items))[position]]
+        image = open_image(item[0], self._images, self._spec.image)
         boxes = [record.box_xyxy for record in item]
         suffixes = [self._input(record) for record in item]
         row, _ = encode_row(image, suffixes, boxes, self._spec, self._encoder, self.row)
@@ -136,22 +145,25 @@ class RecordStream(Dataset[TrainingRow]):
             first += len(answer)
         return {"loc_positions": positions, "labels": labels}
 
-    def _open(self, record: Record) -> Picture:
-        try:
-            image = self._spec.image.decode(encoded(self._images / record.image))
-        except (OSError, ImageError) as error:
-            remedy = "`referent data prepare` leaves such images out"
-            raise DataError(f"image {record.image} of record {record.id!r}: {error}; {remedy}") from error
-        if image.size != (record.width, record.height):
-            raise DataError(
-                f"image {record.image} is {'x'.join(map(str, image.size))}, record {record.id!r} says "
-                f"{record.width}x{record.height}: prepare the data again"
-            )
-        return image
+
+def open_image(record: Record, images: Path, transform: ImageTransform) -> Picture:
+    """The image of a record, as the model needs it. Raises `DataError`."""
+    try:
+        image = transform.decode(encoded(images / record.image))
+    except (OSError, ImageError) as error:
+        remedy = "`referent data prepare` leaves such images out"
+        raise DataError(f"image {record.image} of record {record.id!r}: {error}; {remedy}") from error
+    if image.size != (record.width, record.height):
+        raise DataError(
+            f"image {record.image} is {'x'.join(map(str, image.size))}, record {record.id!r} says "
+            f"{record.width}x{record.height}: prepare the data again"
+        )
+    return image
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, items: int) -> list[int]:
+def order_of(seed: int, epoch: int, items: int) -> list[int]:
+    """The items of an epoch, shuffled."""
     order = list(range(items))
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order

@@ -12,19 +12,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from tokenizers import Tokenizer
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from referent.core.bundle import TOKENIZER_FILE
+from referent.core.grammar import PointGrammar
 from referent.core.prompts import LOC_MARK, Prompt
 from referent.data.records import Record
-from referent.evaluation.evaluate import join, summary
+from referent.evaluation.evaluate import Results, join, point_figures, summary
 from referent.evaluation.predictors import ask_checkpoint
 from referent.modeling.checkpoint import (
     ADAPTER_DIRECTORY,
@@ -36,23 +38,37 @@ from referent.modeling.checkpoint import (
     load_checkpoint_spec,
     load_head,
     load_tokenizer,
+    make_model,
     save_checkpoint,
 )
 from referent.modeling.grounder import ModelGrounder, make_grounder
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.heads import BoxHead
+from referent.modeling.importers.paligemma import POINT_TEMPLATE, paligemma_spec
 from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer, text_generation
-from referent.modeling.weights import load_llava
+from referent.modeling.weights import load_llava, load_paligemma
 from referent.training.curves import plot_curves
 from referent.training.encoding import collate, collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import end_token, parameter_groups, select_trained
+from referent.training.point_stream import PointStream, collate_answers
 from referent.training.recipe import RESULT_FILE, Recipe, RecipeError
-from referent.training.record_stream import RecordStream, load_records
+from referent.training.record_stream import DataError, RecordStream, load_records
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FIGURES = ("mean_iou", "acc@0.5", "auroc", "present_threshold", "invalid", "n")
+
+
+class Judge(NamedTuple):
+    """What a run is judged by: the figure of the best checkpoint first, among those that are kept."""
+
+    gives: Literal["boxes", "points"]
+    measure: Callable[[Results], dict[str, Any]]
+    figures: tuple[str, ...]
+
+
+BOXES = Judge("boxes", summary, ("mean_iou", "acc@0.5", "auroc", "present_threshold", "invalid", "n"))
+POINTS = Judge("points", point_figures, ("f1", "precision", "recall", "success", "parse_rate", "distance_share", "n"))
 
 
 def train(recipe: Recipe) -> dict[str, float]:
@@ -61,20 +77,28 @@ def train(recipe: Recipe) -> dict[str, float]:
     Raises `RecipeError`, `DataError` and `referent.modeling.checkpoint.CheckpointError`.
     """
     set_seed(recipe.seed)
-    arguments = _arguments(recipe)  # before the model: ZeRO-3 builds it in pieces
-    model, spec = open_base(recipe)
+    judge = POINTS if recipe.mode == "points" else BOXES
+    arguments = _arguments(recipe, judge)  # before the model: ZeRO-3 builds it in pieces
+    model, spec = open_base(recipe) if judge is BOXES else open_paligemma(recipe)
     encoder = load_checkpoint_encoder(recipe.out, spec)
     select_trained(model, spec, encoder, recipe)
     model.checkpointing = recipe.gradient_checkpointing
     if recipe.gradient_checkpointing and recipe.mode == "full":
         model.base.model.vision_tower.gradient_checkpointing_enable({"use_reentrant": False})
 
-    end = end_token(model) if recipe.mode == "text" else None
-    stream = RecordStream(
-        load_records(recipe.data / "train.jsonl", recipe.images, recipe.train_limit, recipe.seed),
-        recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end,
-    )  # fmt: skip
-    validation = load_records(recipe.data / "val.jsonl", recipe.images, recipe.val_limit, recipe.seed)
+    records, validation = (
+        load_records(recipe.data / f"{split}.jsonl", recipe.images, limit, recipe.seed, judge.gives)
+        for split, limit in (("train", recipe.train_limit), ("val", recipe.val_limit))
+    )
+    if judge is POINTS:
+        if not any(record.points for record in validation):
+            raise DataError(f"no record of {recipe.data / 'val.jsonl'} has points to judge by")
+        stream: PointStream | RecordStream = PointStream(
+            records, recipe.images, spec, encoder, recipe.seed, end_token(model)
+        )
+    else:
+        end = end_token(model) if recipe.mode == "text" else None
+        stream = RecordStream(records, recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end)
     together = recipe.batch * recipe.accumulate * arguments.world_size
     steps = recipe.steps or math.ceil(recipe.epochs * len(stream.items) / together)
     stream.samples = steps * together
@@ -84,16 +108,16 @@ def train(recipe: Recipe) -> dict[str, float]:
 
     objective = Objective(model, LossWeights(recipe.l1_weight, recipe.giou_weight, recipe.score_weight))
     writer = CheckpointWriter(recipe, model, spec)
+    collator = collate_answers if judge is POINTS else collate if recipe.compile else collate_trimmed
     trainer = GroundingTrainer(
-        objective, stream, validator(make_grounder(model, spec, encoder), validation, recipe.images),
-        keep=writer.keep, parameter_groups=parameter_groups(model, recipe),
-        data_collator=collate if recipe.compile else collate_trimmed, args=arguments,
+        objective, stream, validator(make_grounder(model, spec, encoder), validation, recipe.images, judge),
+        keep=writer.keep, parameter_groups=parameter_groups(model, recipe), data_collator=collator, args=arguments,
     )  # fmt: skip
     writer.trainer = trainer
     if recipe.compile:
         objective.compile_steps()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(recipe.out))
-    if not any("eval_mean_iou" in line and line["step"] == steps for line in trainer.state.log_history):
+    if not any(f"eval_{judge.figures[0]}" in line and line["step"] == steps for line in trainer.state.log_history):
         trainer.evaluate()
     return writer.finish()
 
@@ -138,11 +162,34 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         "present_threshold": None,
         "evaluation": {},
     }
+    _keep_tokenizer(tokenizer, recipe)
+    return model, CheckpointSpec(**spec.model_dump() | updates)
+
+
+def open_paligemma(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
+    """As `open_base`, a PaliGemma directory or a checkpoint on one, to answer with points or that nothing is there."""
+    if unfit := [name for name in ("center_crop", "plain_text_loc", "compile") if getattr(recipe, name)]:
+        raise RecipeError(f"--{unfit[0].replace('_', '-')} is not for points: leave it out")
+    directory = recipe.base
+    if (recipe.base / SPEC_FILE).is_file():
+        directory = recipe.base / load_checkpoint_spec(recipe.base).base
+        if (recipe.base / ADAPTER_DIRECTORY).is_dir():
+            raise RecipeError(f"{recipe.base} has an adapter already: start from its base, {directory}")
+    elif not (recipe.base / "config.json").is_file():
+        raise RecipeError(f"{recipe.base} is no base: it has neither {SPEC_FILE} nor config.json")
+    spec = paligemma_spec(directory, PointGrammar(none=True), recipe.template or POINT_TEMPLATE)
+    tokenizer = load_tokenizer(directory)
+    paligemma = load_paligemma(directory, DTYPES[recipe.base_dtype], _quantization(recipe))
+    check_base(recipe.base, spec, paligemma.config, tokenizer)
+    _keep_tokenizer(tokenizer, recipe)
+    return make_model(paligemma, None), spec
+
+
+def _keep_tokenizer(tokenizer: Tokenizer, recipe: Recipe) -> None:
     if PartialState().is_main_process:
         recipe.out.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(recipe.out / TOKENIZER_FILE))
     PartialState().wait_for_everyone()
-    return model, CheckpointSpec(**spec.model_dump() | updates)
 
 
 def _prompt(spec: CheckpointSpec, template: str) -> Prompt:
@@ -152,12 +199,15 @@ def _prompt(spec: CheckpointSpec, template: str) -> Prompt:
 
 def _quantization(recipe: Recipe) -> BitsAndBytesConfig | None:
     """4 bits for the language model's layers in `qlora`; the vision side and the embeddings stay as they are."""
-    if recipe.mode != "qlora":
+    if recipe.four_bits and recipe.mode != "points":
+        raise RecipeError("--four-bits is for points: the mode qlora has 4 bits by itself")
+    if recipe.mode != "qlora" and not recipe.four_bits:
         return None
     if not torch.cuda.is_available():
-        raise RecipeError("qlora needs an NVIDIA GPU, and this machine has none: use lora")
+        remedy = "leave --four-bits out" if recipe.four_bits else "use lora"
+        raise RecipeError(f"4 bits need an NVIDIA GPU, and this machine has none: {remedy}")
     if not is_bitsandbytes_available():
-        raise RecipeError("qlora needs bitsandbytes: pip install bitsandbytes")
+        raise RecipeError("4 bits need bitsandbytes: pip install bitsandbytes")
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
@@ -165,7 +215,7 @@ def _quantization(recipe: Recipe) -> BitsAndBytesConfig | None:
     )  # fmt: skip
 
 
-def _arguments(recipe: Recipe) -> TrainingArguments:
+def _arguments(recipe: Recipe, judge: Judge) -> TrainingArguments:
     """Trainer's settings; steps are set once the data is known."""
     on_gpu = torch.cuda.is_available()
     workers = {"dataloader_prefetch_factor": 4, "dataloader_persistent_workers": True} if recipe.workers else {}
@@ -177,13 +227,15 @@ def _arguments(recipe: Recipe) -> TrainingArguments:
         bf16=recipe.bf16, use_cpu=not on_gpu, ddp_backend="gloo" if "WORLD_SIZE" in os.environ and not on_gpu else None,
         ddp_find_unused_parameters=False, deepspeed=None if recipe.deepspeed is None else str(recipe.deepspeed),
         logging_steps=recipe.logging_steps, report_to="tensorboard", save_strategy="steps", save_total_limit=2,
-        eval_strategy="steps", metric_for_best_model="mean_iou", greater_is_better=True,
+        eval_strategy="steps", metric_for_best_model=judge.figures[0], greater_is_better=True,
         dataloader_num_workers=recipe.workers, remove_unused_columns=False, label_names=["boxes"], seed=recipe.seed,
         **workers,
     )  # fmt: skip
 
 
-def validator(grounder: ModelGrounder, records: Sequence[Record], images: Path) -> Callable[[], dict[str, float]]:
+def validator(
+    grounder: ModelGrounder, records: Sequence[Record], images: Path, judge: Judge = BOXES
+) -> Callable[[], dict[str, float]]:
     """Figures on the records, each process asking its share of the images; the same figures on every process."""
     state = PartialState()
     rank = {image: index for index, image in enumerate(dict.fromkeys(record.image for record in records))}
@@ -193,8 +245,8 @@ def validator(grounder: ModelGrounder, records: Sequence[Record], images: Path) 
 
     def validate() -> dict[str, float]:
         predictions = list(ask_checkpoint(grounder, own, images))
-        figures = summary(join(records, gather_object(predictions) if shares > 1 else predictions))
-        return {name: figures[name] for name in FIGURES if figures.get(name) is not None}
+        figures = judge.measure(join(records, gather_object(predictions) if shares > 1 else predictions))
+        return {name: figures[name] for name in judge.figures if figures.get(name) is not None}
 
     return validate
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer for the grounding objective: curriculum, logged parts, validation by mean IoU."""
+"""transformers' Trainer for the grounding objective: curriculum, logged parts, validation by a figure."""
 
 import json
 from collections.abc import Callable
@@ -88,7 +88,8 @@ class GroundingTrainer(Trainer):
         self.model.train()
         figures = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(figures))
-        self._keep(found, self.state.best_metric is None or found["mean_iou"] > self.state.best_metric)
+        judged = found[str(self.args.metric_for_best_model)]
+        self._keep(found, self.state.best_metric is None or judged > self.state.best_metric)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 

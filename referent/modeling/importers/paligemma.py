@@ -57,7 +57,7 @@ def _import(
     grammar: PointGrammar | DetectionGrammar,
     template: str,
 ) -> CheckpointSpec:
-    spec = paligemma_spec(base, tokenizer, grammar, template)
+    spec = paligemma_spec(base, grammar, template)
     model: Base | PeftModel = load_paligemma(Path(spec.base))
     training: dict[str, Any] = {"imported": name, "base": base.resolve().name}
     if adapter is not None:
@@ -71,9 +71,7 @@ def _import(
     return spec
 
 
-def paligemma_spec(
-    directory: Path, tokenizer: Tokenizer, grammar: PointGrammar | DetectionGrammar, template: str
-) -> CheckpointSpec:
+def paligemma_spec(directory: Path, grammar: PointGrammar | DetectionGrammar, template: str) -> CheckpointSpec:
     """The spec of a new checkpoint on this base, which it refers to. Raises `CheckpointError`."""
     config = load_paligemma_config(directory)
     text, image_tokens = config.text_config, image_tokens_of(config)

@@ -30,6 +30,7 @@ from referent.modeling.grounding import GroundingModel
 from referent.modeling.importers.paligemma import import_paligemma, import_point_vlm
 from referent.modeling.text_decoder import TextDecoder, TorchDecoder
 from referent.modeling.weights import load_adapter, load_paligemma
+from referent.training.losses import answer_loss
 
 TOLERANCE = 1e-4
 BASE, ADAPTER = "paligemma2-tiny-pt-224", "point-vlm-tiny"
@@ -178,7 +179,11 @@ def test_training_sees_what_its_own_collator_and_model_see(
         features = model.encode_image(square(golden, spec, case["image"])).detach()
         found = logits(model, prompt + answer, features, len(prompt))
         close(found[-48:], arrays[f"{case['i']}.train.logits_last48"][0])
-        loss = nn.functional.cross_entropy(found[len(prompt) - 1 : -1], torch.tensor(answer))
+        ids, segments = torch.tensor([prompt + answer]), torch.tensor(given["token_type_ids"][None])
+        positions = torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1)[None]
+        with torch.inference_mode():
+            hidden, _ = model.read_expressions(ids, segments, positions, features)
+            loss = answer_loss(model, hidden, torch.tensor([answer]))
         close(loss, arrays[f"{case['i']}.train.loss"])
 
 
