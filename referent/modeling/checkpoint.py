@@ -29,9 +29,10 @@ from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel, image_tokens_of
 from referent.modeling.heads import BoxHead
-from referent.modeling.paligemma import PaliGemma
+from referent.modeling.siglip_gemma import PaliGemma
+from referent.modeling.weights import CheckpointError as CheckpointError
 from referent.modeling.weights import (
-    Base,
+    VisionLanguageModel,
     base_digest,
     check_weights,
     load_adapter,
@@ -40,7 +41,6 @@ from referent.modeling.weights import (
     refuse_pointer,
     refuse_pointers,
 )
-from referent.modeling.weights import CheckpointError as CheckpointError
 
 SPEC_FILE, HEAD_FILE, ADAPTER_DIRECTORY, BASE_DIRECTORY = "referent.json", "head.safetensors", "adapter", "base"
 
@@ -122,7 +122,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"{directory} needs the base {spec.base}, which is not there: set `base` in its {SPEC_FILE}"
         )
-    llava: Base | PeftModel = load_base(directory / spec.base, dtype)
+    llava: VisionLanguageModel | PeftModel = load_base(directory / spec.base, dtype)
     check_base(directory, spec, llava.config, tokenizer)
     if spec.base_digest not in (None, base_digest(directory / spec.base)):
         raise CheckpointError(
@@ -138,7 +138,7 @@ def load_checkpoint(
     return make_model(llava, head).train(trainable), spec
 
 
-def make_model(base: Base | PeftModel, head: BoxHead | None) -> GroundingModel:
+def make_model(base: VisionLanguageModel | PeftModel, head: BoxHead | None) -> GroundingModel:
     """The grounding model of the base's family."""
     paligemma = base.config.model_type == PaliGemmaConfig.model_type
     return PaliGemma(base, head) if paligemma else GroundingModel(base, head)

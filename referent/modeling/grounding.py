@@ -13,7 +13,7 @@ from transformers import LlavaConfig, PaliGemmaConfig
 
 from referent.modeling.decoder import last_layer, run_layer, soft_capped, visible
 from referent.modeling.heads import BoxHead
-from referent.modeling.weights import Base
+from referent.modeling.weights import VisionLanguageModel
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # channel statistics of openai/clip-vit-large-patch14-336
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,12 +32,12 @@ class GroundingModel(nn.Module):
     """A LLaVA, with or without a peft adapter around it, and its box head (None: it answers in text).
 
     `checkpointing` trades time for memory in training: layers are computed again in the backward pass. Families whose
-    images are read otherwise are subclasses (`referent.modeling.paligemma`).
+    images are read otherwise are subclasses (`referent.modeling.siglip_gemma`).
     """
 
     MEAN, STD = CLIP_MEAN, CLIP_STD  # of the vision tower's pixels
 
-    def __init__(self, llava: Base | PeftModel, box_head: BoxHead | None) -> None:
+    def __init__(self, llava: VisionLanguageModel | PeftModel, box_head: BoxHead | None) -> None:
         super().__init__()
         self.llava = llava
         self.box_head = box_head
@@ -46,7 +46,7 @@ class GroundingModel(nn.Module):
             self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)
 
     @property
-    def base(self) -> Base:
+    def base(self) -> VisionLanguageModel:
         """The LLaVA itself, its layers adapted in place where there is an adapter."""
         return self.llava.get_base_model() if isinstance(self.llava, PeftModel) else self.llava
 

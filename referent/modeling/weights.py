@@ -31,7 +31,7 @@ NAMED = 3  # of many weights
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 SAMPLES, SAMPLE_BYTES = 256, 4096  # of each file
 
-Base = LlavaForConditionalGeneration | PaliGemmaForConditionalGeneration
+VisionLanguageModel = LlavaForConditionalGeneration | PaliGemmaForConditionalGeneration
 
 
 class CheckpointError(RuntimeError):
@@ -57,7 +57,7 @@ def load_paligemma(
     return _load(directory, config, PaliGemmaForConditionalGeneration, dtype, quantization)
 
 
-def load_base(directory: Path, dtype: torch.dtype | None = None) -> Base:
+def load_base(directory: Path, dtype: torch.dtype | None = None) -> VisionLanguageModel:
     """As `load_llava`, a directory of either family. Raises `CheckpointError`."""
     paligemma = _stated(directory).get("model_type") == PaliGemmaConfig.model_type
     return load_paligemma(directory, dtype) if paligemma else load_llava(directory, dtype)
@@ -135,7 +135,7 @@ def base_digest(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def load_adapter(llava: Base, directory: Path, trainable: bool = False) -> PeftModel:
+def load_adapter(llava: VisionLanguageModel, directory: Path, trainable: bool = False) -> PeftModel:
     """The model with a PEFT adapter around it. Raises `CheckpointError`."""
     refuse_pointers(directory)
     for name in ADAPTER_FILES:  # peft would ask the hub for what is not here

@@ -10,7 +10,7 @@ from referent.core.spec import ModelSpec
 from referent.data.records import Record, write_records
 from referent.training.encoding import collate_trimmed
 from referent.training.losses import NO_LABEL
-from referent.training.record_stream import DataError, RecordStream, load_records
+from referent.training.record_stream import DataError, RecordStream, load_records, order_of
 from tests.support.tiny import TINY_BUCKETS, TINY_GENERATION, TINY_IMAGE, TINY_IMAGE_TOKENS, TINY_PROMPT
 
 MakeStream = Callable[..., RecordStream]
@@ -63,9 +63,7 @@ def test_targets_are_boxes_of_the_frame_and_absent_objects_have_none(make_stream
 
 
 def _item_of(stream: RecordStream, index: int) -> list[Record]:
-    from referent.training.record_stream import _order
-
-    return stream.items[_order(stream._seed, 0, len(stream.items))[index]]
+    return stream.items[order_of(stream._seed, 0, len(stream.items))[index]]
 
 
 def test_labels_of_text_are_the_tokens_after_each_position(make_stream: MakeStream, tokenizer_file: Path) -> None:
@@ -118,4 +116,4 @@ def test_bad_data_is_named(records_folder: Path, tmp_path: Path, make_stream: Ma
     stream._images = tmp_path
     (tmp_path / stream.items[0][0].image).write_bytes(b"no image")
     with pytest.raises(DataError, match="of record"):
-        stream._open(stream.items[0][0])
+        stream[order_of(stream._seed, 0, len(stream.items)).index(0)]

@@ -15,8 +15,8 @@ from referent.modeling.grounding import image_tokens_of
 from referent.modeling.llava import buckets_of
 from referent.modeling.weights import (
     ADAPTER_FILES,
-    Base,
     CheckpointError,
+    VisionLanguageModel,
     load_adapter,
     load_paligemma,
     load_paligemma_config,
@@ -58,7 +58,7 @@ def _import(
     template: str,
 ) -> CheckpointSpec:
     spec = paligemma_spec(base, grammar, template)
-    model: Base | PeftModel = load_paligemma(Path(spec.base))
+    model: VisionLanguageModel | PeftModel = load_paligemma(Path(spec.base))
     training: dict[str, Any] = {"imported": name, "base": base.resolve().name}
     if adapter is not None:
         model = load_adapter(model, adapter)

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from referent.modeling.grounding import image_tokens_of
-from referent.modeling.paligemma import PaliGemma
+from referent.modeling.siglip_gemma import PaliGemma
 from referent.modeling.text_decoder import TextDecoder
 
 SIZE, PATCH, IMAGE_ID, VOCABULARY = 28, 7, 90, 96
