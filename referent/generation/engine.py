@@ -20,7 +20,7 @@ FinishReason = Literal["", "stop", "length", "error"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.uint8]
+Bits = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
@@ -32,7 +32,7 @@ class Pass(NamedTuple):
     position_ids: Ints  # (B, T)
     mask: Bools  # (B, T, P + T): what each new token sees
     select: Ints  # (B, N): places in T whose next token is wanted
-    allowed: Bytes  # (B, N, V / 8 rounded up): a bit a token, the least significant first
+    allowed: Bits  # (B, N, V / 8 rounded up): a bit a token, the least significant first
     slots: range  # of the cache, one a row
     starts: Sequence[int]  # columns where the new keys and values belong
     counts: Sequence[int]  # how many of the T tokens of a row are no padding
@@ -81,7 +81,7 @@ class Answer:
         self.finish_reason: FinishReason = ""
         self._force()
 
-    def allowed(self) -> Bytes:
+    def allowed(self) -> Bits:
         """What may follow, a bit a token: at least V / 8 bytes."""
         return np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
 
