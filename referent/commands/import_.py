@@ -25,7 +25,7 @@ def visual_grounding(
     ] = "last",
 ) -> None:
     """Import visual-grounding-api's checkpoints, main or ablation."""
-    from referent.modeling.importers.visual_grounding import READINGS, import_visual_grounding
+    from referent.modeling.importers.visual_grounding import READ_POSITIONS, import_visual_grounding
     from referent.modeling.weights import CheckpointError
 
     try:
@@ -34,7 +34,7 @@ def visual_grounding(
         raise failure(str(error)) from error
     for name, figures in spec.evaluation.items():
         typer.echo(f"{name}: " + ", ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
-    typer.echo(READINGS[read])
+    typer.echo(READ_POSITIONS[read])
     typer.echo(f"to serve it: referent export {out} --name NAME")
 
 

@@ -12,7 +12,7 @@ from referent.commands.installation import needs
 from referent.commands.terminal import failure
 from referent.core.text_forms import FORMS
 
-Form = StrEnum("Form", {name: name for name in FORMS})  # of texts
+TextForm = StrEnum("TextForm", {name: name for name in FORMS})  # of texts
 
 
 class Format(StrEnum):
@@ -25,7 +25,9 @@ class Format(StrEnum):
 def predictions(
     file: Annotated[Path, typer.Argument(help="Predictions beside their true boxes.")],
     format: Annotated[Format, typer.Option(help="Of the file.")],
-    form: Annotated[Form | None, typer.Option(help="Of answers in text.", show_default="as their syntax tells")] = None,
+    form: Annotated[
+        TextForm | None, typer.Option(help="Of answers in text.", show_default="as their syntax tells")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
     """Judge published predictions, whichever way their model writes where things are.

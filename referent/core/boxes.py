@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import WithJsonSchema
 
 Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
 # one box; its JSON schema says "four numbers" in the words that generators and validators of every draft understand
 Box = Annotated[
     tuple[float, float, float, float],

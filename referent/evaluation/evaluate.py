@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from referent.core.boxes import Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.core.boxes import Bools, Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.data.records import Mask, Record
 from referent.evaluation import metrics
-from referent.evaluation.metrics import Bools
 from referent.evaluation.predictions import Prediction, PredictionsError
 
 BASELINES = {"centre box": 0.4, "whole image": 1.0}  # share of each side

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import bootstrap
 
-from referent.core.boxes import Floats, clip_xyxy, iou
+from referent.core.boxes import Bools, Floats, clip_xyxy, iou
 
-Bools = npt.NDArray[np.bool_]
 Interval = tuple[float, float]
 
 THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -25,7 +25,7 @@ class Detection(BaseModel):
     score: float
 
 
-class Answer(BaseModel):
+class RecEvalAnswer(BaseModel):
     """What a model said, in one of three ways."""
 
     model_config = ConfigDict(extra="forbid")
@@ -35,15 +35,15 @@ class Answer(BaseModel):
     text: str | None = None
 
 
-class Row(BaseModel):
+class RecEvalRow(BaseModel):
     """One expression; `text` is the expression."""
 
     text: str
-    prediction: Answer
+    prediction: RecEvalAnswer
     gt_bbox: Box
 
 
-class RecEval(RootModel[dict[str, dict[str, Annotated[list[Row], Field(min_length=1)]]]]):
+class RecEval(RootModel[dict[str, dict[str, Annotated[list[RecEvalRow], Field(min_length=1)]]]]):
     """A whole file."""
 
 
@@ -57,7 +57,7 @@ def read_rec_eval(file: Path) -> RecEval:
         raise PredictionsError(f"{file}: no file of REC-Eval: {field}: {first['msg']}".replace(": : ", ": ")) from error
 
 
-def rec_eval_figures(rows: list[Row], form: str | None = None) -> dict[str, Any]:
+def rec_eval_figures(rows: list[RecEvalRow], form: str | None = None) -> dict[str, Any]:
     """Figures of one model on one set; a prediction without a valid box is a miss.
 
     `form` is that of the texts, None where their syntax tells it. "any box" takes the best of a row's boxes.
@@ -77,7 +77,7 @@ def rec_eval_figures(rows: list[Row], form: str | None = None) -> dict[str, Any]
     return figures | {"answers": dict(said), "invalid": dict(invalid.most_common())}
 
 
-def _read(answer: Answer, form: str | None) -> tuple[Floats, str, str | None]:
+def _read(answer: RecEvalAnswer, form: str | None) -> tuple[Floats, str, str | None]:
     """Boxes in pixels (M, 4), best first; what kind of answer it is; why it has no box although it should."""
     if answer.detections:
         ordered = sorted(answer.detections, key=lambda detection: -detection.score)

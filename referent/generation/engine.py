@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
+from referent.core.answers import FinishReason
+from referent.core.boxes import Bools, Floats
+
 HOLE, PREFIX = -1, 0  # owners of a column of the cache; answers are 1..N
-FinishReason = Literal["", "stop", "length", "error"]
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 class Pass(NamedTuple):
@@ -69,7 +69,7 @@ class Decision(NamedTuple):
     mass: float
 
 
-class Answer:
+class WrittenAnswer:
     """One expression's answer as it is written. Raises ValueError for a grammar that llguidance refuses."""
 
     def __init__(self, tokenizer: LLTokenizer, lark: str, suffix: Sequence[int]) -> None:
@@ -78,7 +78,7 @@ class Answer:
         self.position = 0  # of the first of them
         self.ids: list[int] = []
         self.decisions: list[Decision] = []
-        self.finish_reason: FinishReason = ""
+        self.finish_reason: FinishReason | Literal[""] = ""
         self._force()
 
     def allowed(self) -> Bits:
@@ -145,12 +145,12 @@ def _compiled(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
 
 
 @dataclass(eq=False)
-class Row:
+class DecoderRow:
     """One image with one or more answers; with `bidirectional` its whole prompt sees itself, and it has one answer."""
 
     prefix: Sequence[int]
     image_features: Any  # (1, K, D)
-    answers: Sequence[Answer]
+    answers: Sequence[WrittenAnswer]
     bidirectional: bool = False
     deadline: float = math.inf  # of time.monotonic
     job: Any = None  # whose it is
@@ -160,7 +160,7 @@ class Row:
     owners: npt.NDArray[np.int16] = field(default_factory=lambda: np.empty(0, np.int16))
 
     @property
-    def writing(self) -> list[tuple[int, Answer]]:
+    def writing(self) -> list[tuple[int, WrittenAnswer]]:
         """The unfinished answers with their numbers, from 1."""
         return [(number, answer) for number, answer in enumerate(self.answers, 1) if not answer.finish_reason]
 
@@ -168,8 +168,8 @@ class Row:
 class Chunk(NamedTuple):
     """What one row feeds in a pass."""
 
-    row: Row
-    answers: list[Answer]
+    row: DecoderRow
+    answers: list[WrittenAnswer]
     tokens: list[int]
     owners: npt.NDArray[np.int16]
     positions: list[int]
@@ -181,7 +181,7 @@ class Engine:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self.active: list[Row] = []  # the row at index i has slot i
+        self.active: list[DecoderRow] = []  # the row at index i has slot i
         self.passes = 0
         self.tokens = 0  # fed
         self.errors: list[Exception] = []  # of passes that failed, until somebody takes them
@@ -191,7 +191,7 @@ class Engine:
         """Whether every slot has a row."""
         return len(self.active) == self._decoder.slots
 
-    def admit(self, row: Row) -> None:
+    def admit(self, row: DecoderRow) -> None:
         """Prefills a row, alone: arithmetic bounds a prefill, so a batch would not make it cheaper."""
         columns = self._decoder.columns
         row.slot, row.used, row.owners = len(self.active), 0, np.full(columns, HOLE, np.int16)
@@ -206,7 +206,7 @@ class Engine:
         if chunk.answers:
             self._run([chunk], 0, prefix if row.bidirectional else 0)
 
-    def step(self) -> list[Row]:
+    def step(self) -> list[DecoderRow]:
         """One pass for all rows that are being written; returns those that are finished, which have left."""
         finished = self._finished()
         if self.active:
@@ -214,7 +214,7 @@ class Engine:
             finished += self._finished()
         return finished
 
-    def _finished(self) -> list[Row]:
+    def _finished(self) -> list[DecoderRow]:
         for row in self.active:
             for _, answer in row.writing:  # one after the other, until the rest fits
                 if row.used + sum(len(a.pending) for _, a in row.writing) > self._decoder.columns:
@@ -224,11 +224,11 @@ class Engine:
             self._release(row)
         return finished
 
-    def drop(self, row: Row) -> None:
+    def drop(self, row: DecoderRow) -> None:
         """Takes a row out before it is finished."""
         self._release(row)
 
-    def _chunk(self, row: Row, prefix: Sequence[int] = ()) -> Chunk:
+    def _chunk(self, row: DecoderRow, prefix: Sequence[int] = ()) -> Chunk:
         tokens, owners, positions = list(prefix), [PREFIX] * len(prefix), list(range(len(prefix)))
         select, answers = [], []
         for number, answer in row.writing:
@@ -292,7 +292,7 @@ class Engine:
             [len(chunk.tokens) for chunk in chunks],
         )  # fmt: skip
 
-    def _release(self, row: Row) -> None:
+    def _release(self, row: DecoderRow) -> None:
         """Keeps the active rows together: the last one moves into the gap."""
         last = self.active.pop()
         if last is not row:

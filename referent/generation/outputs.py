@@ -6,7 +6,7 @@ import numpy as np
 
 from referent.core.grammar import Grammar
 from referent.core.kind import Arrays
-from referent.generation.engine import Row
+from referent.generation.engine import DecoderRow
 from referent.kinds.generator import (
     ANSWER_SCORES,
     BOXES,
@@ -22,7 +22,7 @@ from referent.kinds.generator import (
 )
 
 
-def outputs_of(rows: Sequence[Row], grammar: Grammar) -> Arrays:
+def outputs_of(rows: Sequence[DecoderRow], grammar: Grammar) -> Arrays:
     """The ensemble's outputs for the rows of one request, which are finished.
 
     An answer whose pass failed has neither text nor referents.

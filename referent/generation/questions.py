@@ -12,7 +12,7 @@ from referent.core.grammar import Generation, escape
 from referent.core.kind import Arrays
 from referent.core.packing import PREFIX_SEGMENT
 from referent.core.spec import ModelSpec
-from referent.generation.engine import Answer, Row
+from referent.generation.engine import DecoderRow, WrittenAnswer
 from referent.kinds.generator import LABELS, MAX_INSTANCES, generation_of, texts_from_bytes
 
 LABEL_TOKENS = 32  # where an answer repeats its label for each instance, longer ones have fewer instances
@@ -23,7 +23,7 @@ class QuestionError(ValueError):
     """A question cannot be answered by this model; the message says why."""
 
 
-class Question(NamedTuple):
+class GenerationQuestion(NamedTuple):
     """One image and its expressions."""
 
     prefix: Sequence[int]
@@ -34,7 +34,7 @@ class Question(NamedTuple):
     deadline: float = math.inf  # of time.monotonic
 
 
-def question_of(arrays: Arrays, image_features: Any, deadline: float = math.inf) -> Question:
+def question_of(arrays: Arrays, image_features: Any, deadline: float = math.inf) -> GenerationQuestion:
     """From the inputs of one inference and what the vision encoder made of its image."""
     ids, segments = arrays[INPUT_IDS.name][0], arrays[SEGMENT_IDS.name][0]
     labels = texts_from_bytes(arrays[LABELS.name])
@@ -43,16 +43,18 @@ def question_of(arrays: Arrays, image_features: Any, deadline: float = math.inf)
         raise QuestionError(f"{len(labels)} labels, but segment_ids has no tokens for some of them")
     prefix = ids[segments == PREFIX_SEGMENT].tolist()
     most = int(arrays[MAX_INSTANCES.name][0, 0]) or None
-    return Question(prefix, image_features, suffixes, labels, most, deadline)
+    return GenerationQuestion(prefix, image_features, suffixes, labels, most, deadline)
 
 
-def plan(question: Question, tokenizer: LLTokenizer, generation: Generation, columns: int) -> list[Row]:
+def plan(
+    question: GenerationQuestion, tokenizer: LLTokenizer, generation: Generation, columns: int
+) -> list[DecoderRow]:
     """The rows, of `columns` tokens, that answer a question: expressions share one so far as the model is causal and
     their answers fit surely. A single answer that would not has fewer instances. Raises `QuestionError`."""
     grammar, prefix = generation.grammar, list(question.prefix)
     if not question.suffixes:
         raise QuestionError("the request has no expression")
-    groups: list[tuple[list[int], list[Answer]]] = []
+    groups: list[tuple[list[int], list[WrittenAnswer]]] = []
     room = 0
     for suffix, label in zip(question.suffixes, question.labels, strict=True):
         label_tokens = 1 + len(tokenizer.tokenize_str(escape(label)))
@@ -64,14 +66,14 @@ def plan(question: Question, tokenizer: LLTokenizer, generation: Generation, col
         if need > free:
             raise QuestionError(f"the expression {label[:40]!r} needs more than the {columns} tokens of a row")
         if generation.bidirectional:
-            groups.append(([*prefix, *suffix], [Answer(tokenizer, grammar.lark(label, most), [])]))
+            groups.append(([*prefix, *suffix], [WrittenAnswer(tokenizer, grammar.lark(label, most), [])]))
             continue
         if not groups or len(suffix) + need > room:
             groups.append((prefix, []))
             room = columns - len(prefix)
-        groups[-1][1].append(Answer(tokenizer, grammar.lark(label, most), suffix))
+        groups[-1][1].append(WrittenAnswer(tokenizer, grammar.lark(label, most), suffix))
         room -= len(suffix) + need
-    return [Row(ids, question.image_features, answers, generation.bidirectional) for ids, answers in groups]
+    return [DecoderRow(ids, question.image_features, answers, generation.bidirectional) for ids, answers in groups]
 
 
 def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> LLTokenizer:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from llguidance import LLTokenizer
 
 from referent.core.grammar import Generation
-from referent.generation.engine import Decoder, Engine, Row
-from referent.generation.questions import Question, plan
+from referent.generation.engine import Decoder, DecoderRow, Engine
+from referent.generation.questions import GenerationQuestion, plan
 
 FULL, LATE = "Exceeds maximum queue size", "Request timeout expired"  # in the words that Triton itself has for these
 
@@ -26,7 +26,7 @@ class LateError(RefusedError):
     """The deadline of a question has passed."""
 
 
-class Load(NamedTuple):
+class WriterLoad(NamedTuple):
     """What a writer is doing, and has done."""
 
     waiting: int  # questions
@@ -35,11 +35,11 @@ class Load(NamedTuple):
     tokens: int
 
 
-Done = Callable[[list[Row] | Exception], None]  # finished rows, or why there are none; called in the writer's thread
+Done = Callable[[list[DecoderRow] | Exception], None]  # finished rows, or why none; called in the writer's thread
 
 
 class _Job:
-    def __init__(self, question: Question, rows: list[Row], done: Done) -> None:
+    def __init__(self, question: GenerationQuestion, rows: list[DecoderRow], done: Done) -> None:
         self.question, self.rows, self.done = question, rows, done
         self.waiting, self.unfinished = deque(rows), len(rows)
         for row in rows:
@@ -60,7 +60,7 @@ class Writer:
         tokenizer: LLTokenizer,
         generation: Generation,
         max_waiting: int = 64,
-        observe: Callable[[Load], None] = lambda load: None,
+        observe: Callable[[WriterLoad], None] = lambda load: None,
     ) -> None:
         self._engine, self._columns = Engine(decoder), decoder.columns
         self._tokenizer, self._generation = tokenizer, generation
@@ -70,7 +70,7 @@ class Writer:
         self._thread = Thread(target=self._write, name="writer", daemon=True)
         self._thread.start()
 
-    def submit(self, question: Question, done: Done) -> None:
+    def submit(self, question: GenerationQuestion, done: Done) -> None:
         """Queues a question. Raises `QuestionError`, and `RefusedError` where too many wait."""
         job = _Job(question, plan(question, self._tokenizer, self._generation, self._columns), done)
         with self._changed:
@@ -132,7 +132,7 @@ class Writer:
             if not row.job.unfinished:
                 self._tell(row.job, row.job.rows)
 
-    def _next_row(self) -> Row | None:
+    def _next_row(self) -> DecoderRow | None:
         with self._changed:
             if not self._waiting or (self._stopping and not self._waiting[0].started):
                 return None
@@ -152,7 +152,7 @@ class Writer:
             self._report()
         self._tell(job, error)
 
-    def _tell(self, job: _Job, outcome: list[Row] | Exception) -> None:
+    def _tell(self, job: _Job, outcome: list[DecoderRow] | Exception) -> None:
         try:
             job.done(outcome)
         except Exception:
@@ -160,4 +160,4 @@ class Writer:
 
     def _report(self) -> None:
         engine = self._engine
-        self._observe(Load(len(self._waiting), len(engine.active), engine.passes, engine.tokens))
+        self._observe(WriterLoad(len(self._waiting), len(engine.active), engine.passes, engine.tokens))

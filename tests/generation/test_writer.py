@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from referent.core.grammar import BoxGrammar, DetectionGrammar, Generation, Grammar, PointGrammar
-from referent.generation.engine import Answer, Decisions, Pass, Row
-from referent.generation.questions import Question, QuestionError
-from referent.generation.writer import LateError, Load, RefusedError, Writer
+from referent.generation.engine import Decisions, DecoderRow, Pass, WrittenAnswer
+from referent.generation.questions import GenerationQuestion, QuestionError
+from referent.generation.writer import LateError, RefusedError, Writer, WriterLoad
 from tests.support.hostile_labels import HOSTILE_LABELS
 from tests.support.text_tokenizer import EOS_ID, FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
 
@@ -64,14 +64,16 @@ def make_writer(decoder: RandomDecoder, grammar: Grammar, **settings: object) ->
     return Writer(decoder, text_tokenizer(), Generation(grammar=grammar, eos_token_id=EOS_ID), **settings)
 
 
-def question(labels: list[str], **more: object) -> Question:
-    return Question([1, 2, 4, 4, 4, 4], FEATURES, [[300 + len(label) % 50] for label in labels], labels, **more)
+def question(labels: list[str], **more: object) -> GenerationQuestion:
+    return GenerationQuestion(
+        [1, 2, 4, 4, 4, 4], FEATURES, [[300 + len(label) % 50] for label in labels], labels, **more
+    )
 
 
-def ask(writer: Writer, asked: Question) -> "Future[list[Row]]":
-    future: Future[list[Row]] = Future()
+def ask(writer: Writer, asked: GenerationQuestion) -> "Future[list[DecoderRow]]":
+    future: Future[list[DecoderRow]] = Future()
 
-    def done(outcome: list[Row] | Exception) -> None:
+    def done(outcome: list[DecoderRow] | Exception) -> None:
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:
@@ -81,11 +83,11 @@ def ask(writer: Writer, asked: Question) -> "Future[list[Row]]":
     return future
 
 
-def answers_of(future: "Future[list[Row]]") -> list[Answer]:
+def answers_of(future: "Future[list[DecoderRow]]") -> list[WrittenAnswer]:
     return [answer for row in future.result(60) for answer in row.answers]
 
 
-def hold(writer: Writer, decoder: RandomDecoder, labels: list[str]) -> "Future[list[Row]]":
+def hold(writer: Writer, decoder: RandomDecoder, labels: list[str]) -> "Future[list[DecoderRow]]":
     """A question in the middle of a pass."""
     decoder.gate.clear()
     decoder.began.clear()
@@ -128,7 +130,7 @@ def test_every_answer_to_every_label_parses_and_ends(grammar: Grammar) -> None:
 def test_a_failed_pass_fails_its_own_rows_only() -> None:
     poison = 500
     writer = make_writer(RandomDecoder(slots=4, poison=poison), PointGrammar(), max_waiting=100)
-    sick = Question([1, 2, 4], FEATURES, [[poison], [301]], ["a", "b"])
+    sick = GenerationQuestion([1, 2, 4], FEATURES, [[poison], [301]], ["a", "b"])
     futures = [ask(writer, asked) for asked in (question(["cup"]), sick, question(["red", "blue"]))]
     reasons = [[answer.finish_reason for answer in answers_of(future)] for future in futures]
     assert reasons == [["stop"], ["error", "error"], ["stop", "stop"]]
@@ -205,13 +207,13 @@ def test_stopping_finishes_what_is_written_and_refuses_the_rest(writer: Writer, 
 @pytest.mark.parametrize(
     "asked",
     [
-        Question([1, 2], FEATURES, [], []),
-        Question([1] * 600, FEATURES, [[5]], ["cup"]),
-        Question([1], FEATURES, [[5] * 500], ["cup"]),
+        GenerationQuestion([1, 2], FEATURES, [], []),
+        GenerationQuestion([1] * 600, FEATURES, [[5]], ["cup"]),
+        GenerationQuestion([1], FEATURES, [[5] * 500], ["cup"]),
     ],
     ids=["no expression", "long prefix", "long suffix"],
 )
-def test_what_cannot_be_answered_is_refused_at_once(writer: Writer, asked: Question) -> None:
+def test_what_cannot_be_answered_is_refused_at_once(writer: Writer, asked: GenerationQuestion) -> None:
     with pytest.raises(QuestionError):
         ask(writer, asked)
     assert ask(writer, question(["cup"])).result(30)
@@ -227,7 +229,7 @@ def test_answers_that_do_not_fit_one_row_take_several(decoder: RandomDecoder) ->
 
 
 def test_what_was_dropped_waits_no_more(decoder: RandomDecoder) -> None:
-    seen: list[Load] = []
+    seen: list[WriterLoad] = []
     writer = make_writer(decoder, BoxGrammar(order="xyxy"), observe=seen.append)
     late = ask(writer, question(["cup"], deadline=time.monotonic()))
     with pytest.raises(LateError):
@@ -237,7 +239,7 @@ def test_what_was_dropped_waits_no_more(decoder: RandomDecoder) -> None:
 
 
 def test_what_goes_on_is_told_after_every_pass(decoder: RandomDecoder) -> None:
-    seen: list[Load] = []
+    seen: list[WriterLoad] = []
     writer = make_writer(decoder, BoxGrammar(order="xyxy"), observe=seen.append)
     written = ask(writer, question(["cup", "plate"])).result(30)
     writer.stop()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from referent.core.grammar import BoxGrammar
 from referent.core.prompts import PromptEncoder
-from referent.generation.engine import Answer, Engine, Row
+from referent.generation.engine import DecoderRow, Engine, WrittenAnswer
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.llava import llava_spec, llava_tokenizer
 from referent.modeling.text_decoder import TorchDecoder
@@ -68,8 +68,8 @@ def test_the_published_baseline_answers_as_its_own_code_does(data_folder: Path) 
         square = spec.image.apply(Image.open(golden / case["image"]).convert("RGB"))
         features = model.encode_image(torch.from_numpy(square[None])).detach()
         larks = (grammar.lark(case["expression"], 1), case["probe"]["grammar"])
-        answers = [Answer(tokenizer, lark, encoder.suffix(case["expression"])) for lark in larks]
-        rows.append(Row(encoder.prefix, features, answers))
+        answers = [WrittenAnswer(tokenizer, lark, encoder.suffix(case["expression"])) for lark in larks]
+        rows.append(DecoderRow(encoder.prefix, features, answers))
         engine.admit(rows[-1])
     while engine.active:
         engine.step()

@@ -14,7 +14,7 @@ from referent.core.grammar import BoxGrammar, DetectionGrammar, Generation, Gram
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.core.transform import ImageTransform
-from referent.generation.engine import Answer, Engine, Row
+from referent.generation.engine import DecoderRow, Engine, WrittenAnswer
 from referent.modeling.checkpoint import CheckpointSpec, save_checkpoint
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.llava import lora_config
@@ -147,15 +147,15 @@ def make_cases(model: GroundingModel, count: int) -> list[Case]:
     return found
 
 
-def rows_of(model: GroundingModel, case: Case, packed: bool) -> list[Row]:
+def rows_of(model: GroundingModel, case: Case, packed: bool) -> list[DecoderRow]:
     """All questions of a case in one row, or each in its own."""
     features = model.encode_image(case.pixels).detach()
-    answers = [Answer(text_tokenizer(), *pair) for pair in zip(case.larks, case.suffixes, strict=True)]
+    answers = [WrittenAnswer(text_tokenizer(), *pair) for pair in zip(case.larks, case.suffixes, strict=True)]
     groups = [answers] if packed else [[answer] for answer in answers]
-    return [Row(case.prefix, features, group, job=case) for group in groups]
+    return [DecoderRow(case.prefix, features, group, job=case) for group in groups]
 
 
-def write_joining(engine: Engine, rows: list[Row]) -> int:
+def write_joining(engine: Engine, rows: list[DecoderRow]) -> int:
     """Answers all rows, one more joining before each pass; returns how many were written at once at most."""
     waiting, most = list(rows), 0
     while waiting or engine.active:
@@ -167,7 +167,7 @@ def write_joining(engine: Engine, rows: list[Row]) -> int:
     return most
 
 
-def assert_as_reference(rows: list[Row], cases: list[Case]) -> None:
+def assert_as_reference(rows: list[DecoderRow], cases: list[Case]) -> None:
     """Ids equal, and log-probabilities within 1e-4; answers with a decision too close to call are counted and left."""
     skipped = 0
     for case in cases:

@@ -15,7 +15,7 @@ from export.build import export
 from referent.client.http import Client
 from referent.core.bundle import load_bundle, verify_files
 from referent.core.contract import IMAGE
-from referent.generation.engine import Answer, Engine, Row
+from referent.generation.engine import DecoderRow, Engine, WrittenAnswer
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.outputs import outputs_of
 from referent.generation.questions import load_tokenizer
@@ -120,9 +120,9 @@ def test_detections_are_in_pixels_of_the_image(
         picture = Image.open(golden / case["image"]).convert("RGB")
         prepared = processor.prepare_picture(picture, [case["label"]])
         features = model.encode_image(torch.from_numpy(prepared.inferences[0][IMAGE.name])).detach().numpy()
-        answer = Answer(tokenizer, case["probe"]["grammar"], [])
+        answer = WrittenAnswer(tokenizer, case["probe"]["grammar"], [])
         ids = processor.encoder.prefix + processor.encoder.suffix(case["label"])
-        row = Row(ids, features, [answer], bidirectional=True)
+        row = DecoderRow(ids, features, [answer], bidirectional=True)
         engine = Engine(decoder)
         engine.admit(row)
         while engine.active:

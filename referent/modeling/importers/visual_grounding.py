@@ -1,7 +1,7 @@
 """visual-grounding-api: best.pth and latest.pth hold a box head, and LoRA where that was trained, for a LLaVA-1.5.
 
 The prompt ends in [LOC] as plain text, the picture is CLIP's centre crop, boxes are shares of the whole image. Which
-position the head reads is not the same everywhere in that project: `Reading`.
+position the head reads is not the same everywhere in that project: `ReadPosition`.
 """
 
 import re
@@ -30,8 +30,8 @@ from referent.modeling.weights import (
 )
 
 Weights = dict[str, torch.Tensor]
-Reading = Literal["last", "left600"]
-READINGS: dict[Reading, str] = {
+ReadPosition = Literal["last", "left600"]
+READ_POSITIONS: dict[ReadPosition, str] = {
     "last": (
         "It reads the prompt's last token, which has seen the whole expression; training, and the figures, read 600 "
         "less the prompt's length before that (--read left600)."
@@ -49,7 +49,7 @@ LORA_PREFIX = "base_model.model.model.language_model."
 FIGURES = {"mean_iou": "iou", "rmse": "rmse", "mae": "mae"}  # of ours -> of its metrics, behind "test_" or "val_"
 
 
-def import_visual_grounding(source: Path, base: Path, out: Path, read: Reading = "last") -> CheckpointSpec:
+def import_visual_grounding(source: Path, base: Path, out: Path, read: ReadPosition = "last") -> CheckpointSpec:
     """Write the checkpoint `out`, which refers to the LLaVA directory `base`; nothing is written where that fails.
 
     Raises `CheckpointError`.

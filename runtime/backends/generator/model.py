@@ -21,11 +21,11 @@ from onnxruntime import OrtValue
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.contract import IMAGE_FEATURES, INPUT_IDS, SEGMENT_IDS
 from referent.core.grammar import GENERATION_FILE, GenerationFile
-from referent.generation.engine import Row
+from referent.generation.engine import DecoderRow
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.outputs import outputs_of
 from referent.generation.questions import QuestionError, load_tokenizer, question_of
-from referent.generation.writer import Load, RefusedError, Writer
+from referent.generation.writer import RefusedError, Writer, WriterLoad
 from referent.kinds.generator import LABELS, MAX_INSTANCES, TIMEOUT_MS
 
 MAX_WAITING = 64  # requests, where the config's parameter `max_waiting` does not say
@@ -69,7 +69,7 @@ class TritonPythonModel:
         features = _array(request, IMAGE_FEATURES.name).copy()  # the request's memory is Triton's again
         self.writer.submit(question_of(arrays, features, deadline), partial(self._answer, sender))
 
-    def _answer(self, sender: Any, outcome: list[Row] | Exception) -> None:
+    def _answer(self, sender: Any, outcome: list[DecoderRow] | Exception) -> None:
         if isinstance(outcome, Exception):
             response = pb_utils.InferenceResponse(error=_error(outcome))
         else:
@@ -95,9 +95,9 @@ class Metrics:
         }
         self._cache, self._cache_family = metric("cache_bytes", "Memory of keys and values")
         self._cache.set(cache_bytes)
-        self._before = Load(0, 0, 0, 0)
+        self._before = WriterLoad(0, 0, 0, 0)
 
-    def observe(self, load: Load) -> None:
+    def observe(self, load: WriterLoad) -> None:
         """Called after every pass, and when something begins to wait."""
         for name, value in load._asdict().items():
             metric, _ = self._families[name]

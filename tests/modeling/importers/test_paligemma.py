@@ -17,7 +17,7 @@ from torch import nn
 from referent.core.grammar import DetectionGrammar, Generation, PointGrammar
 from referent.core.prompts import PromptEncoder
 from referent.core.transform import ImageTransform
-from referent.generation.engine import Answer, Engine, Row
+from referent.generation.engine import DecoderRow, Engine, WrittenAnswer
 from referent.generation.questions import load_tokenizer
 from referent.modeling.checkpoint import (
     CheckpointError,
@@ -323,7 +323,7 @@ def test_constrained_answers_are_those_of_its_own_code(
             larks["probe"] = case["probe"]["grammar"]
         for name, lark in larks.items():
             ids = encoder.prefix + encoder.suffix(case["label"])
-            rows.append(Row(ids, features, [Answer(tokenizer, lark, [])], bidirectional=True))
+            rows.append(DecoderRow(ids, features, [WrittenAnswer(tokenizer, lark, [])], bidirectional=True))
             expected.append(case[name])
     waiting = list(rows)
     while waiting or engine.active:  # one joins before each pass
