@@ -9,6 +9,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from referent.triton.repository import Device
+
 WHEEL = "nvidia-pytriton==0.7.0"
 VERSION = "2.51.0"  # of the tritonserver in the wheel
 BACKEND = Path(__file__).parent / "backends" / "onnxruntime"
@@ -34,6 +36,17 @@ class Distribution:
         libraries = f"{sys.base_prefix}/lib:{self.wheel}/nvidia_pytriton.libs:{os.environ.get('LD_LIBRARY_PATH', '')}"
         binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return {**os.environ, "LD_LIBRARY_PATH": libraries.rstrip(":"), "PATH": binaries}
+
+    def best_device(self) -> Device:
+        """The GPU where there is one and ONNX Runtime was built for it."""
+        if not Path("/dev/nvidiactl").exists():
+            return "cpu"
+        try:
+            import onnxruntime
+        except ImportError:
+            return "cpu" if self.wheel else "gpu"
+        has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        return "gpu" if has_cuda or not self.wheel else "cpu"
 
     def assemble_backends(self, directory: Path) -> Path:
         """The backend directory to serve with: the vendor's own, or one made in `directory` for the running Python."""

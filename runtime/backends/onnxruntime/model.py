@@ -29,7 +29,9 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batching = config["max_batch_size"] > 0
-        on_gpu = args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in ort.get_available_providers()
+        on_gpu = args["model_instance_kind"] == "GPU"
+        if on_gpu and "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise RuntimeError("the model is for a GPU and ONNX Runtime for CPUs: install onnxruntime-gpu instead")
         self.device = ("cuda", int(args["model_instance_device_id"])) if on_gpu else ("cpu", 0)
         self.copy = _gpu_copy(self.device[1]) if on_gpu else ctypes.memmove
         path = Path(args["model_repository"], args["model_version"], "model.onnx")
