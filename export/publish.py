@@ -1,11 +1,11 @@
 """Publish a version into a model repository: all of its files are in their places before anything points at it.
 
-    NAME_part/<version>/     model.onnx, its data, config.pbtxt
-    NAME/<version>/          tokenizer.json, bundle.json (hashes of all of those), config.pbtxt (names the bundle's digest)
-    NAME_part/config.pbtxt, NAME/config.pbtxt     the version that a plain tritonserver serves and a launcher follows
+    NAME_part/<version>/        model.onnx, its data, config.pbtxt
+    NAME/<version>/             tokenizer.json, bundle.json (hashes of all of those), config.pbtxt (names its digest)
+    NAME_part/, NAME/           config.pbtxt: the version that a plain tritonserver serves, and that a launcher follows
 
-A version is whole from the moment NAME/<version> is there, and never changes. Nothing is deleted: an older version may be
-the one that is served. `export.versions` goes back to one, and removes those that nobody needs.
+A version is whole from the moment NAME/<version> is there, and never changes. Nothing is deleted: an older version may
+be the one that is served. `export.versions` goes back to one, and removes those that nobody needs.
 """
 
 import fcntl
@@ -80,7 +80,10 @@ def staging(repository: Path) -> Iterator[Path]:
     is_new = not repository.exists()
     repository.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=STAGING, dir=repository) as folder, _locked(Path(folder), fcntl.LOCK_SH):
+        with (
+            tempfile.TemporaryDirectory(prefix=STAGING, dir=repository) as folder,
+            _locked(Path(folder), fcntl.LOCK_SH),
+        ):
             yield Path(folder)
     except BaseException:
         if is_new:

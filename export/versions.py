@@ -1,9 +1,9 @@
 """The published versions of a model repository: list them, go back to one, remove those that nobody needs.
 
-    python -m export.versions model_repository list
-    python -m export.versions model_repository use mini sha256:8c0b
-    python -m export.versions model_repository remove mini --keep 2
-    python -m export.versions model_repository republish mini [--from OTHER_REPOSITORY]
+python -m export.versions model_repository list
+python -m export.versions model_repository use mini sha256:8c0b
+python -m export.versions model_repository remove mini --keep 2
+python -m export.versions model_repository republish mini [--from OTHER_REPOSITORY]
 """
 
 import argparse
@@ -22,7 +22,9 @@ def use(repository: Path, name: str, digest: str) -> str:
     found = [each for each in versions(repository, name).values() if each.startswith(digest)]
     if len(found) != 1:
         known = ", ".join(versions(repository, name).values()) or "none"
-        raise BundleError(f"{len(found)} versions of {name!r} have a digest that begins with {digest}; there are: {known}")
+        raise BundleError(
+            f"{len(found)} versions of {name!r} have a digest that begins with {digest}; there are: {known}"
+        )
     release = read_release(repository, name, found[0])
     with exclusive(repository):
         point(repository, release.bundle)
@@ -30,8 +32,8 @@ def use(repository: Path, name: str, digest: str) -> str:
 
 
 def remove(repository: Path, name: str, keep: int) -> list[str]:
-    """Removes all versions but the newest `keep`, the one that NAME/config.pbtxt names and those that a launcher of this
-    machine serves. Returns what it removed.
+    """Removes all versions but the newest `keep`, the one that NAME/config.pbtxt names and those that a launcher of
+    this machine serves. Returns what it removed.
 
     A version stops being one before its files go, and what a publication or removal that was killed left goes too.
     Raises `BundleError`.

@@ -31,6 +31,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException
 from referent.core.bundle import bundle_names
 from referent.triton.repository import Device
 from runtime.distribution import find_distribution
+from runtime.health import Health
 from runtime.supervisor import Supervisor
 
 POLL_S = 0.5
@@ -230,19 +231,29 @@ class TritonServer:
             return False
 
     def _watch(self) -> None:
+        places = self.model_repository, self.grpc_url, self.metrics_url
+        health = Health(*places, lambda: dict(self._supervisor.served))
         while not self._stopping.wait(POLL_S):
             try:
+                while not health.sick.empty():
+                    name, whole = health.sick.get()
+                    if whole or not self._supervisor.replace(name):
+                        self._process.kill()
+                        self._process.wait()
                 if self._process.poll() is None:
                     self._supervisor.reconcile()
                 else:
-                    logger.error("tritonserver died (status %s); starting it again", self._process.returncode)
+                    logger.error("tritonserver ended (status %s); starting it again", self._process.returncode)
+                    health.stop()
                     self._end()  # its stubs may wait for it for ever
                     self._launch()
+                    health = Health(*places, lambda: dict(self._supervisor.served))
             except Exception:
                 if self._stopping.is_set():
                     return
                 logger.exception("supervising tritonserver failed; trying again")
                 self._stopping.wait(RETRY_S)
+        health.stop()
 
     def _end(self) -> None:
         self._process.terminate()

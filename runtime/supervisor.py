@@ -22,6 +22,7 @@ from referent.triton.repository import Device, Release, hold, link, named_digest
 
 STUB = "triton_python_backend_stub"
 CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
+LOOKUP_TIMEOUT_S = 5  # for what Triton knows
 ABANDON_TIMEOUT_S = 2  # for unloading what is given up
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ class Attempt:
 
 
 class Supervisor:
-    """Has a server process, and the next one after it, serve the ensembles that `find` names of `repository`: the digests
-    that NAME/config.pbtxt name, or the newest older version that can be served.
+    """Has a server process, and the next one after it, serve the ensembles that `find` names of `repository`: the
+    digests that NAME/config.pbtxt name, or the newest older version that can be served.
 
     `private` is the server's own repository; `headers` let the client control it. `load_timeout_s` and
     `golden_timeout_s` replace the limits that follow from a model's size.
@@ -236,7 +237,7 @@ class Supervisor:
         return set().union(*({self._model_of_stub[pid]} if pid in self._model_of_stub else everything for pid in dead))
 
     def _ready(self) -> set[str]:
-        index = self._client.get_model_repository_index(headers=self._headers, client_timeout=CONTROL_TIMEOUT_S)
+        index = self._client.get_model_repository_index(headers=self._headers, client_timeout=LOOKUP_TIMEOUT_S)
         return {model.name for model in index.models if model.state == "READY"}
 
     def _restore(self, name: str, served: Served, ready: set[str]) -> None:

@@ -1,7 +1,7 @@
 """Versions of a model as Triton is to serve them, and private repositories made of them.
 
-A published version is whole by itself: its folders `NAME/<version>` and `NAME_part/<version>` hold all of its files, the
-parts' config.pbtxt too. `NAME/config.pbtxt` names the version that a plain `tritonserver --model-repository` serves;
+A published version is whole by itself: its folders `NAME/<version>` and `NAME_part/<version>` hold all of its files,
+the parts' config.pbtxt too. `NAME/config.pbtxt` names the version that a plain `tritonserver --model-repository` serves;
 whoever starts Triton to serve one digest makes a repository of its own:
 
     python -m referent.triton.repository MODELS NAME [--digest sha256:...] --device cpu|gpu --to PRIVATE
@@ -62,7 +62,7 @@ class Release:
 def named_digest(repository: Path, name: str) -> str:
     """The digest that NAME/config.pbtxt names. Raises `BundleError`."""
     file = repository / name / CONFIG_FILE
-    digest = read_config(file).parameters[DIGEST_PARAMETER].string_value
+    digest = str(read_config(file).parameters[DIGEST_PARAMETER].string_value)
     if not digest:
         raise BundleError(f"{file} names no digest: publish the model again")
     return digest
@@ -207,7 +207,9 @@ def main() -> None:
     )
     parser.add_argument("repository", type=Path)
     parser.add_argument("name", help="of the model")
-    parser.add_argument("--digest", default="", help="of the version; where empty, the one that NAME/config.pbtxt names")
+    parser.add_argument(
+        "--digest", default="", help="of the version; where empty, the one that NAME/config.pbtxt names"
+    )
     parser.add_argument("--device", choices=tuple(KINDS), required=True, help="that the model shall run on")
     parser.add_argument("--to", type=Path, required=True, help="the link to make, for --model-repository")
     args = parser.parse_args()
