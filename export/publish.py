@@ -163,13 +163,21 @@ def point(repository: Path, bundle: Bundle) -> None:
     _write(repository / bundle.name / CONFIG_FILE, read_config(repository / bundle.name / bundle.version / CONFIG_FILE))
 
 
-def republish(source: Path, name: str, version: str, target: Path) -> tuple[Bundle, str]:
+def republish(
+    source: Path,
+    name: str,
+    version: str,
+    target: Path,
+    change: Callable[[ModelConfig], object] = lambda config: None,
+    **fields: object,
+) -> tuple[Bundle, str]:
     """Publishes a version once more from its files, as the next one of `target`: what an older release published gets
-    today's layout, and a version goes from one repository to another. Configs are taken over as they are.
+    today's layout, and a version goes from one repository to another. Configs are taken over; `change` gets each
+    part's. `fields` replace those of the bundle.
 
     Raises `referent.core.bundle.BundleError`.
     """
-    bundle, _ = load_bundle(source, name, version)
+    bundle = load_bundle(source, name, version)[0].model_copy(update=fields)
     configs = {}
     with staging(target) as folder:
         for part, number in bundle.parts.items():
@@ -177,6 +185,7 @@ def republish(source: Path, name: str, version: str, target: Path) -> tuple[Bund
             config_file = files / CONFIG_FILE  # older releases had one for all versions
             configs[part] = read_config(config_file if config_file.exists() else source / part / CONFIG_FILE)
             configs[part].ClearField("version_policy")
+            change(configs[part])
             (folder / part).mkdir()
             for file in files.iterdir():
                 if file.name != CONFIG_FILE:

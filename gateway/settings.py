@@ -80,6 +80,9 @@ class Settings(BaseSettings):
         default=None, description="OpenTelemetry collector for traces (OTLP over HTTP), such as http://collector:4318"
     )
     decode_threads: int = Field(default=2, gt=0, description="threads that decode and resize images")
+    golden_timeout_s: float | None = Field(
+        default=None, gt=0, description="for the golden inference of each model; by default 10, and 15 more for each GB"
+    )
     readiness_interval_s: float = Field(default=5, gt=0, description="between golden inferences of each model")
     shadow_model: str | None = Field(
         default=None, description="model that is asked too, after the answer, to compare its boxes: see the metrics"

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Health:
-    """`sick` gets the name of each model that `served` has and that is stuck, and whether its server is. `stop` ends it."""
+    """`sick` gets the name of each model of `served` that is stuck, and whether its whole server is. `stop` ends it."""
 
     def __init__(
         self, repository: Path, grpc_url: str, metrics_url: str, served: Callable[[], dict[str, Served]]

@@ -17,13 +17,14 @@ import psutil
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from referent.core.bundle import CONFIG_FILE, BundleError
-from referent.triton.golden import probe
+from referent.triton.golden import probe, timeout_s_of
 from referent.triton.repository import Device, Release, hold, link, named_digest, read_release, versions
 
 STUB = "triton_python_backend_stub"
 CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
 LOOKUP_TIMEOUT_S = 5  # for what Triton knows
 ABANDON_TIMEOUT_S = 2  # for unloading what is given up
+FIRST_RETRY_S, LAST_RETRY_S = 1, 30  # between attempts to serve again what was served
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Supervisor:
         self._named: dict[str, bytes] = {}  # what NAME/config.pbtxt held when it was last looked at
         self._candidates: dict[str, deque[str]] = {}  # digests to try, by name
         self._attempt: Attempt | None = None
+        self._retries: dict[str, tuple[float, float]] = {}  # by name, when, and how long after the one before
 
     def attach(self, server_pid: int) -> None:
         """Supervises this process from now on; nothing is loaded in it."""
@@ -129,6 +131,9 @@ class Supervisor:
             if self._broken.intersection(served.parts) or not ready.issuperset({name, *served.parts}):
                 self._restore(name, served, ready)
         self._broken.clear()
+        for name, (moment, _) in self._retries.items():
+            if time.monotonic() > moment and name not in self._candidates and not self._attempt:
+                self._try_all(name, first=self.served[name].release.digest)
         self._look_for_publications()
 
     def replace(self, name: str) -> bool:
@@ -147,13 +152,13 @@ class Supervisor:
         """In the attempt's thread: checks the files, loads the version beside the one that serves, asks it."""
         release = read_release(self._repository, attempt.name, attempt.digest)
         lock = hold(self._repository, release.bundle)
-        golden_timeout_s = self._golden_timeout_s or release.golden_timeout_s
+        golden_timeout_s = self._golden_timeout_s or timeout_s_of(release.bundle)
         load_timeout_s = self._load_timeout_s or release.load_timeout_s
         attempt.deadline = time.monotonic() + load_timeout_s + golden_timeout_s
         link(release, self._repository, self._private, self._device, tag_of(attempt.digest), attempt.candidate)
         self._load(attempt.candidate, load_timeout_s)  # and its parts
         start = time.monotonic()
-        probe(self._repository, self._url, attempt.name, attempt.candidate, golden_timeout_s)
+        probe(self._repository, self._url, attempt.name, golden_timeout_s, served_as=attempt.candidate)
         return Served(release, time.monotonic() - start, lock)
 
     def _judge(self, attempt: Attempt, dead: set[str]) -> None:
@@ -184,6 +189,7 @@ class Supervisor:
         self.served[name] = new
         self._loaded.add(name)
         self.faults.pop(name, None)
+        self._retries.pop(name, None)
         self._attempt = None
         attempt.others.clear()
         logger.info("%s version %s is served, %s", name, new.release.bundle.version, new.release.digest)
@@ -199,6 +205,9 @@ class Supervisor:
         logger.error("%s of %s cannot be served%s: %s", attempt.digest, name, stays, _told(error))
         self.faults.setdefault(name, error)
         self._attempt = None
+        if served and name not in self._loaded and not attempt.others:  # a full disk, or memory, may have room again
+            pause_s = min(2 * self._retries.get(name, (0, FIRST_RETRY_S / 2))[1], LAST_RETRY_S)
+            self._retries[name] = time.monotonic() + pause_s, pause_s
         tag = tag_of(attempt.digest)
         if served and served.release.digest == attempt.digest:
             self._forget(attempt.candidate)  # and its parts stay: a restarted server shall have them again

@@ -43,6 +43,11 @@ class Bundle(ModelSpec):
     minimum_onnxruntime: str
     files: dict[str, FileEntry]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(entry.bytes for entry in self.files.values())
+
 
 def latest_version(repository: Path, name: str) -> str:
     """The highest version that has been published under a name. Raises `BundleError`."""
@@ -88,7 +93,10 @@ def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
             f"the bundle of {bundle.name} version {bundle.version} lists no {TOKENIZER_FILE}: publish it again"
         )
     _verify_file(repository, relative, bundle.files[relative])
-    return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
+    try:
+        return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
+    except Exception as error:  # all that tokenizers raises
+        raise BundleError(f"{relative} is no tokenizer of this model: {error}") from error
 
 
 def verify_files(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
-from referent.core.bundle import load_bundle
+from referent.core.bundle import Bundle, load_bundle
 from referent.core.kind import Arrays, Prepared
 from referent.core.processor import Processor
 from referent.kinds import load_processor
@@ -14,7 +14,7 @@ from referent.triton.protocol import TritonError, inference_request, newest, own
 
 IMAGE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
 EXPRESSION = "the object on the left"
-TIMEOUT_S = 10
+TIMEOUT_S, TIMEOUT_S_PER_GB = 10, 15  # 7B take 27 s for each 4 layers on two cores
 
 
 def prepare(processor: Processor) -> Prepared:
@@ -30,7 +30,12 @@ def check(processor: Processor, outputs: Sequence[Arrays]) -> None:
         raise TritonError(f"the golden inference gave {error}") from error
 
 
-def probe(repository: Path, grpc_url: str, name: str, served_as: str = "", timeout_s: float = TIMEOUT_S) -> None:
+def timeout_s_of(bundle: Bundle) -> float:
+    """How long the golden inference may take where nobody says otherwise: by the size of the model."""
+    return TIMEOUT_S + TIMEOUT_S_PER_GB * bundle.size_bytes / 1e9
+
+
+def probe(repository: Path, grpc_url: str, name: str, timeout_s: float, served_as: str = "") -> None:
     """Asks the newest version of a model that Triton has ready under the name `served_as`, by default its own, from any
     thread.
 

@@ -2,8 +2,8 @@
 
     python -m referent.triton.liveness MODELS NAME --port 8003
 
-stands beside a Triton: `/live` is 503 once the model is stuck, `/ready` is 200 from its first golden inference on. Triton
-itself says ready while every inference fails, or none returns.
+stands beside a Triton: `/live` is 503 once the model is stuck, `/ready` is 200 from its first golden inference on.
+Triton itself says ready while every inference fails, or none returns.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class Liveness:
         if self._since(self._finished[self._name]) < self.patience_s:
             return
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(probe, self._repository, self._url, self._name, timeout_s=self.patience_s)
+            asked = pool.submit(probe, self._repository, self._url, self._name, self.patience_s)
             while not wait([asked], timeout=INTERVAL_S).done:
                 try:
                     waiting = self._look()
@@ -124,7 +124,7 @@ class Watch:
             try:
                 with InferenceServerClient(url) as client, own_errors():
                     config = client.get_model_config(name, client_timeout=LOOKUP_TIMEOUT_S).config
-                probe(repository, url, name, timeout_s=FIRST_GOLDEN_S)
+                probe(repository, url, name, FIRST_GOLDEN_S)
                 self.ready, self.fault = True, ""
             except (TritonError, TimeoutError, BundleError) as error:
                 self.fault = str(error)

@@ -40,6 +40,14 @@ class TritonBusyError(TritonError):
     """Triton's queue is full."""
 
 
+class InternalError(TritonError):
+    """The inference failed for a reason of this Triton's own: a GPU that is broken, for one."""
+
+
+class PassingInternalError(TritonUnavailableError):
+    """Likewise, and this Triton will be well again: a process of its died, or its shared memory is full."""
+
+
 class VersionGoneError(TritonUnavailableError):
     """Triton doesn't serve this version of the model (any more)."""
 
@@ -117,7 +125,9 @@ def own_errors() -> Iterator[None]:
             raise VersionGoneError(message) from error
         if FULL_QUEUE in message:
             raise TritonBusyError(message) from error
-        if status != "UNAVAILABLE" and not any(mark in message.lower() for mark in PASSING):
-            raise TritonError(f"{status}: {message}") from error
+        if status == "INTERNAL" and any(mark in message.lower() for mark in PASSING):
+            raise PassingInternalError(message) from error
+        if status != "UNAVAILABLE":
+            raise (InternalError if status == "INTERNAL" else TritonError)(f"{status}: {message}") from error
         lost = any(mark in message.lower() for mark in LOST_CONNECTION)
         raise (LostConnectionError if lost else TritonUnavailableError)(message) from error

@@ -1,8 +1,8 @@
 """Versions of a model as Triton is to serve them, and private repositories made of them.
 
 A published version is whole by itself: its folders `NAME/<version>` and `NAME_part/<version>` hold all of its files,
-the parts' config.pbtxt too. `NAME/config.pbtxt` names the version that a plain `tritonserver --model-repository` serves;
-whoever starts Triton to serve one digest makes a repository of its own:
+the parts' config.pbtxt too. `NAME/config.pbtxt` names the version that a plain `tritonserver --model-repository`
+serves; whoever starts Triton to serve one digest makes a repository of its own:
 
     python -m referent.triton.repository MODELS NAME [--digest sha256:...] --device cpu|gpu --to PRIVATE
 
@@ -26,13 +26,13 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, 
 
 from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, Bundle, BundleError, digest_of, verify_files
 from referent.core.contract import DIGEST_PARAMETER
+from referent.kinds import load_processor
 from referent.triton.protocol import TritonError, check_config
 
 Device = Literal["cpu", "gpu"]
 KINDS = {"cpu": ModelInstanceGroup.KIND_CPU, "gpu": ModelInstanceGroup.KIND_GPU}
-# A model of 50 MB and one of 14 GB need other limits; weights come at 50 MB/s from a slow disk, and are then unpacked
+# A model of 50 MB and one of 14 GB need other limits: weights come at 50 MB/s from a slow disk, and are then unpacked.
 LOAD_S, LOAD_S_PER_GB = 120, 60
-GOLDEN_S, GOLDEN_S_PER_GB = 10, 15
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,7 @@ class Release:
     @property
     def load_timeout_s(self) -> float:
         """How long loading may take where nobody says otherwise: two minutes, and one more for each GB."""
-        return LOAD_S + LOAD_S_PER_GB * self._gigabytes
-
-    @property
-    def golden_timeout_s(self) -> float:
-        """The same for the golden inference: ten seconds, and 15 more for each GB."""
-        return GOLDEN_S + GOLDEN_S_PER_GB * self._gigabytes
-
-    @property
-    def _gigabytes(self) -> float:
-        return sum(entry.bytes for entry in self.bundle.files.values()) / 1e9
+        return LOAD_S + LOAD_S_PER_GB * self.bundle.size_bytes / 1e9
 
 
 def named_digest(repository: Path, name: str) -> str:
@@ -108,6 +99,7 @@ def read_release(repository: Path, name: str, digest: str = "") -> Release:
         raise BundleError(f"{relative} has the steps {steps}, its bundle {bundle.parts}: publish the version again")
     try:
         check_config(bundle, sought, ensemble)
+        load_processor(repository, bundle)
     except TritonError as error:
         raise BundleError(f"{relative} is not of its bundle: {error}") from error
     return Release(bundle, sought, parts, ensemble)

@@ -78,11 +78,13 @@ def orders(client: InferenceServerClient, headers: dict[str, str] | None = None)
         "trace": lambda: client.update_trace_settings(settings={"trace_level": ["OFF"]}, headers=headers),
         "shared memory": lambda: client.get_system_shared_memory_status(headers=headers),
     }.items():
+        refusal = ""
         try:
             call()
-            taken.append(order)
         except InferenceServerException as error:
-            assert "This protocol is restricted" in error.message()
+            refusal = error.message()
+        if "This protocol is restricted" not in refusal:
+            taken.append(order)
     return taken
 
 
@@ -199,9 +201,7 @@ def test_refused_versions_in_a_row_leave_the_good_one_whatever_dies(
         until(lambda: answers(server, 0.4))
 
 
-def test_what_is_broken_keeps_nothing_else_from_being_served(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_broken_keeps_nothing_else_from_being_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     repository = tmp_path / "repository"
     publish_tiny(repository)
     publish_tiny(repository, "cut")
