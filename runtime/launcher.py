@@ -50,6 +50,10 @@ class TritonServerError(RuntimeError):
     """tritonserver did not start; the message ends with the tail of its log."""
 
 
+class ServerEndedError(TritonServerError):
+    """It ended while it started."""
+
+
 class TritonServer:
     """A tritonserver (gRPC and metrics, no HTTP) over a private repository, and a thread that supervises it.
 
@@ -167,6 +171,16 @@ class TritonServer:
 
     def _launch(self) -> None:
         """Starts the server; returns when all that can be served is. Raises TritonServerError where nothing can."""
+        while True:
+            try:
+                self._start_process()
+            except ServerEndedError:
+                if not self._note_end():
+                    raise
+            else:
+                return
+
+    def _start_process(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -191,13 +205,17 @@ class TritonServer:
         self._supervisor.reconcile()
         return self._supervisor.settled
 
+    def _note_end(self) -> bool:
+        return self._supervisor.note_end(crashed=self._process.returncode in (-signal.SIGSEGV, -signal.SIGABRT))
+
     def _wait_until(self, done: Callable[[], bool], timeout_s: float = math.inf) -> None:
         deadline = time.monotonic() + timeout_s
         while not done():
             if self._stopping.wait(0.1):
                 raise self._error("stopped before tritonserver was ready")
             if self._process.poll() is not None:
-                raise self._error(f"tritonserver ended with status {self._process.returncode} while it started")
+                status = self._process.returncode
+                raise ServerEndedError(str(self._error(f"tritonserver ended with status {status} while it started")))
             if time.monotonic() > deadline:
                 raise self._error(f"tritonserver did not answer within {timeout_s:g} s")
 
@@ -244,6 +262,7 @@ class TritonServer:
                     self._supervisor.reconcile()
                 else:
                     logger.error("tritonserver ended (status %s); starting it again", self._process.returncode)
+                    self._note_end()
                     health.stop()
                     self._end()  # its stubs may wait for it for ever
                     self._launch()

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -94,6 +94,7 @@ class Supervisor:
         self._named: dict[str, bytes] = {}  # what NAME/config.pbtxt held when it was last looked at
         self._candidates: dict[str, deque[str]] = {}  # digests to try, by name
         self._attempt: Attempt | None = None
+        self._ends: Counter[str] = Counter()  # of servers, by the digest that was being tried
         self._retries: dict[str, tuple[float, float]] = {}  # by name, when, and how long after the one before
 
     def attach(self, server_pid: int) -> None:
@@ -106,8 +107,30 @@ class Supervisor:
         self._loaded: set[str] = set()  # names of those served that this process has
         self._attempt = None
         for name, served in self.served.items():
+            waiting = self._candidates.get(name, ())
             self._try_all(name, first=served.release.digest)
+            self._candidates[name].extend(waiting)
         self._look_for_publications()
+
+    def note_end(self, crashed: bool) -> bool:
+        """The server process ended. A version that was being tried is to blame if it crashed, or if that happened
+        twice; returns whether there was one: then the next process goes another way."""
+        attempt, self._attempt = self._attempt, None
+        if not attempt:
+            return False
+        served = self.served.get(attempt.name)
+        if served and served.release.digest == attempt.digest:
+            return False  # it was good before
+        self._ends[attempt.digest] += 2 if crashed else 1
+        if self._is_to_blame(attempt.digest):
+            self._refuse(attempt, VersionError("tritonserver ended while it was tried"))
+        else:
+            attempt.others.appendleft(attempt.digest)
+            self._candidates[attempt.name] = attempt.others
+        return True
+
+    def _is_to_blame(self, digest: str) -> bool:
+        return self._ends[digest] > 1
 
     @property
     def settled(self) -> bool:
@@ -297,7 +320,7 @@ class Supervisor:
         """Has all versions tried in turn until one is good: this one, then those published before it, newest first."""
         known = list(versions(self._repository, name).values())
         older = known[known.index(first) + 1 :] if first in known else known
-        if digests := [*([first] if first else []), *older]:
+        if digests := [each for each in ([first] if first else []) + older if not self._is_to_blame(each)]:
             self._candidates[name] = deque(digests)
         else:
             self.faults.setdefault(name, BundleError(f"no version of {name!r} can be read in {self._repository}"))

@@ -104,8 +104,10 @@ def deliver(
     **options: object,
 ) -> tuple[Bundle, str]:
     """Publishes the next version as `publish_tiny` does, but the files are damaged before anything points at them:
-    `damage` gets a copy of the repository and the bundle."""
-    copy = shutil.copytree(repository, repository.parent / f".{repository.name}-copy", symlinks=True)
+    `damage` gets another repository, with this version alone, and the bundle."""
+    copy = repository.parent / f".{repository.name}-copy"
+    for folder in repository.glob("*/[1-9]*"):
+        (copy / folder.relative_to(repository)).mkdir(parents=True)  # so that the next number is the same
     try:
         bundle, digest = publish_tiny(copy, name, **options)
         damage(copy, bundle)
