@@ -20,7 +20,14 @@ from tritonclient.grpc import InferenceServerClient
 
 from referent.core.bundle import BundleError
 from referent.triton.golden import probe
-from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavailableError, own_errors
+from referent.triton.protocol import (
+    FROZEN,
+    PassingInternalError,
+    TritonBusyError,
+    TritonError,
+    TritonUnavailableError,
+    own_errors,
+)
 
 INTERVAL_S = 2.0
 PATIENCE_S, PATIENCE_GOLDENS = 10, 5
@@ -83,6 +90,9 @@ class Liveness:
                 raise SickError(
                     f"{', '.join(stuck)}: nothing for {self.patience_s:.0f} s, and requests wait"
                 ) from error
+        except PassingInternalError as error:
+            if FROZEN in str(error).lower():  # a process that died is brought back sooner
+                raise SickError(f"a process of the model is frozen: {error}") from error
         except (TritonUnavailableError, TritonBusyError, BundleError):
             pass  # gone or full: others see to that
         except TritonError as error:

@@ -21,7 +21,8 @@ LOST_CONNECTION = (
 FULL_QUEUE = "Exceeds maximum queue size"
 QUEUE_TIMEOUT = "Request timeout expired"
 # what Triton calls INTERNAL although it goes away: a dead process that the launcher brings back, a full /dev/shm
-PASSING = ("stub process", "shared memory")
+FROZEN, NO_ROOM = "stub process", "shared memory"
+PASSING = (FROZEN, NO_ROOM)
 
 
 class TritonError(RuntimeError):
