@@ -146,9 +146,10 @@ def release(
         (own / BUNDLE_FILE).write_text(content)
         digest = digest_of(content.encode())
         _write(own / CONFIG_FILE, ensemble(bundle, digest))
-        for model in (*parts, name):  # the ensemble's folder makes it a version: it comes last
+        for model in (*parts, name):
             (staged / model).chmod(0o755)
             (repository / model).mkdir(exist_ok=True)
+        for model in (*parts, name):  # the ensemble's folder makes it a version: it comes last
             os.rename(staged / model, repository / model / str(version))
         point(repository, bundle)
     return bundle, digest

@@ -12,6 +12,7 @@ folders. What is published meanwhile changes nothing in it. Ends with 1 and says
 
 import argparse
 import fcntl
+import re
 import shutil
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from typing import IO, Literal
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelVersionPolicy
 
-from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, Bundle, BundleError, digest_of, verify_files
+from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, MODEL_NAME, Bundle, BundleError, digest_of, verify_files
 from referent.core.contract import DIGEST_PARAMETER
 from referent.kinds import load_processor
 from referent.triton.protocol import TritonError, check_config
@@ -78,6 +79,8 @@ def read_release(repository: Path, name: str, digest: str = "") -> Release:
 
     Raises `BundleError` that names the first fault.
     """
+    if not re.match(MODEL_NAME, name):
+        raise BundleError(f"{name!r} is no model name: it must match {MODEL_NAME}")
     sought = digest or named_digest(repository, name)
     found = [version for version, each in versions(repository, name).items() if each == sought]
     if not found:
