@@ -17,9 +17,9 @@ from referent.triton.repository import in_use, named_digest, read_release, versi
 
 
 def use(repository: Path, name: str, digest: str) -> str:
-    """Has NAME/config.pbtxt name the version whose digest begins so, once its files are found as published; what serves
-    the repository follows. Returns the whole digest. Raises `BundleError`."""
-    found = [each for each in versions(repository, name).values() if each.startswith(digest)]
+    """Has NAME/config.pbtxt name the version of this number, or whose digest begins so, once its files are found as
+    published; what serves the repository follows. Returns the whole digest. Raises `BundleError`."""
+    found = [each for number, each in versions(repository, name).items() if number == digest or each.startswith(digest)]
     if len(found) != 1:
         known = ", ".join(versions(repository, name).values()) or "none"
         raise BundleError(
@@ -87,7 +87,7 @@ def main() -> None:
     listing.add_argument("name", nargs="?")
     using = commands.add_parser("use", help="serve a version from now on, such as an older one")
     using.add_argument("name")
-    using.add_argument("digest", help="or the beginning of one")
+    using.add_argument("digest", help="or the beginning of one, or a version's number")
     removing = commands.add_parser("remove", help="remove old versions that nobody serves")
     removing.add_argument("name")
     removing.add_argument("--keep", type=int, required=True, help="how many of the newest stay in any case")

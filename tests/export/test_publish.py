@@ -126,6 +126,8 @@ def test_command_lists_and_goes_back(repository: Path) -> None:
     assert command(repository, "list").returncode == 0
     assert first in command(repository, "use", "tiny", first[:20]).stdout
     assert named_digest(repository, "tiny") == first
+    assert second in command(repository, "use", "tiny", 2).stdout
+    assert first in command(repository, "use", "tiny", 1).stdout
     assert list(read_config(repository / "tiny_box_head/config.pbtxt").version_policy.specific.versions) == [1]
     for wrong, said in (("sha256:", "2 versions"), ("sha256:0", "0 versions")):
         refused = command(repository, "use", "tiny", wrong)
