@@ -6,19 +6,19 @@ from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 
-from referent.triton.liveness import INTERVAL_S, Liveness, SickError
+from referent.triton.liveness import INTERVAL_S, Liveness, StuckError
 from runtime.supervisor import Served
 
 logger = logging.getLogger(__name__)
 
 
 class Health:
-    """`sick` gets the name of each model of `served` that is stuck, and whether its whole server is. `stop` ends it."""
+    """`stuck` gets the name of each model of `served` that is, and whether its whole server is. `stop` ends it."""
 
     def __init__(
         self, repository: Path, grpc_url: str, metrics_url: str, served: Callable[[], dict[str, Served]]
     ) -> None:
-        self.sick: Queue[tuple[str, bool]] = Queue()
+        self.stuck: Queue[tuple[str, bool]] = Queue()
         self._places, self._served = (repository, grpc_url, metrics_url), served
         self._watched: dict[str, tuple[Served, Liveness]] = {}
         self._stopping = Event()
@@ -37,10 +37,10 @@ class Health:
                     watched = self._watched[name] = served, liveness
                 try:
                     watched[1].check()
-                except SickError as error:
+                except StuckError as error:
                     if not self._stopping.is_set():
                         logger.error("%s is stuck: %s", name, error)
-                        self.sick.put((name, error.whole))
+                        self.stuck.put((name, error.whole))
                         del self._watched[name]  # the next one has as much time
                 except Exception:
                     logger.exception("the health of %s could not be told; trying again", name)

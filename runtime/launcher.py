@@ -253,8 +253,8 @@ class TritonServer:
         health = Health(*places, lambda: dict(self._supervisor.served))
         while not self._stopping.wait(POLL_S):
             try:
-                while not health.sick.empty():
-                    name, whole = health.sick.get()
+                while not health.stuck.empty():
+                    name, whole = health.stuck.get()
                     if whole or not self._supervisor.replace(name):
                         self._process.kill()
                         self._process.wait()

@@ -1,4 +1,4 @@
-"""Keeps what a tritonserver serves alive and up to date; the only code that loads or unloads models."""
+"""Keeps the models of a tritonserver loaded and up to date; the only code that loads or unloads them."""
 
 import logging
 import shutil
@@ -160,8 +160,8 @@ class Supervisor:
         self._look_for_publications()
 
     def replace(self, name: str) -> bool:
-        """Ends the processes that run a sick model's parts; the next looks bring them back. False where there are none:
-        they run in the server's own process."""
+        """Ends the processes that run a stuck model's parts; the next looks bring them back. False where there are
+        none: they run in the server's own process."""
         parts = self.served[name].parts if name in self.served else []
         stubs = [pid for pid, model in self._model_of_stub.items() if model in parts and psutil.pid_exists(pid)]
         for pid in stubs:
@@ -249,7 +249,7 @@ class Supervisor:
             self._client.unload_model(model, headers=self._headers, client_timeout=ABANDON_TIMEOUT_S)
         shutil.rmtree(self._private / model, ignore_errors=True)
 
-    # --- keeping what serves alive -----------------------------------------------------------------------------------
+    # --- keeping models loaded ---------------------------------------------------------------------------------------
 
     def _find_dead(self) -> set[str]:
         """Models whose Python stub died. Triton reaps the stubs that it ends itself; one it lost stays a zombie."""

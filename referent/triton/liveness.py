@@ -37,7 +37,7 @@ SUCCESSES, WAITING = "nv_inference_request_success", "nv_inference_pending_reque
 SAMPLE = re.compile(rf'^({SUCCESSES}|{WAITING}){{.*?model="([^"]+)".*?}} (\S+)$', re.MULTILINE)
 
 
-class SickError(RuntimeError):
+class StuckError(RuntimeError):
     """The model answers nobody. `whole`: neither does its server."""
 
     def __init__(self, fault: str, whole: bool = False) -> None:
@@ -65,14 +65,14 @@ class Liveness:
     def check(self) -> None:
         """Asks the golden inference where nothing was answered for a while.
 
-        Raises `SickError` if it fails, or if it does not return either while requests wait at a part that finished
+        Raises `StuckError` if it fails, or if it does not return either while requests wait at a part that finished
         none meanwhile: a part that has more to do than it can finishes some.
         """
         try:
             waiting = self._look()
         except (httpx.HTTPError, OSError) as error:
             if self._since(self._answered) > self.patience_s:
-                raise SickError(f"the server's metrics do not answer: {error!r}", whole=True) from error
+                raise StuckError(f"the server's metrics do not answer: {error!r}", whole=True) from error
             return
         if self._since(self._finished[self._name]) < self.patience_s:
             return
@@ -87,16 +87,16 @@ class Liveness:
             asked.result()
         except TimeoutError as error:
             if stuck := [part for part in waiting if self._since(self._finished[part]) > self.patience_s]:
-                raise SickError(
+                raise StuckError(
                     f"{', '.join(stuck)}: nothing for {self.patience_s:.0f} s, and requests wait"
                 ) from error
         except PassingInternalError as error:
             if FROZEN in str(error).lower():  # a process that died is brought back sooner
-                raise SickError(f"a process of the model is frozen: {error}") from error
+                raise StuckError(f"a process of the model is frozen: {error}") from error
         except (TritonUnavailableError, TritonBusyError, BundleError):
             pass  # gone or full: others see to that
         except TritonError as error:
-            raise SickError(f"the golden inference fails: {error}") from error
+            raise StuckError(f"the golden inference fails: {error}") from error
 
     def _look(self) -> list[str]:
         """Notes what has been finished since; returns the parts at which requests wait."""
@@ -146,7 +146,7 @@ class Watch:
             try:
                 liveness.check()
                 self.fault = ""
-            except SickError as error:
+            except StuckError as error:
                 self.fault = str(error)
 
 

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -226,12 +227,19 @@ def test_what_is_broken_keeps_nothing_else_from_being_served(tmp_path: Path, cap
         until(lambda: answers(server, 0.6))
 
 
-def left_by(pid: int) -> list[Path]:
-    """Files of a launcher process."""
-    return [path for folder in (SHARED_MEMORY, TEMPORARY) for path in folder.glob(f"{PREFIX}{pid}-*")]
+@pytest.fixture
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """For temporary files: in the machine's other launchers clean up too. Short, since it has a socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr("runtime.launcher.TEMPORARY", Path(folder))
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
 
 
-def test_killed_launcher_takes_the_server_along_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+def test_killed_launcher_takes_the_server_along_and_the_next_one_cleans_up(tmp_path: Path, own_folder: Path) -> None:
+    def left_by(pid: int) -> list[Path]:
+        return [path for folder in (SHARED_MEMORY, own_folder) for path in folder.glob(f"{PREFIX}{pid}-*")]
+
     repository = tmp_path / "repository"
     publish_tiny(repository)
     script = f"""

@@ -10,10 +10,8 @@ import grpc
 import pytest
 
 from referent.triton import liveness
-from referent.triton.liveness import Liveness, SickError
+from referent.triton.liveness import Liveness, StuckError
 from tests.support.fake_triton import FakeTriton
-
-pytest_plugins = ["tests.support.gateway"]
 
 
 class Metrics:
@@ -77,13 +75,13 @@ def test_idle_model_that_answers_is_well(watched: Liveness, triton: FakeTriton) 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
 def test_model_that_answers_errors_is_stuck(watched: Liveness, triton: FakeTriton, code: grpc.StatusCode) -> None:
     triton.failures = [(code, "CUDA error 700: an illegal memory access was encountered")]
-    with pytest.raises(SickError, match="illegal memory access"):
+    with pytest.raises(StuckError, match="illegal memory access"):
         watched.check()
 
 
 def test_model_that_answers_nonsense_is_stuck(watched: Liveness, triton: FakeTriton) -> None:
     triton.box = (float("nan"), 0, 0, 0)
-    with pytest.raises(SickError, match="finite"):
+    with pytest.raises(StuckError, match="finite"):
         watched.check()
 
 
@@ -91,7 +89,7 @@ def test_model_that_answers_nobody_while_requests_wait_is_stuck(
     watched: Liveness, triton: FakeTriton, metrics: Metrics
 ) -> None:
     triton.holds, metrics.waiting = True, 1
-    with pytest.raises(SickError, match="tiny_head: nothing for"):
+    with pytest.raises(StuckError, match="tiny_head: nothing for"):
         watched.check()
     triton.release()
 
@@ -137,6 +135,6 @@ def test_server_that_says_nothing_at_all_is_stuck_as_a_whole(
     watched = Liveness(repository, triton_url, "http://127.0.0.1:9/metrics", "tiny", [], golden_s=0.01)
     watched.check()
     time.sleep(0.2)
-    with pytest.raises(SickError) as found:
+    with pytest.raises(StuckError) as found:
         watched.check()
     assert found.value.whole
