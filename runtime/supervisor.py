@@ -92,7 +92,8 @@ class Supervisor:
         self.served: dict[str, Served] = {}
         self.faults: dict[str, Exception] = {}  # why the newest version of a name is not served
         self._named: dict[str, bytes] = {}  # what NAME/config.pbtxt held when it was last looked at
-        self._candidates: dict[str, deque[str]] = {}  # digests to try, by name
+        self._candidates: dict[str, deque[str]] = {}  # digests to try in turn until one is good, by name
+        self._published: dict[str, str] = {}  # digest to try beside the one that serves, by name
         self._attempt: Attempt | None = None
         self._ends: Counter[str] = Counter()  # of servers, by the digest that was being tried
         self._retries: dict[str, tuple[float, float]] = {}  # by name, when, and how long after the one before
@@ -107,9 +108,7 @@ class Supervisor:
         self._loaded: set[str] = set()  # names of those served that this process has
         self._attempt = None
         for name, served in self.served.items():
-            waiting = self._candidates.get(name, ())
             self._try_all(name, first=served.release.digest)
-            self._candidates[name].extend(waiting)
         self._look_for_publications()
 
     def note_end(self, crashed: bool) -> bool:
@@ -124,6 +123,8 @@ class Supervisor:
         self._ends[attempt.digest] += 2 if crashed else 1
         if self._is_to_blame(attempt.digest):
             self._refuse(attempt, VersionError("tritonserver ended while it was tried"))
+        elif served:
+            self._published.setdefault(attempt.name, attempt.digest)
         else:
             attempt.others.appendleft(attempt.digest)
             self._candidates[attempt.name] = attempt.others
@@ -135,7 +136,7 @@ class Supervisor:
     @property
     def settled(self) -> bool:
         """Whether nothing is being loaded."""
-        return self._attempt is None and not self._candidates
+        return self._attempt is None and not self._candidates and not self._published
 
     def reconcile(self) -> None:
         """One look at the processes, at what Triton has ready and at the repository, and what follows. Returns soon:
@@ -144,10 +145,8 @@ class Supervisor:
         self._broken |= dead
         if self._attempt:
             self._judge(self._attempt, dead)
-        self._candidates = {name: digests for name, digests in self._candidates.items() if digests}
-        if not self._attempt and self._candidates:
-            name, digests = next(iter(self._candidates.items()))
-            self._attempt = Attempt(name, digests.popleft(), digests, self._work)
+        if not self._attempt:
+            self._try_next()
         ready = self._ready()
         for name in sorted(self._loaded):
             served = self.served[name]
@@ -170,6 +169,17 @@ class Supervisor:
         return bool(stubs)
 
     # --- trying versions ---------------------------------------------------------------------------------------------
+
+    def _try_next(self) -> None:
+        """First what was served before, or is to be served for the first time; then what was published since."""
+        self._candidates = {name: digests for name, digests in self._candidates.items() if digests}
+        for name in self._published.keys() - self._candidates.keys():
+            digest = self._published.pop(name)
+            if digest != self.served[name].release.digest:
+                self._candidates[name] = deque([digest])
+        if self._candidates:
+            name, digests = next(iter(self._candidates.items()))
+            self._attempt = Attempt(name, digests.popleft(), digests, self._work)
 
     def _work(self, attempt: Attempt) -> Served:
         """In the attempt's thread: checks the files, loads the version beside the one that serves, asks it."""
@@ -254,7 +264,7 @@ class Supervisor:
     def _find_dead(self) -> set[str]:
         """Models whose Python stub died. Triton reaps the stubs that it ends itself; one it lost stays a zombie."""
         zombies = set()
-        with suppress(psutil.Error):  # one ended while we looked: see next time
+        with suppress(psutil.Error, IndexError):  # one ended while we looked: see next time
             for child in self._server.children():
                 if child.status() == psutil.STATUS_ZOMBIE:
                     zombies.add(child.pid)
@@ -312,9 +322,9 @@ class Supervisor:
             if name not in self.served:
                 if first or digest:
                     self._try_all(name, first=digest)
-            elif digest and digest != self.served[name].release.digest:
-                logger.info("%s was published as %s; loading it", name, digest)
-                self._candidates[name] = deque([digest])
+            elif digest:
+                logger.info("%s is to be served as %s", name, digest)
+                self._published[name] = digest
 
     def _try_all(self, name: str, first: str) -> None:
         """Has all versions tried in turn until one is good: this one, then those published before it, newest first."""

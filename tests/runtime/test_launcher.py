@@ -357,3 +357,26 @@ def test_model_that_never_gets_ready_is_given_up(tmp_path: Path, caplog: pytest.
         until(lambda: len(stubs(server)) == 3)
         publish_tiny(repository, cx=0.6)
         until(lambda: answers(server, 0.6))
+
+
+def test_server_that_is_killed_while_a_version_is_tried_serves_both_in_turn(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    publish_tiny(repository, cx=0.4)
+    with TritonServer(repository) as server:
+        publish_tiny(repository, cx=0.6)
+        until(lambda: len(stubs(server)) > 3)
+        process_of(server).kill()
+        until(lambda: answers(server, 0.6))
+
+
+def test_going_back_while_a_version_is_tried_goes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    repository = tmp_path / "repository"
+    _, first = publish_tiny(repository, cx=0.4)
+    with TritonServer(repository) as server:
+        publish_tiny(repository, cx=0.6)
+        until(lambda: len(stubs(server)) > 3)
+        use(repository, "tiny", first)
+        until(lambda: "cannot be served" in caplog.text or answers(server, 0.6))
+        until(lambda: answers(server, 0.4))
+        until(lambda: len(stubs(server)) == 3)
+        assert answers(server, 0.4)
