@@ -10,8 +10,15 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REFERENT_"
-# same prefix, read by runtime/, by tests and by clients
-OTHERS = {"REFERENT_MODEL", "REFERENT_TRITON_DIR", "REFERENT_TEST_DATA", "REFERENT_URL", "REFERENT_API_KEY"}
+# same prefix, read by compose, runtime/, tests and clients
+OTHERS = {
+    "REFERENT_MODEL",
+    "REFERENT_DIGEST",
+    "REFERENT_TRITON_DIR",
+    "REFERENT_TEST_DATA",
+    "REFERENT_URL",
+    "REFERENT_API_KEY",
+}
 
 
 def _split(text: Any) -> Any:

@@ -21,7 +21,7 @@ from tests.support.load import Load, gateway, load, until
 from tests.support.plain_triton import PlainTriton
 from tests.support.releases import deliver, publish_tiny, write_graph
 
-REQUESTS = int(os.environ.get("REFERENT_TEST_REQUESTS", "20"))  # that are answered beside each damaged version
+REQUESTS = int(os.environ.get("DAMAGE_REQUESTS", "20"))  # that are answered beside each damaged version
 Damage = Callable[[Path, Bundle], object]
 Edit = Callable[[Path], object]
 
