@@ -33,7 +33,12 @@ CHANNEL = [
 TRIES: dict[type[Exception], int] = {LostConnectionError: 3, VersionGoneError: 5}
 # another Triton may be sound; while they move on to another version, each has one of the two: of three in turn, beside
 # other callers, every tenth request met the one without its version five times
-TRIES_OF_SEVERAL: dict[type[Exception], int] = {VersionGoneError: 12, InternalError: 2, PassingInternalError: 2}
+TRIES_OF_SEVERAL: dict[type[Exception], int] = {
+    LostConnectionError: 6,
+    VersionGoneError: 12,
+    InternalError: 2,
+    PassingInternalError: 2,
+}
 # a call hears of a lost connection just before the channel does, and would be given the same one again
 PAUSE_S = 0.02
 

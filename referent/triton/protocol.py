@@ -126,6 +126,8 @@ def own_errors() -> Iterator[None]:
             raise VersionGoneError(message) from error
         if FULL_QUEUE in message:
             raise TritonBusyError(message) from error
+        if status == "CANCELLED":  # a Triton that is killed; what we cancel ourselves raises nothing here
+            raise LostConnectionError(message) from error
         if status == "INTERNAL" and any(mark in message.lower() for mark in PASSING):
             raise PassingInternalError(message) from error
         if status != "UNAVAILABLE":

@@ -188,8 +188,9 @@ async def test_full_queue_is_no_reason_not_to_be_ready(registry: Registry, trito
         (grpc.StatusCode.INTERNAL, "Stub process 'mini_language_model_0_0' is not healthy."),
         (grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key '/dev/shm/x'"),
         (grpc.StatusCode.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting requests"),
+        (grpc.StatusCode.CANCELLED, "CANCELLED"),
     ],
-    ids=["dead stub", "full shared memory", "stopping"],
+    ids=["dead stub", "full shared memory", "stopping", "killed"],
 )
 async def test_passing_faults_of_triton_may_be_tried_again(
     start: Start, triton: FakeTriton, code: grpc.StatusCode, message: str
