@@ -293,7 +293,9 @@ def check_autoscaling_follows_metrics_that_are_recorded(manifests: Manifests) ->
 def check_a_lost_node_or_rollout_leaves_pods(manifests: Manifests) -> None:
     for deployment in manifests.of("Deployment"):
         name, spec = deployment["metadata"]["name"], deployment["spec"]
-        assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+        on_gpu = "nvidia.com/gpu" in manifests.container(name)["resources"]["limits"]
+        surge = {"maxSurge": 0, "maxUnavailable": 1} if on_gpu else {"maxSurge": 1, "maxUnavailable": 0}
+        assert spec["strategy"]["rollingUpdate"] == surge
         assert manifests.get("PodDisruptionBudget", name)["spec"]["maxUnavailable"] == 1
         pod = spec["template"]["spec"]
         keys = {constraint["topologyKey"] for constraint in pod["topologySpreadConstraints"]}
