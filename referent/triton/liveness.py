@@ -49,10 +49,17 @@ class Liveness:
     """Watches a served model and its parts. `golden_s` is what its golden inference takes when nobody else asks."""
 
     def __init__(
-        self, repository: Path, grpc_url: str, metrics_url: str, name: str, parts: Sequence[str], golden_s: float
+        self,
+        repository: Path,
+        grpc_url: str,
+        metrics_url: str,
+        name: str,
+        parts: Sequence[str],
+        golden_s: float,
+        least_patience_s: float | None = None,
     ) -> None:
         self._repository, self._url, self._metrics_url, self._name = repository, grpc_url, metrics_url, name
-        self._parts, self.golden_s = parts, golden_s
+        self._parts, self.golden_s, self._least_patience_s = parts, golden_s, least_patience_s
         self._answered = time.monotonic()  # the last sign of life of the server, and of each of its models
         self._finished: dict[str, float] = {}
         self._successes: dict[str, float] = {}
@@ -60,7 +67,7 @@ class Liveness:
     @property
     def patience_s(self) -> float:
         """How long nothing may be finished while requests wait."""
-        return max(PATIENCE_S, PATIENCE_GOLDENS * self.golden_s)
+        return max(self._least_patience_s or PATIENCE_S, PATIENCE_GOLDENS * self.golden_s)
 
     def check(self) -> None:
         """Asks the golden inference where nothing was answered for a while.
@@ -120,8 +127,10 @@ class Liveness:
 class Watch:
     """What the HTTP server says."""
 
-    def __init__(self, repository: Path, grpc_url: str, metrics_url: str, name: str) -> None:
-        self._places = repository, grpc_url, metrics_url, name
+    def __init__(
+        self, repository: Path, grpc_url: str, metrics_url: str, name: str, least_patience_s: float | None
+    ) -> None:
+        self._places, self._least_patience_s = (repository, grpc_url, metrics_url, name), least_patience_s
         self.ready, self.fault = False, ""
 
     def run(self) -> None:
@@ -140,7 +149,7 @@ class Watch:
                 self.fault = str(error)
                 pause_s = min(2 * pause_s, 30)
         parts = [step.model_name for step in config.ensemble_scheduling.step]
-        liveness = Liveness(*self._places, parts, golden_s=time.monotonic() - start)
+        liveness = Liveness(*self._places, parts, time.monotonic() - start, self._least_patience_s)
         while True:
             time.sleep(INTERVAL_S)
             try:
@@ -159,8 +168,11 @@ def main() -> None:
     parser.add_argument("--grpc", default="127.0.0.1:8001")
     parser.add_argument("--metrics", default="http://127.0.0.1:8002/metrics")
     parser.add_argument("--port", type=int, default=8003)
+    parser.add_argument(
+        "--patience", type=float, metavar="S", help=f"how long nothing may be answered at least; default: {PATIENCE_S}"
+    )
     args = parser.parse_args()
-    watch = Watch(args.repository, args.grpc, args.metrics, args.name)
+    watch = Watch(args.repository, args.grpc, args.metrics, args.name, args.patience)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

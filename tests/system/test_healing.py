@@ -2,15 +2,22 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from referent.triton import liveness
+from referent.triton.repository import build
 from runtime.launcher import TritonServer
 from tests.support.load import gateway, is_ready, load, process_of, until
+from tests.support.plain_triton import PlainTriton
 from tests.support.releases import publish_tiny, write_graph
 
 
@@ -97,3 +104,40 @@ def test_three_times_the_load_that_is_answered_restarts_nothing(
     assert noted.counts["lost"] == 0
     assert noted.counts["retryable"] > 0
     assert "stuck" not in caplog.text
+
+
+def test_probes_fail_while_a_model_is_stuck_and_pass_once_triton_was_started_again(
+    repository: Path, tmp_path: Path
+) -> None:
+    """As on Kubernetes: a container beside a plain Triton, which the kubelet starts again."""
+    build(repository, "tiny", "", tmp_path / "models", "cpu")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    def status(path: str) -> int:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{port}{path}").status_code
+        return 0
+
+    with PlainTriton(tmp_path / "models", "tiny") as triton:
+        words = [sys.executable, "-m", "referent.triton.liveness", repository, "tiny", f"--port={port}", "--patience=2"]
+        with subprocess.Popen([*words, f"--grpc={triton.grpc_url}", f"--metrics={triton.metrics_url}"]) as beside:
+            try:
+                until(lambda: (status("/live"), status("/ready")) == (200, 503))
+                triton.wait_until_ready()
+                until(lambda: (status("/live"), status("/ready")) == (200, 200))
+                [frozen] = [
+                    child
+                    for child in psutil.Process(triton.process.pid).children()
+                    if "tiny_language_model" in " ".join(child.cmdline())
+                ]
+                frozen.suspend()
+                until(lambda: (status("/live"), status("/ready")) == (503, 503))
+                frozen.kill()
+                triton.process.kill()
+                triton.process.wait()
+                triton.start()
+                until(lambda: (status("/live"), status("/ready")) == (200, 200))
+                assert status("/") == 404
+            finally:
+                beside.kill()
