@@ -6,7 +6,6 @@ One server for each setting, all up at once, measured in turns: latency of one c
 """
 
 import itertools
-import shutil
 import statistics
 import tempfile
 import time
@@ -15,15 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.lib.measuring import Report, Row, alternate, arguments_of, flat, lines, summary
 from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Ensemble, Subject
-from referent.core.contract import part_name
+from export.publish import republish
 from referent.core.kind import Arrays
 from runtime.launcher import TritonServer
-from runtime.repository import read_config
 
 CLIENTS = 8
 
@@ -39,16 +36,14 @@ class Setting(NamedTuple):
 
 def with_setting(subject: Subject, setting: Setting, copy: Path) -> Path:
     """A copy of the repository whose parts have the setting."""
-    shutil.copytree(subject.repository, copy)
-    for step in subject.kind.steps:
-        name = part_name(subject.name, step)
-        config = read_config(copy, name)
+
+    def change(config: ModelConfig) -> None:
         config.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
         config.instance_group[0].count = setting.instances
-        config.instance_group[0].kind = ModelInstanceGroup.KIND_CPU
         config.parameters["intra_op_thread_count"].string_value = str(setting.threads)
         config.parameters["session.intra_op.allow_spinning"].string_value = str(setting.spinning)
-        (copy / name / "config.pbtxt").write_text(text_format.MessageToString(config))
+
+    republish(subject.repository, subject.name, subject.bundle.version, copy, change)
     return copy
 
 
@@ -91,7 +86,7 @@ def main() -> None:
         clients: dict[Setting, list[Ensemble]] = {}
         for setting in settings:
             copy = with_setting(subject, setting, directory / "-".join(map(str, setting)))
-            server = stack.enter_context(TritonServer(copy, [subject.name]))
+            server = stack.enter_context(TritonServer(copy, [subject.name], device="cpu"))
             clients[setting] = [stack.enter_context(Ensemble(subject, server.grpc_url)) for _ in range(CLIENTS)]
         paths = {str(setting): lambda own=own: own[0](arrays) for setting, own in clients.items()}
         times = alternate(paths, arguments.rounds, arguments.calls)

@@ -144,7 +144,9 @@ def main() -> None:
     data.write_text(input_data(arrays))
     rows: list[Row] = []
     with ExitStack() as stack:
-        url = arguments.url or stack.enter_context(TritonServer(subject.repository, [subject.name])).grpc_url
+        if not (url := arguments.url):
+            server = TritonServer(subject.repository, [subject.name], grpc_port=0, shared_memory=True)
+            url = stack.enter_context(server).grpc_url
         for shared in (False, True):
             for concurrency in arguments.concurrency:
                 key = {"transport": "gRPC + system shared memory" if shared else "gRPC"}

@@ -6,7 +6,6 @@ python -m export CHECKPOINT --name mini --to model_repository [--dtype fp16 | --
 import argparse
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from rich.console import Console
 from export.graphs import export_onnx
 from export.parity import ParityError, reference, verify
 from export.parts import parts_of
-from export.publish import publish
+from export.publish import publish, staging
 from export.quantize import quantize
 from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
@@ -46,10 +45,10 @@ def export(
         model.llava = model.llava.merge_and_unload()
     model.llava.to(DTYPES[dtype])  # the box head and the normalisation of pixels stay fp32
     sizes = {"D": model.base.config.text_config.hidden_size}
-    with tempfile.TemporaryDirectory() as directory:
+    with staging(repository) as directory:
         files = []
         with console.status("exporting"):
-            for file in export_onnx(parts.split(model), cases[1].tensors, dtype, Path(directory)):
+            for file in export_onnx(parts.split(model), cases[1].tensors, dtype, directory):
                 console.print(
                     f"  {file.parent.name}: {sum(f.stat().st_size for f in file.parent.iterdir()) / 1e6:.1f} MB"
                 )

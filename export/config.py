@@ -1,6 +1,5 @@
 """config.pbtxt of an ensemble and its parts, built as Triton's own ModelConfig message from the contract."""
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from referent.core.bundle import Bundle
@@ -10,18 +9,18 @@ from referent.kinds import kind_of
 HEADER = "# Written by python -m export from the contract of its kind; see export/config.py.\n"
 
 
-def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> str:
+def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> triton.ModelConfig:
     """One step: dynamic batching, an instance where the hardware is, warm-up with zeros for each bucket.
 
     Nothing waits for batch-mates: a batch forms of what arrives while the instance is busy, which costs a lone request
-    no time (`benchmarks.batching` has the figures of other delays and counts).
+    no time (`benchmarks.batching` has the figures of other delays and counts). Which device the instance is on and
+    which version is served is said by whoever starts Triton.
     """
     kind, name = kind_of(bundle), part_name(bundle.name, step)
     config = triton.ModelConfig(
         name=name,
         backend=step.backend,
         max_batch_size=max_batch_size if step.batches else 1,
-        version_policy=_only(bundle.parts[name]),
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in step.inputs],
         output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in kind.step_outputs(step, bundle)],
         instance_group=[triton.ModelInstanceGroup(count=1, kind=triton.ModelInstanceGroup.KIND_AUTO)],
@@ -39,17 +38,17 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
             entry.data_type = triton.DataType.Value("TYPE_" + dtype_of(tensor, bundle.dtype))
             entry.dims.extend(dims_of(tensor, sizes | shape))
             entry.zero_data = True
-    return HEADER + text_format.MessageToString(config)
+    return config
 
 
-def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batch_size: int) -> str:
+def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batch_size: int) -> triton.ModelConfig:
     """The ensemble: its steps' versions are pinned, and the bundle's digest stands in its parameters."""
     kind = kind_of(bundle)
     config = triton.ModelConfig(
         name=bundle.name,
         platform="ensemble",
         max_batch_size=max_batch_size if all(step.batches for step in kind.steps) else 1,
-        version_policy=_only(int(bundle.version)),
+        version_policy=only(int(bundle.version)),
         input=[triton.ModelInput(**_tensor(tensor, bundle, sizes)) for tensor in kind.inputs],
         output=[triton.ModelOutput(**_tensor(tensor, bundle, sizes)) for tensor in kind.outputs(bundle)],
     )
@@ -59,11 +58,11 @@ def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batc
         entry.input_map.update({tensor.name: tensor.name for tensor in step.inputs})
         entry.output_map.update({tensor.name: tensor.name for tensor in kind.step_outputs(step, bundle)})
     config.parameters[DIGEST_PARAMETER].string_value = digest
-    return HEADER + text_format.MessageToString(config)
+    return config
 
 
-def _only(version: int) -> triton.ModelVersionPolicy:
-    """Other versions stand beside it, refused ones among them."""
+def only(version: int) -> triton.ModelVersionPolicy:
+    """The policy that serves one version: others stand beside it, refused ones among them."""
     return triton.ModelVersionPolicy(specific=triton.ModelVersionPolicy.Specific(versions=[version]))
 
 

@@ -1,22 +1,41 @@
-"""Publish a version into a model repository: parts first, the ensemble that pins them last, each by one rename.
+"""Publish a version into a model repository: all of its files are in their places before anything points at it.
 
-Who reads the repository meanwhile sees the old version or the new one, never half of one. Nothing is deleted: an older
-version may be the one that is served. NAME/<version>/config.pbtxt is what NAME/config.pbtxt was while that version was
-the newest; copying it there brings the version back.
+    NAME_part/<version>/        model.onnx, its data, config.pbtxt
+    NAME/<version>/             tokenizer.json, bundle.json (hashes of all of those), config.pbtxt (names its digest)
+    NAME_part/, NAME/           config.pbtxt: the version that a plain tritonserver serves, and that a launcher follows
+
+A version is whole from the moment NAME/<version> is there, and never changes. Nothing is deleted: an older version may
+be the one that is served. `export.versions` goes back to one, and removes those that nobody needs.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from export.config import ensemble_config, part_config
-from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, TOKENIZER_FILE, Bundle, file_entry, load_bundle
-from referent.core.contract import part_name
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from export.config import HEADER, ensemble_config, only, part_config
+from referent.core.bundle import (
+    BUNDLE_FILE,
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    Bundle,
+    digest_of,
+    file_entry,
+    load_bundle,
+)
+from referent.core.contract import DIGEST_PARAMETER, part_name
 from referent.core.spec import ModelSpec
 from referent.kinds import kind_of
+from referent.triton.repository import read_config
 
 MINIMUM_ONNXRUNTIME = "1.27.0"  # older CUDA providers compute opset 23's fp16 norms wrongly
+STAGING = ".publish-"  # begins the names of folders that are not yet, or no longer, in their place
 
 
 def publish(
@@ -37,51 +56,165 @@ def publish(
     Returns the bundle and its digest. Raises `referent.core.bundle.BundleError` for a kind that is not served.
     """
     kind = kind_of(spec)
-    repository.mkdir(parents=True, exist_ok=True)
     names = {step.suffix: part_name(name, step) for step in kind.steps}
-    version = 1 + max((v for model in (name, *names.values()) for v in _versions(repository / model)), default=0)
-    files = {
-        f"{names[suffix]}/{version}/{file.name}": file_entry(file)
-        for suffix, directory in parts.items()
-        for file in sorted(directory.iterdir())
-    }
-    files[f"{name}/{version}/{TOKENIZER_FILE}"] = file_entry(tokenizer_file)
-    bundle = Bundle(
-        **{field: getattr(spec, field) for field in ModelSpec.model_fields}, name=name, version=str(version),
-        parts=dict.fromkeys(names.values(), version), dtype=dtype, has_scores=has_scores,
-        minimum_onnxruntime=MINIMUM_ONNXRUNTIME, files=files,
+    draft = Bundle(
+        **{field: getattr(spec, field) for field in ModelSpec.model_fields}, name=name, version="1",
+        parts=dict.fromkeys(names.values(), 1), dtype=dtype, has_scores=has_scores,
+        minimum_onnxruntime=MINIMUM_ONNXRUNTIME, files={},
     )  # fmt: skip
     sizes = kind.sizes(spec) | sizes
+    configs = {names[step.suffix]: part_config(draft, step, sizes, max_batch_size) for step in kind.steps}
 
-    with tempfile.TemporaryDirectory(prefix=".publish-", dir=repository) as staging:  # same file system: rename works
-        for step in kind.steps:
-            staged = Path(staging) / step.suffix
-            shutil.copytree(parts[step.suffix], staged)
-            _place(staged, repository / names[step.suffix] / str(version))
-            _write(repository / names[step.suffix] / CONFIG_FILE, part_config(bundle, step, sizes, max_batch_size))
-        staged = Path(staging) / name / str(version)
-        staged.mkdir(parents=True)
-        shutil.copyfile(tokenizer_file, staged / TOKENIZER_FILE)
-        (staged / BUNDLE_FILE).write_text(bundle.model_dump_json(indent=2) + "\n")
-        _, digest = load_bundle(Path(staging), name, str(version))
-        config = ensemble_config(bundle, digest, sizes, max_batch_size)
-        (staged / CONFIG_FILE).write_text(config)
-        _place(staged, repository / name / str(version))
-    _write(repository / name / CONFIG_FILE, config)
+    def ensemble(bundle: Bundle, digest: str) -> ModelConfig:
+        return ensemble_config(bundle, digest, sizes, max_batch_size)
+
+    with staging(repository) as folder:
+        for suffix, part in names.items():
+            shutil.move(parts[suffix], folder / part)
+        return release(repository, folder, draft, configs, tokenizer_file, ensemble)
+
+
+@contextmanager
+def staging(repository: Path) -> Iterator[Path]:
+    """A folder in the repository's own file system, where moving a file into its place copies nothing."""
+    is_new = not repository.exists()
+    repository.mkdir(parents=True, exist_ok=True)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix=STAGING, dir=repository) as folder,
+            _locked(Path(folder), fcntl.LOCK_SH),
+        ):
+            yield Path(folder)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # somebody else published
+                repository.rmdir()
+        raise
+
+
+def exclusive(repository: Path) -> AbstractContextManager[bool]:
+    """One publisher at a time: two would take the same number."""
+    return _locked(repository, fcntl.LOCK_EX)
+
+
+def is_abandoned(staged: Path) -> bool:
+    """Whether the publisher of a folder that `staging` made was killed."""
+    with _locked(staged, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
+        return locked
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[bool]:
+    """Locks a file or folder against other processes; the value is false where it could not be."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind)
+        locked = True
+    except OSError:  # held by another, or a file system without locks
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
+def release(
+    repository: Path,
+    staged: Path,
+    draft: Bundle,
+    parts: Mapping[str, ModelConfig],
+    tokenizer_file: Path,
+    ensemble: Callable[[Bundle, str], ModelConfig],
+) -> tuple[Bundle, str]:
+    """Publishes what is in the folders of `parts` in `staged`; `draft` lacks the version and the files."""
+    name = draft.name
+    for part, config in parts.items():
+        _write(staged / part / CONFIG_FILE, config)
+    entries = {part: {file.name: file_entry(file) for file in sorted((staged / part).iterdir())} for part in parts}
+    own = staged / name
+    own.mkdir()
+    shutil.copyfile(tokenizer_file, own / TOKENIZER_FILE)
+    entries[name] = {TOKENIZER_FILE: file_entry(own / TOKENIZER_FILE)}
+    with exclusive(repository):
+        version = 1 + max((v for model in entries for v in _versions(repository / model)), default=0)
+        files = {
+            f"{model}/{version}/{file}": entry for model, listed in entries.items() for file, entry in listed.items()
+        }
+        changes = {"version": str(version), "parts": dict.fromkeys(parts, version), "files": files}
+        bundle = draft.model_copy(update=changes)
+        content = bundle.model_dump_json(indent=2) + "\n"
+        (own / BUNDLE_FILE).write_text(content)
+        digest = digest_of(content.encode())
+        _write(own / CONFIG_FILE, ensemble(bundle, digest))
+        for model in (*parts, name):
+            (staged / model).chmod(0o755)
+            (repository / model).mkdir(exist_ok=True)
+        for model in (*parts, name):  # the ensemble's folder makes it a version: it comes last
+            os.rename(staged / model, repository / model / str(version))
+        point(repository, bundle)
     return bundle, digest
 
 
+def point(repository: Path, bundle: Bundle) -> None:
+    """Has NAME/config.pbtxt name this version, which is there already."""
+    for part, version in bundle.parts.items():
+        config = read_config(repository / part / str(version) / CONFIG_FILE)
+        config.version_policy.CopyFrom(only(version))
+        _write(repository / part / CONFIG_FILE, config)
+    _write(repository / bundle.name / CONFIG_FILE, read_config(repository / bundle.name / bundle.version / CONFIG_FILE))
+
+
+def republish(
+    source: Path,
+    name: str,
+    version: str,
+    target: Path,
+    change: Callable[[ModelConfig], object] = lambda config: None,
+    **fields: object,
+) -> tuple[Bundle, str]:
+    """Publishes a version once more from its files, as the next one of `target`: what an older release published gets
+    today's layout, and a version goes from one repository to another. Configs are taken over; `change` gets each
+    part's. `fields` replace those of the bundle.
+
+    Raises `referent.core.bundle.BundleError`.
+    """
+    bundle = load_bundle(source, name, version)[0].model_copy(update=fields)
+    configs = {}
+    with staging(target) as folder:
+        for part, number in bundle.parts.items():
+            files = source / part / str(number)
+            config_file = files / CONFIG_FILE  # older releases had one for all versions
+            configs[part] = read_config(config_file if config_file.exists() else source / part / CONFIG_FILE)
+            configs[part].ClearField("version_policy")
+            change(configs[part])
+            (folder / part).mkdir()
+            for file in files.iterdir():
+                if file.name != CONFIG_FILE:
+                    _link_or_copy(file, folder / part / file.name)
+        before = read_config(source / name / version / CONFIG_FILE)
+
+        def ensemble(bundle: Bundle, digest: str) -> ModelConfig:
+            before.version_policy.CopyFrom(only(int(bundle.version)))
+            before.parameters[DIGEST_PARAMETER].string_value = digest
+            for step in before.ensemble_scheduling.step:
+                step.model_version = bundle.parts[step.model_name]
+            return before
+
+        return release(target, folder, bundle, configs, source / name / version / TOKENIZER_FILE, ensemble)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)  # published files never change, so both versions can share them
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _versions(model: Path) -> list[int]:
-    return [int(path.name) for path in model.glob("[0-9]*") if path.name.isdigit()]
+    return [int(path.name) for path in model.glob("[0-9]*") if path.name.isdecimal()]
 
 
-def _place(staged: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    staged.chmod(0o755)
-    os.rename(staged, target)
-
-
-def _write(file: Path, content: str) -> None:
-    temporary = file.with_suffix(".new")
-    temporary.write_text(content)
-    os.replace(temporary, file)
+def _write(file: Path, config: ModelConfig) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(HEADER + text_format.MessageToString(config))
+    os.replace(new, file)

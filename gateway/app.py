@@ -43,7 +43,9 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
             interval_s = max(settings.triton_reconnect_s, settings.deadline_s)
             stack.callback(asyncio.create_task(triton.keep_reconnecting(interval_s)).cancel)
             served = settings.models, settings.shadow_model
-            registry = Registry(settings.model_repository, triton, settings.default_model, *served)
+            registry = Registry(
+                settings.model_repository, triton, settings.default_model, *served, settings.golden_timeout_s
+            )
             pipeline = Pipeline(settings, registry, triton)
             stack.callback(pipeline.close)
             app.state.registry, app.state.pipeline = registry, pipeline

@@ -65,7 +65,7 @@ class Keys:
     """The keys of a file, read again when it changes. Raises OSError or ValueError for a file that can't be used."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._file, self._fault = file, ""
         self._seen = self._signature()
         self._keys = read_keys(file)
 
@@ -79,12 +79,15 @@ class Keys:
     def _follow(self) -> None:
         if (now := self._signature()) == self._seen:
             return
-        self._seen = now
         try:
             self._keys = read_keys(self._file)
+        except (OSError, ValueError) as error:  # the next request tries again: what failed may be this read alone
+            if str(error) != self._fault:
+                log.error("keys can't be read, those before stay", fault=str(error))
+            self._fault = str(error)
+        else:
+            self._seen, self._fault = now, ""
             log.info("keys read again", keys=len(self._keys))
-        except (OSError, ValueError) as error:
-            log.error("keys can't be read, those before stay", fault=str(error))
 
     def _signature(self) -> tuple[int, ...]:
         try:

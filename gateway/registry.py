@@ -1,6 +1,7 @@
 """The models being served: read from the repository, held against what Triton serves, replaced as Triton moves on."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from referent.triton import golden
 from referent.triton.aio import Triton
 from referent.triton.protocol import TritonBusyError
 
-STARTING_INTERVAL_S = 0.5  # between looks at models that are not ready
+STARTING_INTERVAL_S, LONGEST_INTERVAL_S = 0.5, 15  # between looks at models that are not ready: each twice the last
 
 log = structlog.get_logger("gateway")
 
@@ -46,8 +47,9 @@ class Model:
 
 class Registry:
     """`models` are the versions that requests get; `faults` says why models are not ready, by name; `draining` that the
-    service is going down. Served are the models of `only`, by default all of the repository; no fault of `shadow` makes
-    the service unready."""
+    service is going down. Served are the models of `only`, all of which the service waits for when it starts, or by
+    default all of the repository that Triton has; no fault of `shadow` makes the service unready. `golden_timeout_s`
+    limits golden inferences, by default by the model's size."""
 
     def __init__(
         self,
@@ -56,42 +58,46 @@ class Registry:
         default_model: str,
         only: frozenset[str] = frozenset(),
         shadow: str | None = None,
+        golden_timeout_s: float | None = None,
     ) -> None:
         self.models: dict[str, Model] = {}
         self.faults: dict[str, str] = {}
         self.draining = False
         self._repository, self._triton, self._default = repository, triton, default_model
-        self._only, self._shadow = only, shadow
-        self._refreshing, self._suspected = asyncio.Lock(), asyncio.Event()
+        self._only, self._shadow, self._golden_timeout_s = only, shadow, golden_timeout_s
+        self._refreshing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._suspected = asyncio.Event()
         self._warned: dict[str, str] = {}
         self._passed: dict[str, list[Model]] = {}  # by name, the last two versions that passed a golden inference
-        self._complete = False  # whether all models have been ready at the same time
 
     @property
     def ready(self) -> bool:
         """Whether to send requests here: there are models, the latest golden inference of each passed, no draining.
 
-        A name that is new in the repository of a service that has been ready takes nothing away from it.
+        A name that is in the repository alone, new or broken, takes nothing away from the others.
         """
-        ill = self._serious & self.models.keys() if self._complete else self._serious
-        return bool(self.models.keys() - {self._shadow}) and not ill and not self.draining
+        return bool(self.models.keys() - {self._shadow}) and not self._failing and not self.draining
 
     @property
-    def _serious(self) -> set[str]:
-        return self.faults.keys() - {self._shadow}
+    def _failing(self) -> set[str]:
+        """Of the models that must be ready, those that are not."""
+        return (self.faults.keys() - {self._shadow}) & (self.models.keys() | self._only)
 
     def check_ready(self) -> None:
         """Raises NotReadyError unless `ready`, saying why."""
         if self.draining:
             raise DrainingError("going down: ask another instance")
         if not self.ready:
-            raise NotReadyError(f"not ready: {', '.join(sorted(self._serious)) or 'no model in the repository'}")
+            failing = sorted(self._failing or self.faults.keys())
+            raise NotReadyError(f"not ready: {', '.join(failing) or 'no model in the repository'}")
 
     @property
     def default_model(self) -> str | None:
         """The configured default, or the only model."""
-        names = sorted({*self.models, *self.faults} - {self._shadow})
-        return names[0] if len(names) == 1 else self._default if self._default in names else None
+        if self._default in {*self.models, *self.faults} - {self._shadow}:
+            return self._default
+        names = sorted((self.models or self.faults).keys() - {self._shadow})
+        return names[0] if len(names) == 1 else None
 
     def get(self, name: str | None) -> Model:
         """The version to ask, of the default model where name is None. Raises UnknownModelError, NotReadyError."""
@@ -110,9 +116,7 @@ class Registry:
             names = sorted({*names, self._shadow})
         if not names:
             log.warning("no model in the repository", repository=str(self._repository))
-        for name in names:
-            await self.refresh_model(name)
-        self._complete |= bool(self.models) and not self._serious
+        await asyncio.gather(*map(self.refresh_model, names))
 
     def suspect(self) -> None:
         """Has the models examined soon: an inference failed in a way that a healthy one does not."""
@@ -121,13 +125,13 @@ class Registry:
     async def refresh_model(self, name: str, stale: Model | None = None) -> None:
         """The same for one model; with `stale`, does nothing where another request has replaced it already, and takes a
         version that passed before at its word."""
-        async with self._refreshing:
+        async with self._refreshing[name]:
             current = self.models.get(name)
             if stale and current is not stale:
                 return
             try:
                 model = await self._newest(name, current, trusting=stale is not None)
-            except TritonBusyError:  # full of requests that it answers: not ill
+            except TritonBusyError:  # full of requests that it answers: nothing is wrong
                 pass
             except Exception as error:  # whatever a file or an answer holds, the service goes on
                 self._warn("model is not ready", name, error)
@@ -147,16 +151,19 @@ class Registry:
     async def keep_fresh(self, interval_s: float, on_ready: Callable[[], None]) -> None:
         """Refreshes for ever; calls `on_ready` once, when all models are ready for the first time."""
         announced, quick_s = False, min(STARTING_INTERVAL_S, interval_s)
+        pause_s = quick_s
         while True:
             if self.ready and not announced:
                 announced = True
                 on_ready()
             if self.ready:
+                pause_s = quick_s
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._suspected.wait(), interval_s)
                     await asyncio.sleep(quick_s)  # a storm of failures is one suspicion
-            else:
-                await asyncio.sleep(quick_s)
+            else:  # golden inferences must not be the load that keeps a model from getting ready
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, max(LONGEST_INTERVAL_S, interval_s))
             self._suspected.clear()
             try:
                 await self.refresh()
@@ -190,7 +197,8 @@ class Registry:
     async def _examine(self, model: Model) -> None:
         """The golden inference: raises unless Triton serves this bundle and answers as its kind does."""
         await self._triton.check(model.bundle, model.digest)
-        outputs = await self._triton.infer(model.bundle, model.golden, golden.TIMEOUT_S)
+        timeout_s = self._golden_timeout_s or golden.timeout_s_of(model.bundle)
+        outputs = await self._triton.infer(model.bundle, model.golden, timeout_s)
         golden.check(model.processor, outputs)
 
     def _warn(self, event: str, name: str, error: Exception) -> None:

@@ -10,8 +10,15 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REFERENT_"
-# same prefix, read by runtime/, by tests and by clients
-OTHERS = {"REFERENT_MODEL", "REFERENT_TRITON_DIR", "REFERENT_TEST_DATA", "REFERENT_URL", "REFERENT_API_KEY"}
+# same prefix, read by compose, runtime/, tests and clients
+OTHERS = {
+    "REFERENT_MODEL",
+    "REFERENT_DIGEST",
+    "REFERENT_TRITON_DIR",
+    "REFERENT_TEST_DATA",
+    "REFERENT_URL",
+    "REFERENT_API_KEY",
+}
 
 
 def _split(text: Any) -> Any:
@@ -80,6 +87,9 @@ class Settings(BaseSettings):
         default=None, description="OpenTelemetry collector for traces (OTLP over HTTP), such as http://collector:4318"
     )
     decode_threads: int = Field(default=2, gt=0, description="threads that decode and resize images")
+    golden_timeout_s: float | None = Field(
+        default=None, gt=0, description="for the golden inference of each model; by default 10, and 15 more for each GB"
+    )
     readiness_interval_s: float = Field(default=5, gt=0, description="between golden inferences of each model")
     shadow_model: str | None = Field(
         default=None, description="model that is asked too, after the answer, to compare its boxes: see the metrics"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import referent
+from referent.triton.repository import Device
 
 WHEEL = "nvidia-pytriton==0.7.0"
 VERSION = "2.51.0"  # of the tritonserver in the wheel
@@ -38,6 +39,17 @@ class Distribution:
         libraries = f"{sys.base_prefix}/lib:{self.wheel}/nvidia_pytriton.libs:{os.environ.get('LD_LIBRARY_PATH', '')}"
         binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return {**os.environ, "LD_LIBRARY_PATH": libraries.rstrip(":"), "PATH": binaries, "PYTHONPATH": path}
+
+    def best_device(self) -> Device:
+        """The GPU where there is one and ONNX Runtime was built for it."""
+        if not Path("/dev/nvidiactl").exists():
+            return "cpu"
+        try:
+            import onnxruntime
+        except ImportError:
+            return "cpu" if self.wheel else "gpu"
+        has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        return "gpu" if has_cuda or not self.wheel else "cpu"
 
     def assemble_backends(self, directory: Path) -> Path:
         """The backend directory to serve with, made in `directory`: the vendor's own and the generator's, or, for the

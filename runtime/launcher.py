@@ -5,33 +5,41 @@ with TritonServer(Path("model_repository")) as server:
 """
 
 import logging
+import math
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
+from urllib.parse import urlsplit
 
 import psutil
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
+from referent.core.bundle import bundle_names
+from referent.triton.repository import Device
 from runtime.distribution import find_distribution
-from runtime.repository import find_ensembles
-from runtime.supervisor import Keeper
+from runtime.health import Health
+from runtime.supervisor import Supervisor
 
 POLL_S = 0.5
 RETRY_S = 2
+UP_TIMEOUT_S = 60  # for a server without models
 EXIT_TIMEOUT_S = 3  # for requests in flight when the server stops
+CONTROL, CONTROL_HEADER = ("model-repository", "logging", "trace"), "referent"
+SOCKET_NAME_BYTES = 107  # of Linux
 PREFIX = "referent-triton-"  # of our files in the two folders below; the launcher's process id follows
 SHARED_MEMORY, TEMPORARY = Path("/dev/shm"), Path(tempfile.gettempdir())
 
@@ -42,23 +50,27 @@ class TritonServerError(RuntimeError):
     """tritonserver did not start; the message ends with the tail of its log."""
 
 
+class ServerEndedError(TritonServerError):
+    """It ended while it started."""
+
+
 class TritonServer:
-    """A tritonserver on a loopback address (gRPC and metrics, no HTTP) and a thread that tends it.
+    """A tritonserver (gRPC and metrics, no HTTP) over a private repository, and a thread that supervises it.
 
-    The thread starts the server again when it dies, reloads a model whose Python stub died, and brings in what is
-    published: once the content of an ensemble's config.pbtxt changes, its parts and then the ensemble are loaded.
-    A version that cannot be served is logged and the one before stays, also in a server that is started again; a first
-    start falls back to older versions in the same way. Nothing else may load or unload models.
+    The thread starts the server again when it dies, reloads a model whose Python stub died or that somebody unloaded,
+    replaces one that is stuck, and brings in what is published: once NAME/config.pbtxt names another digest, that
+    version is loaded and tried beside the one that serves, and takes its place if its files and answers are right. One
+    that cannot be served is logged and changes nothing; a first start falls back to older versions in the same way.
 
-    model_repository: a folder a model, each with a full config.pbtxt.
+    model_repository: of published versions; nothing is written there.
     models: ensembles to serve; by default all of the repository, those too that are published later.
-    address: to listen on.
-    grpc_port, metrics_port: 0 picks a free one.
+    device: "cpu" or "gpu", by default the GPU where there is one that ONNX Runtime can use.
+    grpc_port: None listens on a Unix socket that this user alone can reach; a number opens TCP at `address`, 0 a free
+    port. Loading models, logging and tracing take a key that only this object has; so does shared memory unless
+    `shared_memory`.
+    metrics_port: at `address`; 0 picks a free one.
     log_path: file to append the server's log to; by default a temporary one.
-    verify(model_repository, name, version): raises if files of an ensemble are not as published; called before every
-    load.
-    probe(grpc_url, name, served_as): raises if the golden inference of an ensemble fails, which is asked under the name
-    `served_as`; called before a start or a new version counts as good.
+    load_timeout_s, golden_timeout_s: for loading a model and for its golden inference; by default by its size.
     arguments: further command-line arguments of tritonserver.
     """
 
@@ -67,32 +79,45 @@ class TritonServer:
         model_repository: Path,
         models: Sequence[str] | None = None,
         *,
+        device: Device | None = None,
         address: str = "127.0.0.1",
-        grpc_port: int = 0,
+        grpc_port: int | None = None,
         metrics_port: int = 0,
+        shared_memory: bool = False,
         log_path: Path | None = None,
-        verify: Callable[[Path, str, str], object] = lambda repository, name, version: None,
-        probe: Callable[[str, str, str], object] = lambda grpc_url, name, served_as: None,
+        load_timeout_s: float | None = None,
+        golden_timeout_s: float | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
-        self.model_repository = model_repository
-        self._named = list(models or [])
+        self.model_repository, self._wanted = model_repository, list(models or [])
         if not self.models:
             raise TritonServerError(f"no ensemble in {model_repository}: publish one there or name another folder")
-        self._address = address
-        self._grpc_port, self._metrics_port = grpc_port or _free_port(), metrics_port or _free_port()
-        self.grpc_url = f"{address}:{self._grpc_port}"
-        self.metrics_url = f"http://{address}:{self._metrics_port}/metrics"
+        self._device = device
         self._id = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._directory = TEMPORARY / self._id
+        self._private = self._directory / "models"
+        self._metrics_port = metrics_port or _free_port()
+        self.metrics_url = f"http://{address}:{self._metrics_port}/metrics"
+        self._address, self._grpc_port = address, _free_port() if grpc_port == 0 else grpc_port or 0
+        if grpc_port is None:  # Triton ends a socket's name with the port
+            self._address = f"unix:{self._directory}/socket"
+        self.grpc_url = f"{self._address}:{self._grpc_port}"
+        if len(self.grpc_url.removeprefix("unix:")) > SOCKET_NAME_BYTES:
+            raise TritonServerError(f"{self.grpc_url} is too long for a socket: set TMPDIR to a shorter folder")
+        self._key, self._shared_memory = secrets.token_hex(16), shared_memory
         self.log_path = log_path or self._directory / "tritonserver.log"
-        self._verify, self._probe, self._arguments = verify, probe, arguments
+        self._limits, self._arguments = (load_timeout_s, golden_timeout_s), arguments
         self._stopping, self._thread = Event(), Thread()
 
     @property
     def models(self) -> list[str]:
         """The ensembles to serve, as the repository is now."""
-        return self._named or find_ensembles(self.model_repository)
+        return self._wanted or bundle_names(self.model_repository)
+
+    @property
+    def golden_s(self) -> float:
+        """How long the slowest golden inference of what is served took."""
+        return max((served.golden_s for served in self._supervisor.served.values()), default=0)
 
     def __enter__(self) -> Self:
         self.start()
@@ -101,13 +126,13 @@ class TritonServer:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def start(self, timeout_s: float = 120) -> None:
-        """Returns when every ensemble is ready and the probe passed. Raises TritonServerError, and as verify does."""
+    def start(self) -> None:
+        """Returns when every ensemble that can be served is, and there is one. Raises TritonServerError."""
         self._stopping.clear()
         self._client = InferenceServerClient(self.grpc_url, channel_args=[("grpc.max_reconnect_backoff_ms", 200)])
         started: Future[None] = Future()
-        # The server is killed when the thread that started it ends, so that is the thread which tends it.
-        self._thread = Thread(target=self._run, args=(timeout_s, started), name="tritonserver", daemon=True)
+        # The server is killed when the thread that started it ends, so that is the thread which supervises it.
+        self._thread = Thread(target=self._run, args=(started,), name="tritonserver", daemon=True)
         self._thread.start()
         try:
             started.result()
@@ -122,25 +147,40 @@ class TritonServer:
             self._client.close()  # so that a load in progress does not hold it up
             self._thread.join()
 
-    def _run(self, timeout_s: float, started: Future[None]) -> None:
+    def _run(self, started: Future[None]) -> None:
         try:
             _clean_up_after_the_dead()
-            self._directory.mkdir()
+            self._directory.mkdir(mode=0o700)
+            self._private.mkdir()
             self._distribution = find_distribution()
             self._backends = self._distribution.assemble_backends(self._directory)
-            probe = partial(self._probe, self.grpc_url)
-            self._keeper = Keeper(self._client, self.model_repository, lambda: self.models, self._verify, probe)
-            self._launch(timeout_s)
+            device = self._device or self._distribution.best_device()
+            logger.info("models run on the %s", device)
+            headers = {f"triton-grpc-protocol-{CONTROL_HEADER}": self._key}
+            places = self.model_repository, self._private, lambda: self.models
+            self._supervisor = Supervisor(self._client, self.grpc_url, headers, *places, device, *self._limits)
+            self._launch()
         except BaseException as error:
             started.set_exception(error)
         else:
             started.set_result(None)
-            self._watch(timeout_s)
+            self._watch()
             self._end()
         finally:
             _remove([self._directory, *SHARED_MEMORY.glob(f"{self._id}*")])
 
-    def _launch(self, timeout_s: float) -> None:
+    def _launch(self) -> None:
+        """Starts the server; returns when all that can be served is. Raises TritonServerError where nothing can."""
+        while True:
+            try:
+                self._start_process()
+            except ServerEndedError:
+                if not self._note_end():
+                    raise
+            else:
+                return
+
+    def _start_process(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -150,50 +190,52 @@ class TritonServer:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the launcher
             )
-        self._keeper.attach(self._process.pid)
-        loader = ThreadPoolExecutor(1)
         try:
-            self._wait_until(self._is_up, timeout_s)
-            loading = loader.submit(self._keeper.serve_all)
-            self._wait_until(loading.done, timeout_s)
-            loading.result()
-        except BaseException as error:
+            self._wait_until(self._is_up, UP_TIMEOUT_S)
+            self._supervisor.attach(self._process.pid)
+            self._wait_until(self._has_settled)
+            if not self._supervisor.served:
+                raise self._error("; ".join(f"{name}: {why}" for name, why in self._supervisor.faults.items()))
+        except BaseException:
             self._process.kill()  # a server whose stub died would not end by itself
             self._end()
-            if isinstance(error, InferenceServerException):
-                raise self._error(f"Triton refuses the models: {error.message()}") from error
             raise
-        finally:
-            loader.shutdown()
 
-    def _wait_until(self, done: Callable[[], bool], timeout_s: float) -> None:
+    def _has_settled(self) -> bool:
+        self._supervisor.reconcile()
+        return self._supervisor.settled
+
+    def _note_end(self) -> bool:
+        return self._supervisor.note_end(crashed=self._process.returncode in (-signal.SIGSEGV, -signal.SIGABRT))
+
+    def _wait_until(self, done: Callable[[], bool], timeout_s: float = math.inf) -> None:
         deadline = time.monotonic() + timeout_s
         while not done():
             if self._stopping.wait(0.1):
                 raise self._error("stopped before tritonserver was ready")
             if self._process.poll() is not None:
-                raise self._error(f"tritonserver ended with status {self._process.returncode} while it started")
-            if self._keeper.find_dead():
-                raise self._error("a Python stub died while tritonserver started; is onnxruntime installed?")
+                status = self._process.returncode
+                raise ServerEndedError(str(self._error(f"tritonserver ended with status {status} while it started")))
             if time.monotonic() > deadline:
-                raise self._error(f"tritonserver was not ready after {timeout_s:g} s; a large model may need more")
+                raise self._error(f"tritonserver did not answer within {timeout_s:g} s")
 
     def _command(self) -> list[str]:
+        closed = [*CONTROL, *([] if self._shared_memory else ["shared-memory"])]
         return [
             *("setpriv", "--pdeathsig", "KILL"),  # no server outlives its launcher
             str(self._distribution.executable),
             f"--id={self._id}",
-            f"--model-repository={self.model_repository}",
+            f"--model-repository={self._private}",
             f"--backend-directory={self._backends}",
             f"--cache-directory={self._distribution.root / 'caches'}",
             f"--backend-config=python,shm-region-prefix-name={self._id}-",
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in self._keeper.as_published()),  # and their parts
             "--allow-http=false",
             f"--grpc-address={self._address}",
             f"--grpc-port={self._grpc_port}",
-            f"--metrics-address={self._address}",
+            f"--grpc-restricted-protocol={','.join(closed)}:{CONTROL_HEADER}={self._key}",
+            f"--metrics-address={urlsplit(self.metrics_url).hostname}",
             f"--metrics-port={self._metrics_port}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *self._arguments,
@@ -206,18 +248,31 @@ class TritonServer:
         except InferenceServerException:
             return False
 
-    def _watch(self, timeout_s: float) -> None:
+    def _watch(self) -> None:
+        places = self.model_repository, self.grpc_url, self.metrics_url
+        health = Health(*places, lambda: dict(self._supervisor.served))
         while not self._stopping.wait(POLL_S):
             try:
+                while not health.stuck.empty():
+                    name, whole = health.stuck.get()
+                    if whole or not self._supervisor.replace(name):
+                        self._process.kill()
+                        self._process.wait()
                 if self._process.poll() is None:
-                    self._keeper.tend()
+                    self._supervisor.reconcile()
                 else:
-                    logger.error("tritonserver died (status %s); starting it again", self._process.returncode)
+                    logger.error("tritonserver ended (status %s); starting it again", self._process.returncode)
+                    self._note_end()
+                    health.stop()
                     self._end()  # its stubs may wait for it for ever
-                    self._launch(timeout_s)
+                    self._launch()
+                    health = Health(*places, lambda: dict(self._supervisor.served))
             except Exception:
-                logger.exception("tending tritonserver failed; trying again")
+                if self._stopping.is_set():
+                    return
+                logger.exception("supervising tritonserver failed; trying again")
                 self._stopping.wait(RETRY_S)
+        health.stop()
 
     def _end(self) -> None:
         self._process.terminate()
@@ -240,15 +295,24 @@ def _free_port() -> int:
 
 
 def _clean_up_after_the_dead() -> None:
-    """Ends the stubs and removes the files that launchers which were killed left behind."""
-    files = [*SHARED_MEMORY.glob(f"{PREFIX}*"), *TEMPORARY.glob(f"{PREFIX}*")]
-    dead = [file for file in files if not psutil.pid_exists(int(file.name.removeprefix(PREFIX).partition("-")[0]))]
+    """Ends the stubs and removes the files that launchers of this user which were killed left behind; whatever else has
+    such a name is left alone."""
+    dead = [path for folder in (SHARED_MEMORY, TEMPORARY) for path in folder.glob(f"{PREFIX}*") if _is_left_over(path)]
     for process in psutil.process_iter(["cmdline"]):
         executable = Path(next(iter(process.info["cmdline"] or []), ""))
         if any(executable.is_relative_to(directory) for directory in dead):
             with suppress(psutil.Error):
                 process.kill()
     _remove(dead)
+
+
+def _is_left_over(path: Path) -> bool:
+    launcher = re.match(rf"{PREFIX}(\d{{1,9}})-[0-9a-f]{{8}}", path.name)
+    with suppress(OSError):
+        status = path.lstat()
+        own = status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)
+        return launcher is not None and own and not psutil.pid_exists(int(launcher[1]))
+    return False  # gone by now
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -1,156 +1,348 @@
-"""Keeps a running tritonserver's models alive and up to date; the only code that loads or unloads models."""
+"""Keeps the models of a tritonserver loaded and up to date; the only code that loads or unloads them."""
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from threading import Thread
+from typing import IO
 
 import psutil
-from google.protobuf.json_format import MessageToJson
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
-from runtime.repository import parts, read_config, releases, version_of
+from referent.core.bundle import CONFIG_FILE, BundleError
+from referent.triton.golden import probe, timeout_s_of
+from referent.triton.repository import Device, Release, hold, link, named_digest, read_release, versions
 
 STUB = "triton_python_backend_stub"
-LOAD_TIMEOUT_S = 600
-CANDIDATE = ".candidate"  # ends the name under which a new version is tried
+CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
+LOOKUP_TIMEOUT_S = 5  # for what Triton knows
+ABANDON_TIMEOUT_S = 2  # for unloading what is given up
+FIRST_RETRY_S, LAST_RETRY_S = 1, 30  # between attempts to serve again what was served
 
 logger = logging.getLogger(__name__)
 
 
-class Keeper:
-    """Tends the ensembles that `find` names of a server process, and of the next one after it; `verify` and `probe` are
-    as in `TritonServer`, the latter without its first argument."""
+class VersionError(RuntimeError):
+    """A version can't be served."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version in the private repository. The tag of its digest ends its parts' names, so that whatever is wrong with
+    another version can't touch it; `lock` keeps others from removing its files."""
+
+    release: Release
+    golden_s: float  # what its golden inference took
+    lock: IO[bytes]
+
+    @property
+    def parts(self) -> list[str]:
+        """Their names in the private repository."""
+        return [part + tag_of(self.release.digest) for part in self.release.parts]
+
+
+class Attempt:
+    """A version that is being tried beside the one that serves, in a thread of its own that may never return."""
+
+    def __init__(self, name: str, digest: str, others: deque[str], work: Callable[["Attempt"], Served]) -> None:
+        self.name, self.digest, self.others = name, digest, others  # the others are tried if this one is no good
+        self.superseded = False  # whether another was named meanwhile
+        self.candidate = f"{name}@candidate"
+        self.deadline = inf  # known once the size of the model is
+        self.outcome: Future[Served] = Future()
+        Thread(target=self._run, args=(work,), name=f"try {name}", daemon=True).start()
+
+    def _run(self, work: Callable[["Attempt"], Served]) -> None:
+        try:
+            self.outcome.set_result(work(self))
+        except Exception as error:
+            self.outcome.set_exception(error)
+
+
+class Supervisor:
+    """Has a server process, and the next one after it, serve the ensembles that `find` names of `repository`: the
+    digests that NAME/config.pbtxt name, or the newest older version that can be served.
+
+    `private` is the server's own repository; `headers` let the client control it. `load_timeout_s` and
+    `golden_timeout_s` replace the limits that follow from a model's size.
+    """
 
     def __init__(
         self,
         client: InferenceServerClient,
+        grpc_url: str,
+        headers: Mapping[str, str],
         repository: Path,
+        private: Path,
         find: Callable[[], Sequence[str]],
-        verify: Callable[[Path, str, str], object],
-        probe: Callable[[str, str], object],
+        device: Device,
+        load_timeout_s: float | None = None,
+        golden_timeout_s: float | None = None,
     ) -> None:
-        self._client, self._repository, self._find = client, repository, find
-        self._verify, self._probe = verify, probe
-        self._published = {name: read_config(repository, name) for name in find()}
-        self._served: dict[str, ModelConfig] = {}
+        self._client, self._url, self._headers = client, grpc_url, dict(headers)
+        self._repository, self._private, self._find, self._device = repository, private, find, device
+        self._load_timeout_s, self._golden_timeout_s = load_timeout_s, golden_timeout_s
+        self.served: dict[str, Served] = {}
+        self.faults: dict[str, Exception] = {}  # why the newest version of a name is not served
+        self._named: dict[str, bytes] = {}  # what NAME/config.pbtxt held when it was last looked at
+        self._candidates: dict[str, deque[str]] = {}  # digests to try in turn until one is good, by name
+        self._published: dict[str, str] = {}  # digest to try beside the one that serves, by name
+        self._attempt: Attempt | None = None
+        self._ends: Counter[str] = Counter()  # of servers, by the digest that was being tried
+        self._retries: dict[str, tuple[float, float]] = {}  # by name, when, and how long after the one before
 
     def attach(self, server_pid: int) -> None:
-        """Tends this process from now on; nothing is loaded in it."""
+        """Supervises this process from now on; nothing is loaded in it."""
         self._server = psutil.Process(server_pid)
         self._model_of_stub: dict[int, str] = {}
         self._suspects: set[int] = set()
-        self._buried: set[int] = set()
+        self._noted: set[int] = set()  # dead stubs that are known
         self._broken: set[str] = set()
+        self._loaded: set[str] = set()  # names of those served that this process has
+        self._attempt = None
+        for name, served in self.served.items():
+            self._try_all(name, first=served.release.digest)
+        self._look_for_publications()
 
-    def as_published(self) -> list[str]:
-        """The ensembles that a new process can load by itself, before it takes requests."""
-        return [name for name, config in self._served.items() if config == self._published[name]]
+    def note_end(self, crashed: bool) -> bool:
+        """The server process ended. A version that was being tried is to blame if it crashed, or if that happened
+        twice; returns whether there was one: then the next process goes another way."""
+        attempt, self._attempt = self._attempt, None
+        if not attempt:
+            return False
+        served = self.served.get(attempt.name)
+        if served and served.release.digest == attempt.digest:
+            return False  # it was good before
+        self._ends[attempt.digest] += 2 if crashed else 1
+        if self._is_to_blame(attempt.digest):
+            self._refuse(attempt, VersionError("tritonserver ended while it was tried"))
+        elif served:
+            self._published.setdefault(attempt.name, attempt.digest)
+        else:
+            attempt.others.appendleft(attempt.digest)
+            self._candidates[attempt.name] = attempt.others
+        return True
 
-    def serve_all(self) -> None:
-        """Loads what the process before served or, in the first one, the newest versions that can be served. Raises
-        what is wrong with the newest where none can; what was never served keeps no other process from serving."""
-        is_first = not self._served
-        for name in self._published:
-            if name in self.as_published():
-                self._verify(self._repository, name, str(version_of(self._served[name])))
-                self._probe(name, name)
-            elif name in self._served:
-                self._serve(name, self._served[name])
-            else:
-                with nullcontext() if is_first else suppress(Exception):  # it is in the log
-                    self._serve_newest(name)
+    def _is_to_blame(self, digest: str) -> bool:
+        return self._ends[digest] > 1
 
-    def tend(self) -> None:
-        """One look at the stubs and the repository, and what follows. Raises if Triton refuses; then call again."""
-        self._broken |= self.find_dead()  # first: a file that nobody can read must keep nothing dead
-        for model in sorted(self._broken):
-            self._revive(model)
-            self._broken.discard(model)
-        for name in self._find():
-            config = read_config(self._repository, name)
-            if config != self._published.get(name):
-                self._published[name] = config  # a version that cannot be served is tried once, not at every look
-                self._bring_in(name, config)
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is being loaded."""
+        return self._attempt is None and not self._candidates and not self._published
 
-    def find_dead(self) -> set[str]:
+    def reconcile(self) -> None:
+        """One look at the processes, at what Triton has ready and at the repository, and what follows. Returns soon:
+        versions are tried beside it. Raises if Triton refuses; then call again."""
+        dead = self._find_dead()
+        self._broken |= dead
+        if self._attempt:
+            self._judge(self._attempt, dead)
+        if not self._attempt:
+            self._try_next()
+        ready = self._ready()
+        for name in sorted(self._loaded):
+            served = self.served[name]
+            if self._broken.intersection(served.parts) or not ready.issuperset({name, *served.parts}):
+                self._restore(name, served, ready)
+        self._broken.clear()
+        for name, (moment, _) in self._retries.items():
+            if time.monotonic() > moment and name not in self._candidates and not self._attempt:
+                self._try_all(name, first=self.served[name].release.digest)
+        self._look_for_publications()
+
+    def replace(self, name: str) -> bool:
+        """Ends the processes that run a stuck model's parts; the next looks bring them back. False where there are
+        none: they run in the server's own process."""
+        parts = self.served[name].parts if name in self.served else []
+        stubs = [pid for pid, model in self._model_of_stub.items() if model in parts and psutil.pid_exists(pid)]
+        for pid in stubs:
+            with suppress(psutil.Error):
+                psutil.Process(pid).kill()
+        return bool(stubs)
+
+    # --- trying versions ---------------------------------------------------------------------------------------------
+
+    def _try_next(self) -> None:
+        """First what was served before, or is to be served for the first time; then what was published since."""
+        self._candidates = {name: digests for name, digests in self._candidates.items() if digests}
+        for name in self._published.keys() - self._candidates.keys():
+            digest = self._published.pop(name)
+            if digest != self.served[name].release.digest:
+                self._candidates[name] = deque([digest])
+        if self._candidates:
+            name, digests = next(iter(self._candidates.items()))
+            self._attempt = Attempt(name, digests.popleft(), digests, self._work)
+
+    def _work(self, attempt: Attempt) -> Served:
+        """In the attempt's thread: checks the files, loads the version beside the one that serves, asks it."""
+        release = read_release(self._repository, attempt.name, attempt.digest)
+        lock = hold(self._repository, release.bundle)
+        golden_timeout_s = self._golden_timeout_s or timeout_s_of(release.bundle)
+        load_timeout_s = self._load_timeout_s or release.load_timeout_s
+        attempt.deadline = time.monotonic() + load_timeout_s + golden_timeout_s
+        link(release, self._repository, self._private, self._device, tag_of(attempt.digest), attempt.candidate)
+        self._load(attempt.candidate, load_timeout_s)  # and its parts
+        start = time.monotonic()
+        probe(self._repository, self._url, attempt.name, golden_timeout_s, served_as=attempt.candidate)
+        return Served(release, time.monotonic() - start, lock)
+
+    def _judge(self, attempt: Attempt, dead: set[str]) -> None:
+        """Serves what was tried, once it is found good, or the version before goes on."""
+        if attempt.outcome.done():
+            try:
+                new = attempt.outcome.result()
+                if attempt.superseded:
+                    raise VersionError("another version was named meanwhile")
+                self._promote(attempt, new)
+            except Exception as error:
+                self._refuse(attempt, error)
+        elif any(model.endswith(tag_of(attempt.digest)) for model in dead):
+            self._refuse(attempt, VersionError("a Python stub died while it was loaded; is onnxruntime installed?"))
+        elif time.monotonic() > attempt.deadline:
+            self._refuse(attempt, VersionError("it was not ready in time; a larger limit may be needed"))
+
+    def _promote(self, attempt: Attempt, new: Served) -> None:
+        name, before = attempt.name, self.served.get(attempt.name)
+        link(new.release, self._repository, self._private, self._device, tag_of(new.release.digest))
+        try:
+            self._load(name, CONTROL_TIMEOUT_S)
+        except Exception:
+            if before:  # what Triton goes on serving
+                tag = tag_of(before.release.digest)
+                link(before.release, self._repository, self._private, self._device, tag)
+            raise
+        self.served[name] = new
+        self._loaded.add(name)
+        self.faults.pop(name, None)
+        self._retries.pop(name, None)
+        self._attempt = None
+        attempt.others.clear()
+        logger.info("%s version %s is served, %s", name, new.release.bundle.version, new.release.digest)
+        self._forget(attempt.candidate)
+        if before:
+            before.lock.close()
+            for part in set(before.parts) - set(new.parts):
+                self._forget(part)
+
+    def _refuse(self, attempt: Attempt, error: Exception) -> None:
+        name, served = attempt.name, self.served.get(attempt.name)
+        stays = ", the one before stays" if served else ""
+        logger.error("%s of %s cannot be served%s: %s", attempt.digest, name, stays, _told(error))
+        self.faults.setdefault(name, error)
+        self._attempt = None
+        if served and name not in self._loaded and not attempt.others:  # a full disk, or memory, may have room again
+            pause_s = min(2 * self._retries.get(name, (0, FIRST_RETRY_S / 2))[1], LAST_RETRY_S)
+            self._retries[name] = time.monotonic() + pause_s, pause_s
+        tag = tag_of(attempt.digest)
+        if served and served.release.digest == attempt.digest:
+            self._forget(attempt.candidate)  # and its parts stay: a restarted server shall have them again
+            return
+        for pid, model in self._model_of_stub.items():
+            if model.endswith(tag):  # a load that hangs would hold up the unloading
+                with suppress(psutil.Error):
+                    psutil.Process(pid).kill()
+        self._forget(attempt.candidate)
+        for folder in self._private.glob(f"*{tag}"):
+            self._forget(folder.name)
+
+    def _forget(self, model: str) -> None:
+        """Unloads a model that is not needed any more; it may be stuck."""
+        with suppress(InferenceServerException):
+            self._client.unload_model(model, headers=self._headers, client_timeout=ABANDON_TIMEOUT_S)
+        shutil.rmtree(self._private / model, ignore_errors=True)
+
+    # --- keeping models loaded ---------------------------------------------------------------------------------------
+
+    def _find_dead(self) -> set[str]:
         """Models whose Python stub died. Triton reaps the stubs that it ends itself; one it lost stays a zombie."""
         zombies = set()
-        with suppress(psutil.Error):  # one ended while we looked: see next time
+        with suppress(psutil.Error, IndexError):  # one ended while we looked: see next time
             for child in self._server.children():
                 if child.status() == psutil.STATUS_ZOMBIE:
                     zombies.add(child.pid)
                 elif child.name() == STUB:  # its first argument: <repository>/<model>/<version>/model.onnx
                     self._model_of_stub[child.pid] = Path(child.cmdline()[1]).parts[-3]
-        dead = (zombies & self._suspects) - self._buried
+        dead = (zombies & self._suspects) - self._noted
         self._suspects = zombies
-        self._buried = (self._buried & zombies) | dead
-        everything = {part for config in self._published.values() for part in parts(config)}
+        self._noted = (self._noted & zombies) | dead
+        everything = {part for served in self.served.values() for part in served.parts}
+        if self._attempt:
+            everything |= {folder.name for folder in self._private.glob(f"*{tag_of(self._attempt.digest)}")}
         return set().union(*({self._model_of_stub[pid]} if pid in self._model_of_stub else everything for pid in dead))
 
-    def _revive(self, model: str) -> None:
-        logger.warning("the Python stub of %s died; loading the model again", model)
-        ensembles = [config for config in self._served.values() if model in parts(config)]
-        self._client.unload_model(model)  # Triton holds it for ready: loading alone would do nothing
-        self._load_part(model, {parts(config)[model] for config in ensembles})
-        for config in ensembles:
-            self._load(config)
+    def _ready(self) -> set[str]:
+        index = self._client.get_model_repository_index(headers=self._headers, client_timeout=LOOKUP_TIMEOUT_S)
+        return {model.name for model in index.models if model.state == "READY"}
 
-    def _serve_newest(self, name: str) -> None:
-        faults = []
-        for config in releases(self._repository, name):
+    def _restore(self, name: str, served: Served, ready: set[str]) -> None:
+        """Loads again what died or was unloaded; where that fails, whichever version can be served."""
+        lost = sorted(self._broken.intersection(served.parts))
+        why = f"the Python stub of {', '.join(lost)} died" if lost else "it was unloaded"
+        logger.warning("%s: %s; loading it again", name, why)
+        timeout_s = self._load_timeout_s or served.release.load_timeout_s
+        try:
+            for part in lost:  # Triton holds it for ready: loading alone would do nothing
+                self._client.unload_model(part, headers=self._headers, client_timeout=CONTROL_TIMEOUT_S)
+            for part in served.parts:
+                if part in lost or part not in ready:
+                    self._load(part, timeout_s)
+            self._load(name, CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            logger.error("%s could not be loaded again: %s", name, _told(error))
+            self._loaded.discard(name)
+            self._try_all(name, first=served.release.digest)
+
+    # --- the repository ----------------------------------------------------------------------------------------------
+
+    def _look_for_publications(self) -> None:
+        for name in self._find():
             try:
-                self._serve(name, config)
-            except Exception as error:
-                logger.error("version %d of %s cannot be served: %s", version_of(config), name, error)
-                faults.append(error)
-            else:
-                return
-        raise faults[0]
+                content = (self._repository / name / CONFIG_FILE).read_bytes()
+            except OSError:
+                content = b""
+            if content == self._named.get(name):
+                continue
+            first = name not in self._named
+            self._named[name] = content  # what can't be served is tried once, not at every look
+            try:
+                digest = named_digest(self._repository, name)
+            except BundleError as error:
+                logger.error("%s: %s", name, error)
+                digest = ""
+            if self._attempt and self._attempt.name == name and digest:
+                self._attempt.superseded = self._attempt.digest != digest
+            if name not in self.served:
+                if first or digest:
+                    self._try_all(name, first=digest)
+            elif digest:
+                logger.info("%s is to be served as %s", name, digest)
+                self._published[name] = digest
 
-    def _bring_in(self, name: str, config: ModelConfig) -> None:
-        """Serves a newly published version, or goes on with the one before, if there is one."""
-        logger.info("%s was published; loading it", name)
-        try:
-            self._serve(name, config)
-        except Exception as error:
-            logger.error("the new version of %s cannot be served, the one before stays: %s", name, error)
-            if name in self._served:
-                self._load(self._served[name])
+    def _try_all(self, name: str, first: str) -> None:
+        """Has all versions tried in turn until one is good: this one, then those published before it, newest first."""
+        known = list(versions(self._repository, name).values())
+        older = known[known.index(first) + 1 :] if first in known else known
+        if digests := [each for each in ([first] if first else []) + older if not self._is_to_blame(each)]:
+            self._candidates[name] = deque(digests)
         else:
-            logger.info("%s is served as published", name)
+            self.faults.setdefault(name, BundleError(f"no version of {name!r} can be read in {self._repository}"))
 
-    def _serve(self, name: str, config: ModelConfig) -> None:
-        """Loads a version beside the served one and, if its files and answers are right, in its place."""
-        self._verify(self._repository, name, str(version_of(config)))
-        served = parts(self._served.get(name, config))
-        for part, version in parts(config).items():
-            self._load_part(part, {version, served.get(part, version)})
-        self._try(name, config)
-        self._load(config)
-        self._served[name] = config
+    def _load(self, model: str, timeout_s: float) -> None:
+        self._client.load_model(model, headers=self._headers, client_timeout=timeout_s)
 
-    def _try(self, name: str, config: ModelConfig) -> None:
-        """Raises as the probe does. The ensemble is asked under a name of its own: all requests still get the version
-        before."""
-        candidate = ModelConfig()
-        candidate.CopyFrom(config)
-        candidate.name = f"{name}{CANDIDATE}"
-        # Triton takes a model from outside the repository with a file only
-        files = {f"file:{version_of(config)}/candidate": b"-"}
-        try:
-            self._load(candidate, files)
-            self._probe(name, candidate.name)
-        finally:
-            self._client.unload_model(candidate.name)
 
-    def _load_part(self, name: str, versions: set[int]) -> None:
-        """Loads these versions alone, whichever the file names: that may be a refused one."""
-        config = read_config(self._repository, name)
-        config.version_policy.specific.versions[:] = sorted(versions)
-        self._load(config)
+def tag_of(digest: str) -> str:
+    """What ends the names of a version's parts."""
+    return f"@{digest.removeprefix('sha256:')[:12]}"
 
-    def _load(self, config: ModelConfig, files: dict[str, bytes] | None = None) -> None:
-        config_json = MessageToJson(config, preserving_proto_field_name=True)
-        self._client.load_model(config.name, config=config_json, files=files, client_timeout=LOAD_TIMEOUT_S)
+
+def _told(error: Exception) -> str:
+    return str(error.message() if isinstance(error, InferenceServerException) else error)

@@ -148,8 +148,10 @@ def step_times(subject: Subject, grpc_url: str) -> list[Row]:
     device between the parts, the copies take next to nothing."""
     rows: list[Row] = []
     with InferenceServerClient(grpc_url) as client:
-        for step in subject.kind.steps:
-            found = client.get_inference_statistics(part_name(subject.name, step), subject.bundle.version)
+        config = client.get_model_config(subject.name, subject.bundle.version).config
+        # the launcher calls parts by their digest
+        for step, served in zip(subject.kind.steps, config.ensemble_scheduling.step, strict=True):
+            found = client.get_inference_statistics(served.model_name, subject.bundle.version)
             clocks = found.model_stats[0].inference_stats
             rows.append({"model": subject.name, "part": step.suffix, "requests": clocks.success.count})
             for name, clock in (

@@ -41,7 +41,7 @@ SHARED_MEMORY = 256 * 2**20  # Triton's Python-based backend passes tensors thro
 def doctor(
     model_repository: Annotated[Path, typer.Option(help="Folder of the models to serve.")] = Path("model_repository"),
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port.")] = 8001,
+    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port, if it is to be opened.")] = 0,
     metrics_port: Annotated[int, typer.Option(help="Port of the metrics.")] = 9090,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """`referent serve`."""
 
-from functools import partial
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,12 +9,33 @@ import typer
 from referent.commands.installation import needs_clone
 from referent.commands.terminal import failure
 
+DEADLINE_GOLDENS = 5  # golden inferences of the slowest model fit into a request's deadline
+
+
+class DeviceOption(StrEnum):
+    """As typer reads it."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+
 
 @needs_clone("serving", "gateway", "local")
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port; 0: a free one.", show_default="8000")] = None,
-    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port on 127.0.0.1; 0: a free one.")] = 8001,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(help="Open Triton's gRPC on 127.0.0.1 too; 0: at a free port.", show_default="a Unix socket"),
+    ] = None,
+    grpc_shared_memory: Annotated[
+        bool, typer.Option(help="Let gRPC callers register shared memory, as perf_analyzer does.")
+    ] = False,
+    device: Annotated[
+        DeviceOption | None, typer.Option(help="What the models run on.", show_default="the GPU, if one can be used")
+    ] = None,
+    load_timeout: Annotated[
+        float | None, typer.Option(help="Seconds for loading a model.", show_default="by its size")
+    ] = None,
     model_repository: Annotated[
         Path | None, typer.Option(help="Folder of the models to serve.", show_default="model_repository")
     ] = None,
@@ -28,8 +49,6 @@ def serve(
         from gateway.server import listen, run, url_of
         from gateway.settings import Settings
         from gateway.telemetry import configure_logging
-        from referent.core.bundle import verify_files
-        from referent.triton.golden import probe
         from runtime.launcher import TritonServer
 
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
@@ -39,14 +58,19 @@ def serve(
             TritonServer(
                 settings.model_repository,
                 settings.triton_models,
+                device=device.value if device else None,
                 grpc_port=grpc_port,
-                verify=verify_files,
-                probe=partial(probe, settings.model_repository),
+                shared_memory=grpc_shared_memory,
+                load_timeout_s=load_timeout,
+                golden_timeout_s=settings.golden_timeout_s,
             ) as triton,
         ):
             what = f"{', '.join(triton.models)}; gRPC at {triton.grpc_url}"
             ready = f"Referent is ready at {url_of(listener)} ({what})"
-            run(settings.model_copy(update={"triton_url": triton.grpc_url}), listener, lambda: typer.echo(ready))
+            changes: dict[str, Any] = {"triton_url": triton.grpc_url}
+            if "deadline_s" not in settings.model_fields_set:  # a large model on a CPU takes longer than the default
+                changes["deadline_s"] = max(settings.deadline_s, DEADLINE_GOLDENS * triton.golden_s)
+            run(settings.model_copy(update=changes), listener, lambda: typer.echo(ready))
     except KeyboardInterrupt:
         typer.echo("stopped")
     except (RuntimeError, ValueError, OSError) as error:

@@ -2,16 +2,10 @@
 
 A bundle is `model_repository/NAME/<version>/`: bundle.json and tokenizer.json. Its digest, the sha256 of bundle.json,
 covers every file of the version through the hashes that it lists.
-
-    python -m referent.core.bundle REPOSITORY NAME [--digest sha256:...]
-
-checks the files of the latest version; with --digest, also that it is this very bundle.
 """
 
-import argparse
 import hashlib
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +15,6 @@ from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 
 BUNDLE_FILE, TOKENIZER_FILE, CONFIG_FILE = "bundle.json", "tokenizer.json", "config.pbtxt"
-SERVED_VERSION = re.compile(r"version_policy\s*\{\s*specific\s*\{\s*versions:\s*(\d+)")
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -50,6 +43,11 @@ class Bundle(ModelSpec):
     minimum_onnxruntime: str
     files: dict[str, FileEntry]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(entry.bytes for entry in self.files.values())
+
 
 def latest_version(repository: Path, name: str) -> str:
     """The highest version that has been published under a name. Raises `BundleError`."""
@@ -73,11 +71,18 @@ def load_bundle(repository: Path, name: str, version: str | None = None) -> tupl
     file = repository / name / (version or latest_version(repository, name)) / BUNDLE_FILE
     try:
         content = file.read_bytes()
-        return Bundle.model_validate_json(content), "sha256:" + hashlib.sha256(content).hexdigest()
+        return Bundle.model_validate_json(content), digest_of(content)
     except FileNotFoundError as error:
         raise BundleError(f"{file} is missing: export the model again") from error
+    except OSError as error:
+        raise BundleError(f"{file} can't be read ({error}): export the model again") from error
     except ValidationError as error:
         raise BundleError(f"{file} is not a bundle of this release: {error}") from error
+
+
+def digest_of(content: bytes) -> str:
+    """A bundle's digest, from what is in its bundle.json."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
@@ -88,16 +93,10 @@ def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
             f"the bundle of {bundle.name} version {bundle.version} lists no {TOKENIZER_FILE}: publish it again"
         )
     _verify_file(repository, relative, bundle.files[relative])
-    return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
-
-
-def served_version(repository: Path, name: str) -> str:
-    """The version that Triton loads, as NAME/config.pbtxt says. Raises `BundleError`."""
-    file = repository / name / CONFIG_FILE
-    found = SERVED_VERSION.search(file.read_text()) if file.is_file() else None
-    if not found:
-        raise BundleError(f"{file} names no version: publish one with python -m export")
-    return found[1]
+    try:
+        return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
+    except Exception as error:  # all that tokenizers raises
+        raise BundleError(f"{relative} is no tokenizer of this model: {error}") from error
 
 
 def verify_files(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:
@@ -112,7 +111,11 @@ def _verify_file(repository: Path, relative: str, entry: FileEntry) -> None:
     file = repository / relative
     if not file.is_file():
         raise BundleError(f"{relative} is missing from {repository}: publish its version again")
-    if (actual := file_entry(file)) != entry:
+    try:
+        actual = file_entry(file)
+    except OSError as error:
+        raise BundleError(f"{relative} can't be read from {repository}: {error}") from error
+    if actual != entry:
         raise BundleError(f"{relative} is not the file that was published: {actual} instead of {entry}")
 
 
@@ -120,24 +123,3 @@ def file_entry(file: Path) -> FileEntry:
     """Hash and size of a file."""
     with file.open("rb") as stream:
         return FileEntry(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), bytes=file.stat().st_size)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m referent.core.bundle", description="Checks a published model's files."
-    )
-    parser.add_argument("repository", type=Path)
-    parser.add_argument("name", help="of the model")
-    parser.add_argument("--digest", default="", help="that its bundle must have; where empty, any will do")
-    args = parser.parse_args()
-    try:
-        bundle, digest = verify_files(args.repository, args.name, served_version(args.repository, args.name))
-    except BundleError as error:
-        sys.exit(str(error))
-    if args.digest not in ("", digest):
-        sys.exit(f"{bundle.name} version {bundle.version} has the digest {digest}, not {args.digest}: publish that one")
-    print(f"{bundle.name} version {bundle.version}, {digest}: {len(bundle.files)} files are as published")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,10 @@ from tritonclient.grpc.aio import InferenceServerClient
 from referent.core.bundle import Bundle
 from referent.core.kind import Arrays, Prepared
 from referent.triton.protocol import (
+    InternalError,
     LostConnectionError,
+    PassingInternalError,
+    TritonError,
     VersionGoneError,
     check_config,
     inference_request,
@@ -27,8 +30,15 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-# while several Tritons move on to another version, each has one of the two
-TRIES = {LostConnectionError: 3, VersionGoneError: 5}
+TRIES: dict[type[Exception], int] = {LostConnectionError: 3, VersionGoneError: 5}
+# another Triton may be sound; while they move on to another version, each has one of the two: of three in turn, beside
+# other callers, every tenth request met the one without its version five times
+TRIES_OF_SEVERAL: dict[type[Exception], int] = {
+    LostConnectionError: 6,
+    VersionGoneError: 12,
+    InternalError: 2,
+    PassingInternalError: 2,
+}
 # a call hears of a lost connection just before the channel does, and would be given the same one again
 PAUSE_S = 0.02
 
@@ -41,6 +51,8 @@ class Triton:
         """`headers` go with each inference, such as the context of a trace."""
         self._headers = headers
         self._target = f"ipv4:{url}" if "," in url else url
+        several = "," in url or url.startswith("dns:")
+        self._tries = {**TRIES, **(TRIES_OF_SEVERAL if several else {})}
         self._client = self._connect()
         self._before: InferenceServerClient | None = None
 
@@ -94,13 +106,13 @@ class Triton:
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         """The answer, of the next Triton where the first can't give it: all questions are pure."""
-        tries = dict(TRIES)
+        tries = dict(self._tries)
         while True:
             try:
                 with own_errors():
                     return await question()
-            except (LostConnectionError, VersionGoneError) as error:
-                tries[type(error)] -= 1
+            except TritonError as error:
+                tries[type(error)] = tries.get(type(error), 1) - 1
                 if not tries[type(error)]:
                     raise
                 await asyncio.sleep(PAUSE_S)

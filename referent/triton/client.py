@@ -58,7 +58,9 @@ class TritonClient:
         except BaseException as error:
             self.close()
             if isinstance(error, LostConnectionError):
-                raise LostConnectionError(f"no Triton at {url} ({error}); start one with: referent serve") from error
+                raise LostConnectionError(
+                    f"no Triton at {url} ({error}); start one with: referent serve --grpc-port 8001"
+                ) from error
             raise
 
     def __enter__(self) -> Self:

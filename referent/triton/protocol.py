@@ -21,7 +21,8 @@ LOST_CONNECTION = (
 FULL_QUEUE = "Exceeds maximum queue size"
 QUEUE_TIMEOUT = "Request timeout expired"
 # what Triton calls INTERNAL although it goes away: a dead process that the launcher brings back, a full /dev/shm
-PASSING = ("stub process", "shared memory")
+FROZEN, NO_ROOM = "stub process", "shared memory"
+PASSING = (FROZEN, NO_ROOM)
 
 
 class TritonError(RuntimeError):
@@ -38,6 +39,14 @@ class LostConnectionError(TritonUnavailableError):
 
 class TritonBusyError(TritonError):
     """Triton's queue is full."""
+
+
+class InternalError(TritonError):
+    """The inference failed for a reason of this Triton's own: a GPU that is broken, for one."""
+
+
+class PassingInternalError(TritonUnavailableError):
+    """Likewise, and this Triton will be well again: a process of its died, or its shared memory is full."""
 
 
 class VersionGoneError(TritonUnavailableError):
@@ -120,7 +129,11 @@ def own_errors() -> Iterator[None]:
             raise VersionGoneError(message) from error
         if FULL_QUEUE in message:
             raise TritonBusyError(message) from error
-        if status != "UNAVAILABLE" and not any(mark in message.lower() for mark in PASSING):
-            raise TritonError(f"{status}: {message}") from error
+        if status == "CANCELLED":  # a Triton that is killed; what we cancel ourselves raises nothing here
+            raise LostConnectionError(message) from error
+        if status == "INTERNAL" and any(mark in message.lower() for mark in PASSING):
+            raise PassingInternalError(message) from error
+        if status != "UNAVAILABLE":
+            raise (InternalError if status == "INTERNAL" else TritonError)(f"{status}: {message}") from error
         lost = any(mark in message.lower() for mark in LOST_CONNECTION)
         raise (LostConnectionError if lost else TritonUnavailableError)(message) from error

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from referent.core.bundle import BundleError, bundle_names, load_bundle, main, verify_files
+from referent.core.bundle import BundleError, bundle_names, load_bundle, verify_files
 from referent.core.spec import ModelSpec
 from tests.support.tiny import MODEL_REPOSITORY, TINY_BUCKETS, TINY_IMAGE, TINY_PROMPT
 
@@ -39,42 +39,9 @@ def test_unknown_names_and_broken_bundles_give_a_clear_error(tmp_path: Path) -> 
         load_bundle(tmp_path, "bad")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["mini"], None),
-        (["mini", "--digest="], None),
-        (["mini", "--digest=sha256:0"], "not sha256:0"),
-        (["no"], "no version"),
-    ],
-    ids=["any digest", "none given", "another digest", "no such model"],
-)
-def test_the_command_says_whether_files_are_as_published(
-    arguments: list[str], message: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["bundle", str(MODEL_REPOSITORY), *arguments])
-    if message:
-        with pytest.raises(SystemExit, match=message):
-            main()
-    else:
-        main()
-        assert "files are as published" in capsys.readouterr().out
-
-
 def test_buckets_must_ascend() -> None:
     with pytest.raises(ValueError, match="must ascend"):
         ModelSpec(
             image=TINY_IMAGE, image_tokens=4, box_frame="transformed", prompt=TINY_PROMPT,
             buckets=TINY_BUCKETS[::-1], present_threshold=None,
         )  # fmt: skip
-
-
-def test_the_command_checks_the_version_that_is_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    repository = Path(shutil.copytree(MODEL_REPOSITORY, tmp_path / "repository"))
-    (repository / "mini" / "2").mkdir()
-    (repository / "mini" / "2" / "bundle.json").write_text("{}")  # published, and gone back from
-    monkeypatch.setattr("sys.argv", ["bundle", str(repository), "mini"])
-    main()
-    assert "mini version 1" in capsys.readouterr().out

@@ -125,7 +125,17 @@ def check_probes_ask_what_is_served(manifests: Manifests) -> None:
         assert probe["httpGet"]["port"] == "http"
     assert gateway["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert gateway["livenessProbe"]["httpGet"]["path"] == "/livez", "a Triton that is away is no reason to restart"
-    assert [probe["grpc"]["port"] for probe in probes_of(triton)] == [ports_of(triton)["grpc"]] * 3
+    startup, ready, live = probes_of(triton)
+    assert startup["grpc"]["port"] == ports_of(triton)["grpc"]
+    [sidecar] = [each for each in manifests.pod("triton")["initContainers"] if each["name"] == "liveness"]
+    assert sidecar["restartPolicy"] == "Always", "the pod would wait for its end"
+    assert sidecar["command"] == ["python", "-m", "referent.triton.liveness"]
+    repository, model, grpc, metrics, port = sidecar["args"]
+    assert (repository, model) == ("/models", argument(triton, "load-model"))
+    assert grpc == f"--grpc=127.0.0.1:{ports_of(triton)['grpc']}"
+    assert metrics == f"--metrics=http://127.0.0.1:{ports_of(triton)['metrics']}/metrics"
+    port = int(port.removeprefix("--port="))
+    assert (ready["httpGet"], live["httpGet"]) == ({"path": "/ready", "port": port}, {"path": "/live", "port": port})
 
 
 def check_pods_outlive_their_drain(manifests: Manifests) -> None:
@@ -204,14 +214,22 @@ def _peer(manifests: Manifests, peer: Document) -> str:
 
 def check_bundle_is_verified_before_it_is_loaded(manifests: Manifests) -> None:
     pod, triton = manifests.pod("triton"), manifests.container("triton")
-    [verify] = pod["initContainers"]
-    assert verify["command"] == ["python", "-m", "referent.core.bundle"]
-    loaded = [argument(triton, name) for name in ("model-repository", "load-model")]
-    assert verify["args"] == [*loaded, "--digest=$(DIGEST)"]
-    assert verify["env"] == triton["env"]
-    assert verify["image"] == manifests.container("gateway")["image"]
+    verify, sidecar = pod["initContainers"]
+    assert verify["command"] == ["python", "-m", "referent.triton.repository"]
+    private = f"--to={argument(triton, 'model-repository')}"
+    model = argument(triton, "load-model")
+    assert verify["args"] == ["/models", model, "--digest=$(DIGEST)", "--device=$(DEVICE)", private]
+    assert verify["env"] == triton["env"] == sidecar["env"]
+    assert verify["image"] == sidecar["image"] == manifests.container("gateway")["image"]
+    [made] = [mount for mount in verify["volumeMounts"] if mount["name"] == "private-repository"]
+    [served] = [mount for mount in triton["volumeMounts"] if mount["name"] == "private-repository"]
+    assert (made, served) == ({k: v for k, v in served.items() if k != "readOnly"}, made | {"readOnly": True})
+    assert Path(argument(triton, "model-repository")).parent == Path(made["mountPath"])
+    [reference] = [each["valueFrom"]["configMapKeyRef"] for each in triton["env"] if each["name"] == "DEVICE"]
+    device = manifests.get("ConfigMap", reference["name"])["data"]["DEVICE"]
+    assert device == ("gpu" if "nvidia.com/gpu" in triton["resources"]["limits"] else "cpu")
     for name in ("gateway", "triton"):
-        mounts = [m for c in (manifests.container(name), verify) for m in c["volumeMounts"]]
+        mounts = [m for c in (manifests.container(name), verify, sidecar) for m in c["volumeMounts"]]
         assert {m["mountPath"] for m in mounts if m["name"] == "model-repository" and m["readOnly"]} == {"/models"}
         [volume] = [volume for volume in manifests.pod(name)["volumes"] if volume["name"] == "model-repository"]
         assert volume["persistentVolumeClaim"] == {"claimName": "model-repository", "readOnly": True}
@@ -275,7 +293,9 @@ def check_autoscaling_follows_metrics_that_are_recorded(manifests: Manifests) ->
 def check_a_lost_node_or_rollout_leaves_pods(manifests: Manifests) -> None:
     for deployment in manifests.of("Deployment"):
         name, spec = deployment["metadata"]["name"], deployment["spec"]
-        assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+        on_gpu = "nvidia.com/gpu" in manifests.container(name)["resources"]["limits"]
+        surge = {"maxSurge": 0, "maxUnavailable": 1} if on_gpu else {"maxSurge": 1, "maxUnavailable": 0}
+        assert spec["strategy"]["rollingUpdate"] == surge
         assert manifests.get("PodDisruptionBudget", name)["spec"]["maxUnavailable"] == 1
         pod = spec["template"]["spec"]
         keys = {constraint["topologyKey"] for constraint in pod["topologySpreadConstraints"]}

@@ -22,6 +22,7 @@ from dockerfile_parse import DockerfileParser
 from packaging.utils import canonicalize_name
 
 from referent.triton.golden import probe
+from referent.triton.repository import build
 from runtime.distribution import find_distribution
 from runtime.launcher import TritonServer
 from tests.deploy.conftest import KUBERNETES, ROOT, run, tool
@@ -67,7 +68,7 @@ def steps_of(dockerfile: Path) -> list[Step]:
     return steps
 
 
-def build(
+def build_image(
     dockerfile: Path, root: Path, leave_out: frozenset[str] = frozenset(), edit: tuple[str, str] = ("", "")
 ) -> None:
     """Runs the steps with `root` for /: the stages share it, so that what one copies from another lies there."""
@@ -118,13 +119,13 @@ def copy(source: Path, target: Path) -> None:
 @pytest.fixture(scope="module")
 def gateway_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("gateway-image")
-    build(ROOT / "gateway/Dockerfile", root)
+    build_image(ROOT / "gateway/Dockerfile", root)
     return root
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TritonServer]:
-    with TritonServer(MODEL_REPOSITORY, probe=partial(probe, MODEL_REPOSITORY)) as server:
+    with TritonServer(MODEL_REPOSITORY) as server:
         yield server
 
 
@@ -157,19 +158,35 @@ def test_gateways_image_serves(gateway_root: Path, server: TritonServer) -> None
             process.terminate()
 
 
-def test_gateways_image_has_pinned_packages_alone_no_torch_and_verifies_bundles(gateway_root: Path) -> None:
+def kubernetes_step() -> list[str]:
+    """The command of the init container that makes Triton's repository."""
+    step = render(KUBERNETES / "overlays/cpu", tool("kubectl")).pod("triton")["initContainers"][0]
+    values = {"$(MODEL)": "mini", "--digest=$(DIGEST)": "--digest=", "--device=$(DEVICE)": "--device=cpu"}
+    return [values.get(word, word) for word in (*step["command"], *step["args"])]
+
+
+def compose_step() -> list[str]:
+    step = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["prepare-cpu"]
+    words = [re.sub(r"\$\{REFERENT_MODEL:[^}]+\}", "mini", word) for word in step["command"]]
+    return [word.replace("${REFERENT_DIGEST:-}", "") for word in words]
+
+
+def test_gateways_image_has_pinned_packages_alone_no_torch_and_makes_repositories(
+    gateway_root: Path, tmp_path: Path
+) -> None:
     python = gateway_root / "app/venv/bin/python"
     installed = pins(run(python, "-m", "pip", "list", "--format", "freeze", cwd="/"))
     pinned = (ROOT / "gateway/constraints.txt").read_text()
     assert installed <= pins(pinned)
     assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\w)", pinned, flags=re.MULTILINE)[1:])
     assert not any(name.startswith(("torch==", "onnxruntime")) for name in installed)
-    verify = render(KUBERNETES / "overlays/cpu", tool("kubectl")).pod("triton")["initContainers"][0]
-    values = {"/models": str(MODEL_REPOSITORY), "$(MODEL)": "mini", "--digest=$(DIGEST)": "--digest="}
-    arguments = [values[argument] for argument in verify["args"]]
-    assert "files are as published" in run(python, *verify["command"][1:], *arguments, cwd="/")
-    with pytest.raises(AssertionError, match="not sha256:0"):
-        run(python, *verify["command"][1:], *arguments[:2], "--digest=sha256:0", cwd="/")
+    for name, verify in {"kubernetes": kubernetes_step(), "compose": compose_step()}.items():
+        private = tmp_path / name
+        words = [word.replace("/models", str(MODEL_REPOSITORY)) for word in verify[1:]]
+        words = [f"--to={private}" if word.startswith("--to=") else word for word in words]
+        assert "files are as published" in run(python, *words, cwd="/")
+        with pytest.raises(AssertionError, match="no version of 'mini'"):
+            run(python, *words, "--digest=sha256:0", cwd="/")
 
 
 def pins(listed: str) -> set[str]:
@@ -181,7 +198,7 @@ def pins(listed: str) -> set[str]:
 
 def test_export_image_has_the_code_of_its_job(tmp_path: Path) -> None:
     """Its steps without the gigabytes of torch and transformers, which `make test` runs the same code with."""
-    build(ROOT / "export/Dockerfile", tmp_path, edit=("torch==2.13.0 '.[export]'", "--no-deps ."))
+    build_image(ROOT / "export/Dockerfile", tmp_path, edit=("torch==2.13.0 '.[export]'", "--no-deps ."))
     packages = next((tmp_path / "app/venv/lib").glob("python3.*/site-packages"))
     assert (tmp_path / "app/export/build.py").exists()
     assert not (packages / "export").exists()
@@ -218,7 +235,8 @@ def started(command: list[str], folder: Path) -> Iterator[int]:
     program.chmod(0o755)
     environment = distribution.environment()
     environment["PATH"] = f"{binaries}:{environment['PATH']}"
-    command = [word.replace("/models", str(MODEL_REPOSITORY)) for word in command]
+    build(MODEL_REPOSITORY, "mini", "", folder / "models", "cpu")
+    command = [word.replace("/private/models", str(folder / "models")) for word in command]
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
@@ -236,7 +254,7 @@ def test_triton_serves_by_its_command_and_takes_no_orders(command: object, tmp_p
 
     with started(command(), tmp_path) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert call("/grpc.health.v1.Health/Check") == b"\x08\x01", (tmp_path / "log").read_text()  # SERVING
-        probe(MODEL_REPOSITORY, f"127.0.0.1:{port}", "mini", "mini")
+        probe(MODEL_REPOSITORY, f"127.0.0.1:{port}", "mini", 10)
         for method in (
             "RepositoryIndex",
             "RepositoryModelUnload",

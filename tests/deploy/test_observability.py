@@ -2,7 +2,6 @@
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -14,7 +13,6 @@ from gateway.app import create_app
 from gateway.errors import TABLE
 from gateway.settings import Settings
 from gateway.telemetry import SECONDS
-from referent.triton.golden import probe
 from runtime.launcher import TritonServer
 from tests.deploy.conftest import ROOT, run, tool
 from tests.support.tiny import MODEL_REPOSITORY
@@ -40,7 +38,7 @@ def expressions() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def exported() -> set[str]:
     """Names of the series that the gateway, a real Triton and the recording rules bring."""
-    with TritonServer(MODEL_REPOSITORY, probe=partial(probe, MODEL_REPOSITORY)) as server:
+    with TritonServer(MODEL_REPOSITORY) as server:
         metrics = generate_latest().decode() + httpx.get(server.metrics_url).text
     names = set(re.findall(r"^([a-z][a-z0-9_]+)[{ ]", metrics, re.MULTILINE))
     for name, kind in re.findall(r"^# TYPE (\S+) (\w+)", metrics, re.MULTILINE):  # no series yet where labels are open

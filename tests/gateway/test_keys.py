@@ -1,7 +1,10 @@
 """API keys: made by the command, hashed in the file, asked for by scope, rotated while the service runs."""
 
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,56 @@ async def test_keys_rotate_while_the_service_runs(start: Start, file: Path, make
         assert "line 1 is no NAME:SCOPES:SHA256" in lines[0]["fault"]
         file.unlink()
         assert await status(new) == 200
+
+
+@contextmanager
+def no_descriptor(file: Path) -> Iterator[None]:
+    """Nothing more can be opened in this process."""
+    before, free = resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@contextmanager
+def instead(file: Path, put: Callable[[Path], object]) -> Iterator[None]:
+    """Something else stands in the file's place for a while."""
+    kept = file.rename(file.with_name("kept"))
+    put(file)
+    try:
+        yield
+    finally:
+        file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
+        kept.rename(file)
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        no_descriptor,
+        partial(instead, put=lambda file: None),
+        partial(instead, put=Path.mkdir),
+        partial(instead, put=lambda file: file.write_bytes(b"\xff")),
+        partial(instead, put=lambda file: file.symlink_to(file)),
+    ],
+    ids=["no descriptors", "missing", "folder", "garbage", "circular link"],
+)
+def test_key_is_gone_although_the_file_could_not_be_read_at_first(
+    file: Path, make: Make, unreadable: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    removed, kept = make("alice"), make("ops")
+    found = keys.Keys(file)
+    assert found.find(removed)
+    file.write_text(file.read_text().splitlines()[1])
+    with unreadable(file), capture_logs() as lines:
+        assert found.find(kept)
+        assert found.find(kept)
+    assert [line["event"] for line in lines] == ["keys can't be read, those before stay"]
+    assert found.find(removed) is None
+    assert found.find(kept)
 
 
 @pytest.mark.anyio

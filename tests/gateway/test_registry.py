@@ -188,8 +188,9 @@ async def test_full_queue_is_no_reason_not_to_be_ready(registry: Registry, trito
         (grpc.StatusCode.INTERNAL, "Stub process 'mini_language_model_0_0' is not healthy."),
         (grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key '/dev/shm/x'"),
         (grpc.StatusCode.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting requests"),
+        (grpc.StatusCode.CANCELLED, "CANCELLED"),
     ],
-    ids=["dead stub", "full shared memory", "stopping"],
+    ids=["dead stub", "full shared memory", "stopping", "killed"],
 )
 async def test_passing_faults_of_triton_may_be_tried_again(
     start: Start, triton: FakeTriton, code: grpc.StatusCode, message: str
@@ -215,7 +216,7 @@ def test_launchers_probe_asks_a_candidate_for_the_golden_boxes(
     triton.served["tiny.candidate"] = triton.served["tiny"]
     triton.box = box
     with nullcontext() if fit else pytest.raises(TritonError, match="finite"):
-        probe(repository, triton_url, "tiny", "tiny.candidate")
+        probe(repository, triton_url, "tiny", 10, served_as="tiny.candidate")
     assert len(triton.requests) == 1
 
 
@@ -223,5 +224,35 @@ async def test_models_that_are_not_to_be_served_make_nobody_wait(start: Start, r
     publish(repository, name="another")  # which Triton doesn't serve
     async with start(default_model="tiny", models=frozenset({"tiny"})) as client:
         assert (await client.get("/readyz")).status_code == 200
-    async with start(default_model="tiny") as client:
+    async with start(default_model="tiny", models=frozenset({"tiny", "another"})) as client:
         assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_what_is_broken_or_unserved_keeps_nobody_from_the_others(start: Start, repository: Path) -> None:
+    publish(repository, name="another")  # which Triton doesn't serve
+    (repository / "junk" / "1").mkdir(parents=True)
+    (repository / "junk" / "1" / "bundle.json").write_text("{")
+    async with start(default_model="mini") as client:
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.post("/v1/ground", json=GOOD)).json()["model"] == "tiny"
+        for name in ("another", "junk"):
+            refused = await client.post("/v1/ground", json=GOOD | {"model": name})
+            assert (refused.status_code, refused.json()["type"]) == (503, "urn:referent:problem:not-ready")
+
+
+async def test_looks_at_a_model_that_is_not_ready_become_rarer(
+    registry: Registry, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("gateway.registry.asyncio.sleep", note)
+    triton.box = (float("nan"), 0, 0, 0)
+    await registry.refresh()
+    with pytest.raises(asyncio.CancelledError):
+        await registry.keep_fresh(5, lambda: None)
+    assert pauses == [0.5, 1, 2, 4, 8, 15, 15, 15]

@@ -23,7 +23,6 @@ from gateway.server import listen, main
 from gateway.settings import Settings
 from referent.client.http import AsyncClient, Client, ServiceError
 from referent.commands.app import app
-from referent.core.bundle import verify_files
 from tests.support.fake_triton import FakeTriton
 from tests.support.gateway import serving
 from tests.support.requests import in_json, jpeg
@@ -67,7 +66,7 @@ def test_serve_says_when_it_is_ready_and_stops_all_on_a_signal(
             events.append((repository, models, options))
 
         def __enter__(self) -> SimpleNamespace:
-            return SimpleNamespace(grpc_url=triton_url, models=["tiny"])
+            return SimpleNamespace(grpc_url=triton_url, models=["tiny"], golden_s=0.1)
 
         def __exit__(self, *exception: object) -> None:
             events.append("triton stopped")
@@ -89,7 +88,8 @@ def test_serve_says_when_it_is_ready_and_stops_all_on_a_signal(
 
     assert result.exit_code == 0
     started, ready, *ended = events
-    assert started == (repository, None, {"grpc_port": 0, "verify": verify_files, "probe": ANY})
+    assert started == (repository, None, ANY)
+    assert started[2].items() >= {"grpc_port": 0, "shared_memory": False, "device": None}.items()
     assert str(ready).startswith("Referent is ready at http://127.0.0.1:")
     assert str(ready).endswith(f"(tiny; gRPC at {triton_url})")
     assert ended == ["triton stopped", "stopped"]

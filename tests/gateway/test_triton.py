@@ -115,3 +115,35 @@ async def test_one_that_is_added_to_the_name_gets_its_share(
                     await registry.refresh()  # a golden inference
         reconnecting.cancel()
         await client.close()
+
+
+FAULTS = [
+    (grpc.StatusCode.INTERNAL, "CUDA error 700: an illegal memory access was encountered"),
+    (grpc.StatusCode.INTERNAL, "Stub process 'tiny_box_head_0_0' is not healthy."),
+    (grpc.StatusCode.INTERNAL, "inference failed; the server's log has the cause"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["broken GPU", "dead process", "other"])
+async def test_internal_error_of_one_is_repeated_once_on_another(
+    start: Start, two: tuple[FakeTriton, FakeTriton], fault: tuple[grpc.StatusCode, str]
+) -> None:
+    with listening(two[0]) as first, listening(two[1]) as second:
+        async with start(triton_url=f"{first},{second}") as client:
+            two[0].failures = [fault] * 100
+            answers = [await client.post("/v1/ground", json=GOOD) for _ in range(6)]
+            assert [answer.status_code for answer in answers] == [200] * 6
+            two[1].failures = [fault] * 100
+            asked = len(two[0].requests) + len(two[1].requests)
+            assert (await client.post("/v1/ground", json=GOOD)).status_code in (502, 503)
+            assert len(two[0].requests) + len(two[1].requests) == asked + 2
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["broken GPU", "dead process", "other"])
+async def test_internal_error_of_the_only_one_is_not_repeated(
+    start: Start, triton: FakeTriton, fault: tuple[grpc.StatusCode, str]
+) -> None:
+    async with start() as client:
+        triton.failures = [fault]
+        assert (await client.post("/v1/ground", json=GOOD)).status_code in (502, 503)
+        assert not triton.failures

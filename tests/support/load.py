@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import psutil
 import uvicorn
+from tritonclient.grpc import InferenceServerClient
 
 from gateway.app import create_app
 from gateway.server import listen, url_of
@@ -117,6 +118,11 @@ def load(url: str, clients: int = 3) -> Iterator[Load]:
         for thread in threads:
             thread.join()
         print(dict(noted.counts), dict(noted.details))
+
+
+def parts_of(client: InferenceServerClient, name: str) -> list[str]:
+    """What Triton calls the parts of a model: the launcher's have a tag of their version."""
+    return [step.model_name for step in client.get_model_config(name).config.ensemble_scheduling.step]
 
 
 def process_of(server: TritonServer) -> psutil.Process:

@@ -10,7 +10,7 @@ from compose_spec import PyCompose
 from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-TRITONS = ("triton-cpu", "triton-gpu")
+TRITONS, PREPARING = ("triton-cpu", "triton-gpu"), ("prepare-cpu", "prepare-gpu")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_it_is_valid_by_the_compose_specification(compose: dict) -> None:
 
 
 def test_gateway_and_triton_share_the_repository_read_only(compose: dict, gateway_settings: Settings) -> None:
-    for name in (*TRITONS, "gateway"):
+    for name in (*TRITONS, *PREPARING, "gateway"):
         assert "./model_repository:/models:ro" in compose["services"][name]["volumes"]
     assert str(gateway_settings.model_repository) == "/models"
     assert gateway_settings.models == {gateway_settings.default_model}  # Triton loads no other
@@ -56,7 +56,7 @@ def test_a_profile_starts_one_triton_and_all_that_needs_it(compose: dict) -> Non
     services = compose["services"]
     for profile in ("cpu", "gpu"):
         started = {name for name, service in services.items() if profile in service["profiles"]}
-        assert started == {f"triton-{profile}", "gateway", "prometheus", "grafana"}
+        assert started == {f"prepare-{profile}", f"triton-{profile}", "gateway", "prometheus", "grafana"}
         assert services[f"triton-{profile}"]["networks"]["serving"]["aliases"] == ["triton"]
     [device] = services["triton-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
@@ -69,8 +69,24 @@ def test_services_wait_for_the_health_of_those_they_need(compose: dict) -> None:
     assert needs["gateway"] == set(TRITONS)
     assert (needs["prometheus"], needs["grafana"]) == ({"gateway"}, {"prometheus"})
     for name, service in services.items():
-        assert all(need["condition"] == "service_healthy" for need in service.get("depends_on", {}).values())
+        for needed, need in service.get("depends_on", {}).items():
+            once = needed in PREPARING
+            assert need["condition"] == ("service_completed_successfully" if once else "service_healthy")
         assert "healthcheck" in service or "HEALTHCHECK" in (ROOT / services[name]["build"]["dockerfile"]).read_text()
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_triton_serves_a_repository_of_one_digest_on_its_device(compose: dict, device: str) -> None:
+    prepare, triton = (compose["services"][f"{name}-{device}"] for name in ("prepare", "triton"))
+    assert triton["depends_on"] == {f"prepare-{device}": {"condition": "service_completed_successfully"}}
+    program, repository, name, *options = prepare["command"][2:]
+    assert (program, repository) == ("referent.triton.repository", "/models")
+    assert f"--load-model={name}" in triton["command"]
+    assert options == ["--digest=${REFERENT_DIGEST:-}", "--to=/private/models", f"--device={device}"]
+    assert "--model-repository=/private/models" in triton["command"]
+    assert ("private:/private" in prepare["volumes"], "private:/private:ro" in triton["volumes"]) == (True, True)
+    assert triton["labels"] == {"referent.digest": "${REFERENT_DIGEST:-}"}  # or the old one would go on
+    assert (prepare["restart"], prepare["network_mode"]) == ("no", "none")
 
 
 def test_services_are_locked_down_and_limited(compose: dict) -> None:
@@ -86,6 +102,7 @@ def test_services_are_locked_down_and_limited(compose: dict) -> None:
 
 def test_what_must_be_given_stops_the_start_with_a_remedy_and_secrets_are_files(compose: dict) -> None:
     variables = set(re.findall(r"\$\{(\w+)([^}]*)\}", (ROOT / "docker-compose.yml").read_text()))
+    variables.remove(("REFERENT_DIGEST", ":-"))
     assert {name for name, _ in variables} == {"REFERENT_MODEL", "REFERENT_KEYS_FILE", "GRAFANA_PASSWORD_FILE"}
     assert all(default.startswith(":?") and len(default) > 10 for _, default in variables)
     for service in compose["services"].values():

@@ -27,19 +27,17 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from export.build import export
-from export.publish import publish
+from export.publish import republish
 from gateway.app import create_app
 from gateway.settings import Settings
 from referent.client.http import Client
 from referent.commands.demo import sample_scenes
 from referent.core.boxes import iou
-from referent.core.bundle import BUNDLE_FILE, load_bundle, verify_files
-from referent.core.contract import part_name
+from referent.core.bundle import BUNDLE_FILE, load_bundle
 from referent.core.sources import ImageSource
 from referent.data.records import Record
 from referent.evaluation.evaluate import join, summary
 from referent.evaluation.predictors import ask_checkpoint, ask_service
-from referent.kinds.head import Head
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import HeadGrounder, load_grounder
 from referent.triton.client import TritonClient
@@ -62,7 +60,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) 
 
 @pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository, verify=verify_files) as server:
+    with TritonServer(repository) as server:
         yield server
 
 
@@ -331,12 +329,7 @@ def test_a_version_published_while_running_is_served_next(gateway: httpx.Client,
     bundle, digest = load_bundle(repository, "mini")
     before = ground(gateway, CASES[0]["image"], ["dog"])
     assert (before["version"], before["digest"]) == (bundle.version, digest)
-    parts = {step.suffix: repository / part_name("mini", step) / bundle.version for step in Head.steps}
-    new, new_digest = publish(
-        repository, "mini", bundle.model_copy(update={"present_threshold": 1.1}), parts,
-        repository / "mini" / bundle.version / "tokenizer.json",
-        dtype=bundle.dtype, has_scores=True, sizes={"D": 256}, max_batch_size=8,
-    )  # fmt: skip
+    new, new_digest = republish(repository, "mini", bundle.version, repository, present_threshold=1.1)
     assert (repository / "mini" / new.version / BUNDLE_FILE).exists()
     answers = []
 

@@ -11,13 +11,13 @@ import tritonclient.grpc as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from referent.core.bundle import Bundle, load_bundle, load_encoder, verify_files
-from referent.core.contract import part_name
+from referent.core.bundle import Bundle, load_bundle, load_encoder
 from referent.core.kind import Arrays
 from referent.core.packing import Bucket, pack
 from referent.core.processor import Processor
 from referent.kinds import load_processor
 from runtime.launcher import TritonServer
+from tests.support.load import parts_of
 from tests.support.tiny import MODEL_REPOSITORY
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -26,7 +26,7 @@ CASES = json.loads((SAMPLES / "samples.json").read_text())
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TritonServer]:
-    with TritonServer(MODEL_REPOSITORY, verify=verify_files) as server:
+    with TritonServer(MODEL_REPOSITORY) as server:
         yield server
 
 
@@ -123,7 +123,7 @@ def test_concurrent_requests_of_mixed_lengths_are_batched(
         for i in range(48)
     ]
     expected = [infer(client, arrays)[0] for arrays in requests]
-    models = [part_name("mini", step) for step in processor.kind.steps]
+    models = parts_of(client, "mini")
     before = {model: counts(client, model) for model in models}
 
     def send(arrays: dict[str, np.ndarray]) -> np.ndarray:

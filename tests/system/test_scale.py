@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as triton
 
-from export.publish import publish
-from referent.core.bundle import load_bundle, verify_files
-from referent.core.contract import part_name
-from referent.kinds.head import Head
-from referent.triton.golden import probe
+from export.publish import republish
+from referent.core.bundle import load_bundle
 from runtime.launcher import TritonServer
-from tests.support.load import Load, gateway, load, process_of, until
+from tests.support.load import Load, gateway, load, parts_of, process_of, until
 from tests.support.nameserver import Nameserver
 from tests.support.tiny import MODEL_REPOSITORY
 
@@ -40,8 +37,7 @@ class Fleet:
         """Starts a Triton; the name stands for it too once it is ready."""
         self._count += 1
         address = f"127.0.0.{1 + self._count}"
-        checks = {"verify": verify_files, "probe": partial(probe, repository)}
-        server = TritonServer(repository, address=address, grpc_port=self._port, **checks)
+        server = TritonServer(repository, address=address, grpc_port=self._port)
         self._stack.enter_context(server)
         self._name.addresses.append(address)
         return server
@@ -68,7 +64,7 @@ serve = partial(gateway, deadline_s=RECONNECT_S, triton_reconnect_s=RECONNECT_S)
 def inferences(server: TritonServer) -> int:
     """How many images a Triton has encoded."""
     with triton.InferenceServerClient(server.grpc_url) as client:
-        return client.get_inference_statistics(part_name("mini", Head.steps[0])).model_stats[-1].inference_count
+        return client.get_inference_statistics(parts_of(client, "mini")[0]).model_stats[-1].inference_count
 
 
 @contextmanager
@@ -128,8 +124,5 @@ def is_left_alone(server: TritonServer, noted: Load) -> bool:
 
 def release(repository: Path) -> str:
     """Publishes mini once more; returns the version."""
-    bundle, _ = load_bundle(repository, "mini")
-    parts = {step.suffix: repository / part_name("mini", step) / bundle.version for step in Head.steps}
-    tokenizer = repository / "mini" / bundle.version / "tokenizer.json"
-    sizes = {"dtype": bundle.dtype, "has_scores": True, "sizes": {"D": 256}, "max_batch_size": 8}
-    return publish(repository, "mini", bundle, parts, tokenizer, **sizes)[0].version
+    version = load_bundle(repository, "mini")[0].version
+    return republish(repository, "mini", version, repository)[0].version

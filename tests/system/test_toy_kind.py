@@ -4,7 +4,6 @@ import base64
 import io
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +17,13 @@ from PIL import Image
 from export.publish import publish
 from referent.client.http import Client
 from referent.core.answers import Answer, Referent
-from referent.core.bundle import TOKENIZER_FILE, Bundle, load_bundle, verify_files
+from referent.core.bundle import TOKENIZER_FILE, Bundle, load_bundle
 from referent.core.contract import Step, Tensor
 from referent.core.kind import Arrays, Kind, Options, Prepared
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.kinds import KINDS, register
 from referent.triton.client import TritonClient
-from referent.triton.golden import probe
 from runtime.launcher import TritonServer
 from tests.support.load import gateway
 from tests.support.tiny import MODEL_REPOSITORY
@@ -143,7 +141,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def triton(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository, verify=verify_files, probe=partial(probe, repository)) as server:
+    with TritonServer(repository) as server:
         yield server
 
 

@@ -13,12 +13,24 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from onnxruntime import OrtValue
 
 # Anything else that an operator refuses in a request of its own, it refuses for the values or shapes of that request.
 SERVER_FAULT = re.compile(r"alloc|out of memory|CU\w+ failure")
+
+
+TYPES = {
+    "TYPE_UINT8": "uint8",
+    "TYPE_INT32": "int32",
+    "TYPE_INT64": "int64",
+    "TYPE_FP16": "float16",
+    "TYPE_FP32": "float",
+    "TYPE_BOOL": "bool",
+}
 
 
 class TritonPythonModel:
@@ -29,12 +41,18 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batching = config["max_batch_size"] > 0
-        on_gpu = args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in ort.get_available_providers()
+        on_gpu = args["model_instance_kind"] == "GPU"
+        if on_gpu and "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise RuntimeError("the model is for a GPU and ONNX Runtime for CPUs: install onnxruntime-gpu instead")
         self.device = ("cuda", int(args["model_instance_device_id"])) if on_gpu else ("cpu", 0)
         self.copy = _gpu_copy(self.device[1]) if on_gpu else ctypes.memmove
         path = Path(args["model_repository"], args["model_version"], "model.onnx")
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.session = ort.InferenceSession(path, _options(parameters), providers=_providers(*self.device))
+        _compare(config["input"], self.session.get_inputs(), self.batching)
+        _compare(config["output"], self.session.get_outputs(), self.batching)
+        for warmup in config.get("model_warmup", [])[:1]:  # a model that fails while Triton warms it up crashes Triton
+            self.session.run(self.outputs, {name: _zeros(tensor) for name, tensor in warmup["inputs"].items()})
         self.binding = self.session.io_binding()  # one for all runs: making it took 0.1 ms each
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -90,6 +108,27 @@ class TritonPythonModel:
     def _empty_like(self, value: OrtValue, rows: int) -> OrtValue:
         shape = [rows, *value.shape()[1:]]
         return OrtValue.ortvalue_from_shape_and_type(shape, value.element_type(), *self.device)
+
+
+def _compare(declared: Sequence[dict[str, Any]], given: Sequence[Any], batching: bool) -> None:
+    """Raises ValueError unless the graph's inputs or outputs are what the config declares, as Triton's own backend."""
+    graph = {tensor.name: tensor for tensor in given}
+    for tensor in declared:
+        name, dims = tensor["name"], [*([-1] if batching else []), *map(int, tensor["dims"])]
+        if name not in graph:
+            raise ValueError(f"the graph has no {name}, which config.pbtxt declares; it has {', '.join(graph)}")
+        shape, kind = graph[name].shape, graph[name].type
+        if (
+            kind != f"tensor({TYPES.get(tensor['data_type'])})"
+            or len(shape) != len(dims)
+            or any(isinstance(size, int) and dim not in (-1, size) for size, dim in zip(shape, dims, strict=True))
+        ):
+            raise ValueError(f"{name} is {kind} {shape} in the graph, {tensor['data_type']} {dims} in config.pbtxt")
+
+
+def _zeros(tensor: dict[str, Any]) -> npt.NDArray[Any]:
+    """A batch of one, as a warm-up of config.pbtxt describes it."""
+    return np.zeros([1, *map(int, tensor["dims"])], pb_utils.triton_string_to_numpy(tensor["data_type"]))
 
 
 def _tensor(name: str, value: OrtValue) -> pb_utils.Tensor:

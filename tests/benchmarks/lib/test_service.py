@@ -9,7 +9,7 @@ from benchmarks.lib.service import EXPRESSIONS, PICTURE, InProcess, Subject, bat
 from benchmarks.noop import NAME, VALUE, publish_noop
 from benchmarks.perf_analyzer import input_data, shapes
 from referent.core.bundle import verify_files
-from runtime.repository import read_config
+from referent.triton.repository import read_config
 from tests.support.tiny import MODEL_REPOSITORY
 
 
@@ -68,7 +68,7 @@ def test_perf_analyzer_gets_the_tensors_of_one_request(mini: Subject) -> None:
 def test_setting_of_a_sweep_is_in_every_part(mini: Subject, tmp_path: Path) -> None:
     copy = with_setting(mini, Setting(500, 2, 1, 0), tmp_path / "copy")
     for step in ("vision_encoder", "language_model", "box_head"):
-        config = read_config(copy, f"mini_{step}")
+        config = read_config(copy / f"mini_{step}" / "1" / "config.pbtxt")
         assert config.dynamic_batching.max_queue_delay_microseconds == 500
         assert config.instance_group[0].count == 2
         assert config.parameters["intra_op_thread_count"].string_value == "1"

@@ -1,0 +1,198 @@
+"""Tells a model that is stuck from one that has much to do, and tells Kubernetes, which restarts its Triton.
+
+    python -m referent.triton.liveness MODELS NAME --port 8003
+
+stands beside a Triton: `/live` is 503 once the model is stuck, `/ready` is 200 from its first golden inference on.
+Triton itself says ready while every inference fails, or none returns.
+"""
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import httpx
+from tritonclient.grpc import InferenceServerClient
+
+from referent.core.bundle import BundleError
+from referent.triton.golden import probe
+from referent.triton.protocol import (
+    FROZEN,
+    PassingInternalError,
+    TritonBusyError,
+    TritonError,
+    TritonUnavailableError,
+    own_errors,
+)
+
+INTERVAL_S = 2.0
+PATIENCE_S, PATIENCE_GOLDENS = 10, 5
+LOOKUP_TIMEOUT_S = 5
+FIRST_GOLDEN_S = 3600.0  # a startup probe ends what takes too long
+SUCCESSES, WAITING = "nv_inference_request_success", "nv_inference_pending_request_count"
+SAMPLE = re.compile(rf'^({SUCCESSES}|{WAITING}){{.*?model="([^"]+)".*?}} (\S+)$', re.MULTILINE)
+
+
+class StuckError(RuntimeError):
+    """The model answers nobody. `whole`: neither does its server."""
+
+    def __init__(self, fault: str, whole: bool = False) -> None:
+        super().__init__(fault)
+        self.whole = whole
+
+
+class Liveness:
+    """Watches a served model and its parts. `golden_s` is what its golden inference takes when nobody else asks."""
+
+    def __init__(
+        self,
+        repository: Path,
+        grpc_url: str,
+        metrics_url: str,
+        name: str,
+        parts: Sequence[str],
+        golden_s: float,
+        least_patience_s: float | None = None,
+    ) -> None:
+        self._repository, self._url, self._metrics_url, self._name = repository, grpc_url, metrics_url, name
+        self._parts, self.golden_s, self._least_patience_s = parts, golden_s, least_patience_s
+        self._answered = time.monotonic()  # the last sign of life of the server, and of each of its models
+        self._finished: dict[str, float] = {}
+        self._successes: dict[str, float] = {}
+
+    @property
+    def patience_s(self) -> float:
+        """How long nothing may be finished while requests wait."""
+        return max(self._least_patience_s or PATIENCE_S, PATIENCE_GOLDENS * self.golden_s)
+
+    def check(self) -> None:
+        """Asks the golden inference where nothing was answered for a while.
+
+        Raises `StuckError` if it fails, or if it does not return either while requests wait at a part that finished
+        none meanwhile: a part that has more to do than it can finishes some.
+        """
+        try:
+            waiting = self._look()
+        except (httpx.HTTPError, OSError) as error:
+            if self._since(self._answered) > self.patience_s:
+                raise StuckError(f"the server's metrics do not answer: {error!r}", whole=True) from error
+            return
+        if self._since(self._finished[self._name]) < self.patience_s:
+            return
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(probe, self._repository, self._url, self._name, self.patience_s)
+            while not wait([asked], timeout=INTERVAL_S).done:
+                try:
+                    waiting = self._look()
+                except (httpx.HTTPError, OSError):
+                    continue
+        try:
+            asked.result()
+        except TimeoutError as error:
+            if stuck := [part for part in waiting if self._since(self._finished[part]) > self.patience_s]:
+                raise StuckError(
+                    f"{', '.join(stuck)}: nothing for {self.patience_s:.0f} s, and requests wait"
+                ) from error
+        except PassingInternalError as error:
+            if FROZEN in str(error).lower():  # a process that died is brought back sooner
+                raise StuckError(f"a process of the model is frozen: {error}") from error
+        except (TritonUnavailableError, TritonBusyError, BundleError):
+            pass  # gone or full: others see to that
+        except TritonError as error:
+            raise StuckError(f"the golden inference fails: {error}") from error
+
+    def _look(self) -> list[str]:
+        """Notes what has been finished since; returns the parts at which requests wait."""
+        text = httpx.get(self._metrics_url, timeout=LOOKUP_TIMEOUT_S, trust_env=False).raise_for_status().text
+        now = self._answered = time.monotonic()
+        successes, waiting = (dict.fromkeys([self._name, *self._parts], 0.0) for _ in range(2))
+        for metric, model, value in SAMPLE.findall(text):
+            counted = successes if metric == SUCCESSES else waiting
+            if model in counted:
+                counted[model] += float(value)  # over the versions
+        for model, count in successes.items():
+            if self._successes.get(model) != count:
+                self._finished[model] = now
+        self._successes = successes
+        return [part for part in self._parts if waiting[part]]
+
+    def _since(self, moment: float) -> float:
+        return time.monotonic() - moment
+
+
+class Watch:
+    """What the HTTP server says."""
+
+    def __init__(
+        self, repository: Path, grpc_url: str, metrics_url: str, name: str, least_patience_s: float | None
+    ) -> None:
+        self._places, self._least_patience_s = (repository, grpc_url, metrics_url, name), least_patience_s
+        self.ready, self.fault = False, ""
+
+    def run(self) -> None:
+        """Watches for ever."""
+        repository, url, _, name = self._places
+        pause_s = INTERVAL_S
+        while not self.ready:
+            time.sleep(pause_s)
+            start = time.monotonic()
+            try:
+                with InferenceServerClient(url) as client, own_errors():
+                    config = client.get_model_config(name, client_timeout=LOOKUP_TIMEOUT_S).config
+                probe(repository, url, name, FIRST_GOLDEN_S)
+                self.ready, self.fault = True, ""
+            except (TritonError, TimeoutError, BundleError) as error:
+                self.fault = str(error)
+                pause_s = min(2 * pause_s, 30)
+        parts = [step.model_name for step in config.ensemble_scheduling.step]
+        liveness = Liveness(*self._places, parts, time.monotonic() - start, self._least_patience_s)
+        while True:
+            time.sleep(INTERVAL_S)
+            try:
+                liveness.check()
+                self.fault = ""
+            except StuckError as error:
+                self.fault = str(error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m referent.triton.liveness", description="Says over HTTP whether a Triton's model is stuck."
+    )
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("name", help="of the model")
+    parser.add_argument("--grpc", default="127.0.0.1:8001")
+    parser.add_argument("--metrics", default="http://127.0.0.1:8002/metrics")
+    parser.add_argument("--port", type=int, default=8003)
+    parser.add_argument(
+        "--patience", type=float, metavar="S", help=f"how long nothing may be answered at least; default: {PATIENCE_S}"
+    )
+    args = parser.parse_args()
+    watch = Watch(args.repository, args.grpc, args.metrics, args.name, args.patience)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            healthy = {"/live": not (watch.ready and watch.fault), "/ready": watch.ready and not watch.fault}
+            if self.path not in healthy:
+                self.send_error(404)
+                return
+            body = f"{watch.fault or 'ok'}\n".encode()
+            self.send_response(200 if healthy[self.path] else 503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass  # probes ask every few seconds
+
+    with ThreadingHTTPServer(("", args.port), Handler) as server:
+        Thread(target=watch.run, daemon=True).start()
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Versions of a model as Triton is to serve them, and private repositories made of them.
+
+A published version is whole by itself: its folders `NAME/<version>` and `NAME_part/<version>` hold all of its files,
+the parts' config.pbtxt too. `NAME/config.pbtxt` names the version that a plain `tritonserver --model-repository`
+serves; whoever starts Triton to serve one digest makes a repository of its own:
+
+    python -m referent.triton.repository MODELS NAME [--digest sha256:...] --device cpu|gpu --to PRIVATE
+
+checks every file of the version and makes the link PRIVATE point to a new folder of configs and links to the version's
+folders. What is published meanwhile changes nothing in it. Ends with 1 and says why where the version can't be served.
+"""
+
+import argparse
+import fcntl
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelVersionPolicy
+
+from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, MODEL_NAME, Bundle, BundleError, digest_of, verify_files
+from referent.core.contract import DIGEST_PARAMETER
+from referent.kinds import load_processor
+from referent.triton.protocol import TritonError, check_config
+
+Device = Literal["cpu", "gpu"]
+KINDS = {"cpu": ModelInstanceGroup.KIND_CPU, "gpu": ModelInstanceGroup.KIND_GPU}
+# A model of 50 MB and one of 14 GB need other limits: weights come at 50 MB/s from a slow disk, and are then unpacked.
+LOAD_S, LOAD_S_PER_GB = 120, 60
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version whose files are as published. `parts` and `ensemble` are its configs."""
+
+    bundle: Bundle
+    digest: str
+    parts: dict[str, ModelConfig]
+    ensemble: ModelConfig
+
+    @property
+    def load_timeout_s(self) -> float:
+        """How long loading may take where nobody says otherwise: two minutes, and one more for each GB."""
+        return LOAD_S + LOAD_S_PER_GB * self.bundle.size_bytes / 1e9
+
+
+def named_digest(repository: Path, name: str) -> str:
+    """The digest that NAME/config.pbtxt names. Raises `BundleError`."""
+    file = repository / name / CONFIG_FILE
+    digest = str(read_config(file).parameters[DIGEST_PARAMETER].string_value)
+    if not digest:
+        raise BundleError(f"{file} names no digest: publish the model again")
+    return digest
+
+
+def versions(repository: Path, name: str) -> dict[str, str]:
+    """Version -> digest of everything that was published under a name and can be read, newest first."""
+    return dict(sorted(_versions(repository, name), key=lambda entry: int(entry[0]), reverse=True))
+
+
+def _versions(repository: Path, name: str) -> Iterator[tuple[str, str]]:
+    for file in repository.glob(f"{name}/[1-9]*/{BUNDLE_FILE}"):
+        if (version := file.parent.name).isdecimal():
+            try:
+                yield version, digest_of(file.read_bytes())
+            except OSError:  # half copied, or another's: not a version
+                continue
+
+
+def read_release(repository: Path, name: str, digest: str = "") -> Release:
+    """The version of a digest, by default of the one that NAME/config.pbtxt names; all of its files are checked.
+
+    Raises `BundleError` that names the first fault.
+    """
+    if not re.match(MODEL_NAME, name):
+        raise BundleError(f"{name!r} is no model name: it must match {MODEL_NAME}")
+    sought = digest or named_digest(repository, name)
+    found = [version for version, each in versions(repository, name).items() if each == sought]
+    if not found:
+        raise BundleError(f"no version of {name!r} in {repository} has the digest {sought}: publish that one")
+    bundle, actual = verify_files(repository, name, found[0])
+    if (bundle.name, bundle.version, actual) != (name, found[0], sought):
+        raise BundleError(f"{name}/{found[0]}/{BUNDLE_FILE} is of {bundle.name} version {bundle.version}, {actual}")
+    parts = {}
+    for part, version in bundle.parts.items():
+        relative = f"{part}/{version}/{CONFIG_FILE}"
+        if relative not in bundle.files:
+            again = f"python -m export.versions {repository} republish {name}"
+            raise BundleError(f"{name} version {bundle.version} lists no {relative}, as older releases did: {again}")
+        parts[part] = _named(read_config(repository / relative), part, relative)
+    relative = f"{name}/{bundle.version}/{CONFIG_FILE}"
+    ensemble = _named(read_config(repository / relative), name, relative)
+    steps = {step.model_name: step.model_version for step in ensemble.ensemble_scheduling.step}
+    if steps != bundle.parts:
+        raise BundleError(f"{relative} has the steps {steps}, its bundle {bundle.parts}: publish the version again")
+    try:
+        check_config(bundle, sought, ensemble)
+        load_processor(repository, bundle)
+    except TritonError as error:
+        raise BundleError(f"{relative} is not of its bundle: {error}") from error
+    return Release(bundle, sought, parts, ensemble)
+
+
+def read_config(file: Path) -> ModelConfig:
+    """A config.pbtxt. Raises `BundleError`."""
+    try:
+        return text_format.Parse(file.read_text(), ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise BundleError(f"{file} is no config that can be read ({error}): publish the version again") from error
+
+
+def _named(config: ModelConfig, name: str, relative: str) -> ModelConfig:
+    if config.name not in ("", name):  # a file may leave it to its folder
+        raise BundleError(f"{relative} is the config of {config.name!r}: publish the version again")
+    return config
+
+
+def hold(repository: Path, bundle: Bundle) -> IO[bytes]:
+    """Says that the version's files are in use, until the value is closed: `export.versions` does not remove them.
+    Raises OSError."""
+    file = (repository / bundle.name / bundle.version / BUNDLE_FILE).open("rb")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return file
+
+
+def in_use(bundle_file: Path) -> bool:
+    """Whether a process of this machine holds the version."""
+    with bundle_file.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks: nobody can tell
+            return False
+    return False
+
+
+def link(release: Release, repository: Path, private: Path, device: Device, tag: str = "", served_as: str = "") -> None:
+    """Puts the release into the repository `private`: parts first, the ensemble that needs them last.
+
+    `tag` ends the parts' names there, so that several versions can stand beside one another; the ensemble is called
+    `served_as`, by default its own name.
+    """
+    for part, config in release.parts.items():
+        version = release.bundle.parts[part]
+        own = ModelConfig()
+        own.CopyFrom(config)
+        own.name = part + tag
+        for group in own.instance_group or [own.instance_group.add(count=1)]:
+            group.kind = KINDS[device]
+        _place(private, own, version, repository / part / str(version))
+    bundle, ensemble = release.bundle, ModelConfig()
+    ensemble.CopyFrom(release.ensemble)
+    ensemble.name = served_as or bundle.name
+    for step in ensemble.ensemble_scheduling.step:
+        step.model_name += tag
+    _place(private, ensemble, int(bundle.version), repository / bundle.name / bundle.version)
+
+
+def _place(private: Path, config: ModelConfig, version: int, files: Path) -> None:
+    config.version_policy.CopyFrom(ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=[version])))
+    folder = private / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace_link(folder / str(version), files.resolve())
+    file = folder / f"{CONFIG_FILE}.new"
+    file.write_text(text_format.MessageToString(config))
+    file.replace(folder / CONFIG_FILE)
+
+
+def _replace_link(path: Path, target: Path) -> None:
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.replace(path)
+
+
+def build(repository: Path, name: str, digest: str, private: Path, device: Device) -> Release:
+    """Makes `private` a link to a new folder with this release alone, in one step. Raises `BundleError`, OSError."""
+    release = read_release(repository, name, digest)
+    private.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{private.name}-", dir=private.parent))
+    folder.chmod(0o755)  # Triton may be another user
+    link(release, repository, folder, device)
+    _replace_link(private, Path(folder.name))
+    for old in private.parent.glob(f".{private.name}-*"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    return release
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m referent.triton.repository", description="Makes a Triton repository of one published version."
+    )
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("name", help="of the model")
+    parser.add_argument(
+        "--digest", default="", help="of the version; where empty, the one that NAME/config.pbtxt names"
+    )
+    parser.add_argument("--device", choices=tuple(KINDS), required=True, help="that the model shall run on")
+    parser.add_argument("--to", type=Path, required=True, help="the link to make, for --model-repository")
+    args = parser.parse_args()
+    try:
+        release = build(args.repository, args.name, args.digest, args.to, args.device)
+    except (BundleError, OSError) as error:
+        sys.exit(str(error))
+    named = f"{args.name} version {release.bundle.version}, {release.digest}"
+    print(f"{named}: {len(release.bundle.files)} files are as published; {args.to} serves it on the {args.device}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Publishing, going back and removing, by files alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from export import publish as publishing
+from export import versions
+from export.publish import STAGING, republish
+from referent.core.bundle import BundleError, verify_files
+from referent.triton.repository import hold, named_digest, read_config, read_release
+from tests.support.releases import publish_tiny
+from tests.support.tiny import MODEL_REPOSITORY
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return tmp_path / "repository"
+
+
+def files(repository: Path) -> set[str]:
+    return {str(file.relative_to(repository)) for file in repository.rglob("*") if file.is_file()}
+
+
+def test_version_is_whole_in_its_own_folders(repository: Path) -> None:
+    bundle, digest = publish_tiny(repository)
+    listed = {f"tiny_{step}/1/{file}" for step in ("vision_encoder", "language_model", "box_head")
+              for file in ("config.pbtxt", "model.onnx")}  # fmt: skip
+    assert bundle.files.keys() == listed | {"tiny/1/tokenizer.json"}
+    assert read_release(repository, "tiny", digest).bundle == bundle
+    assert named_digest(repository, "tiny") == digest
+    assert {Path(file).suffix for file in files(repository) - bundle.files.keys()} == {".pbtxt", ".json"}
+
+
+def test_shipped_model_is_published_as_all_others() -> None:
+    release = read_release(MODEL_REPOSITORY, "mini")
+    for part, config in release.parts.items():
+        top = read_config(MODEL_REPOSITORY / part / "config.pbtxt")
+        assert list(top.version_policy.specific.versions) == [release.bundle.parts[part]]
+        top.ClearField("version_policy")
+        assert top == config
+    assert read_config(MODEL_REPOSITORY / "mini" / "config.pbtxt") == release.ensemble
+
+
+def test_weights_are_moved_and_read_once(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inodes: list[int] = []
+    hashed: list[str] = []
+    original = publishing.file_entry
+
+    def entry(file: Path) -> object:
+        hashed.append(f"{file.parent.name}/{file.name}")
+        return original(file)
+
+    monkeypatch.setattr(publishing, "file_entry", entry)
+    publish_tiny(repository, edit=lambda parts: inodes.extend(f.stat().st_ino for f in parts.rglob("*.onnx")))
+    assert {file.stat().st_ino for file in repository.rglob("*.onnx")} == set(inodes)
+    assert len(hashed) == len(set(hashed)) == 7
+
+
+def test_nothing_is_named_before_all_is_there(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first = publish_tiny(repository)
+    seen = []
+
+    def rename(source: Path, target: Path) -> None:
+        seen.append(named_digest(repository, "tiny"))
+        original(source, target)
+
+    original = os.rename
+    monkeypatch.setattr(os, "rename", rename)
+    _, second = publish_tiny(repository)
+    assert set(seen) == {first}
+    assert named_digest(repository, "tiny") == second
+
+
+def test_publishers_at_the_same_time_get_numbers_of_their_own(repository: Path) -> None:
+    publish_tiny(repository)
+    found = []
+
+    def again() -> None:
+        found.append(republish(repository, "tiny", "1", repository)[0].version)
+
+    threads = [threading.Thread(target=again) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["2", "3", "4", "5"]
+    for version in found:
+        verify_files(repository, "tiny", version)
+
+
+def test_what_an_older_release_published_gets_todays_layout(repository: Path, tmp_path: Path) -> None:
+    old, _ = publish_tiny(tmp_path / "old")
+    bundle_file = tmp_path / "old/tiny/1/bundle.json"
+    kept = {file: entry for file, entry in old.files.items() if not file.endswith(".pbtxt")}
+    bundle_file.write_text(old.model_copy(update={"files": kept}).model_dump_json())
+    for part in old.parts:
+        (tmp_path / "old" / part / "1/config.pbtxt").unlink()
+    ensemble = tmp_path / "old/tiny/config.pbtxt"
+    digest = versions.versions(tmp_path / "old", "tiny")["1"]
+    ensemble.write_text(ensemble.read_text().replace(named_digest(tmp_path / "old", "tiny"), digest))
+    with pytest.raises(BundleError, match="republish tiny"):
+        read_release(tmp_path / "old", "tiny")
+    new, _ = republish(tmp_path / "old", "tiny", "1", repository)
+    assert new == old
+    read_release(repository, "tiny")
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "export.versions", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def test_command_lists_and_goes_back(repository: Path) -> None:
+    _, first = publish_tiny(repository)
+    _, second = publish_tiny(repository)
+    (repository / "junk" / "1").mkdir(parents=True)
+    (repository / "junk" / "1" / "bundle.json").write_text("{")
+    listed = command(repository, "list", "tiny").stdout.splitlines()
+    assert [line.split()[:4] for line in listed] == [["*", "tiny", "2", second], ["tiny", "1", first, "0.0"]]
+    assert command(repository, "list").returncode == 0
+    assert first in command(repository, "use", "tiny", first[:20]).stdout
+    assert named_digest(repository, "tiny") == first
+    assert second in command(repository, "use", "tiny", 2).stdout
+    assert first in command(repository, "use", "tiny", 1).stdout
+    assert list(read_config(repository / "tiny_box_head/config.pbtxt").version_policy.specific.versions) == [1]
+    for wrong, said in (("sha256:", "2 versions"), ("sha256:0", "0 versions")):
+        refused = command(repository, "use", "tiny", wrong)
+        assert (refused.returncode, said in refused.stderr) == (1, True)
+    shutil.rmtree(repository / "tiny_box_head/2")
+    refused = command(repository, "use", "tiny", second)
+    assert (refused.returncode, "is missing" in refused.stderr) == (1, True)
+    assert named_digest(repository, "tiny") == first
+
+
+def test_old_versions_are_removed_but_for_those_that_somebody_needs(repository: Path) -> None:
+    bundles = [publish_tiny(repository)[0] for _ in range(6)]
+    shutil.rmtree(repository / "tiny_box_head/6")  # broken, the newest
+    versions.use(repository, "tiny", versions.versions(repository, "tiny")["2"])
+    orphan = repository / "tiny_box_head/7"  # of a publication that was killed
+    orphan.mkdir()
+    killed = repository / f"{STAGING}killed"
+    killed.mkdir()
+    with hold(repository, bundles[2]):  # a launcher serves version 3
+        assert versions.remove(repository, "tiny", keep=2) == ["4", "1"]
+        assert list(versions.versions(repository, "tiny")) == ["6", "5", "3", "2"]
+    assert not orphan.exists()
+    assert not killed.exists()
+    for version in ("5", "3", "2"):
+        verify_files(repository, "tiny", version)
+    assert command(repository, "remove", "tiny", "--keep", 1).stdout == "removed of tiny: 5, 3\n"
+    assert not (repository / "tiny_vision_encoder/5").exists()
+    (repository / "tiny/config.pbtxt").write_text("{")
+    refused = command(repository, "remove", "tiny", "--keep", 0)
+    assert (refused.returncode, "no config that can be read" in refused.stderr) == (1, True)
+    assert list(versions.versions(repository, "tiny")) == ["6", "2"]
+
+
+def test_broken_folders_keep_nobody_from_publishing(repository: Path) -> None:
+    publish_tiny(repository, "other")
+    (repository / "other/config.pbtxt").write_bytes(b"\xff")
+    (repository / "other/1/bundle.json").write_bytes(b"\xff")
+    (repository / "tiny" / "9").mkdir(parents=True)
+    (repository / "tiny_box_head").write_text("")  # a file where a folder belongs
+    with pytest.raises(OSError, match="tiny_box_head"):
+        publish_tiny(repository)
+    (repository / "tiny_box_head").unlink()
+    assert publish_tiny(repository)[0].version == "10"
+    read_release(repository, "tiny")

@@ -1,0 +1,140 @@
+"""When a model counts as stuck, by what a fake Triton answers and counts."""
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import grpc
+import pytest
+
+from referent.triton import liveness
+from referent.triton.liveness import Liveness, StuckError
+from tests.support.fake_triton import FakeTriton
+
+
+class Metrics:
+    """What Triton's metrics say, and where."""
+
+    def __init__(self) -> None:
+        self.successes, self.waiting = 0, 0
+
+    def text(self) -> str:
+        part, whole = ('{model="tiny_head",version="1"}', '{model="tiny",version="1"}')
+        return "\n".join(
+            [
+                f"# TYPE {liveness.SUCCESSES} counter",
+                f"{liveness.SUCCESSES}{part} {self.successes}",
+                f"{liveness.SUCCESSES}{whole} 0",
+                f"{liveness.WAITING}{part} {self.waiting}",
+            ]
+        )
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def metrics_url(metrics: Metrics) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(metrics.text().encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def watched(repository: Path, triton_url: str, metrics_url: str, monkeypatch: pytest.MonkeyPatch) -> Liveness:
+    """Has looked once, and its patience is over."""
+    monkeypatch.setattr(liveness, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(liveness, "INTERVAL_S", 0.1)
+    watched = Liveness(repository, triton_url, metrics_url, "tiny", ["tiny_head"], golden_s=0.01)
+    watched.check()
+    time.sleep(0.6)
+    return watched
+
+
+def test_idle_model_that_answers_is_well(watched: Liveness, triton: FakeTriton) -> None:
+    watched.check()
+    assert len(triton.requests) == 1
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
+def test_model_that_answers_errors_is_stuck(watched: Liveness, triton: FakeTriton, code: grpc.StatusCode) -> None:
+    triton.failures = [(code, "CUDA error 700: an illegal memory access was encountered")]
+    with pytest.raises(StuckError, match="illegal memory access"):
+        watched.check()
+
+
+def test_model_that_answers_nonsense_is_stuck(watched: Liveness, triton: FakeTriton) -> None:
+    triton.box = (float("nan"), 0, 0, 0)
+    with pytest.raises(StuckError, match="finite"):
+        watched.check()
+
+
+def test_model_that_answers_nobody_while_requests_wait_is_stuck(
+    watched: Liveness, triton: FakeTriton, metrics: Metrics
+) -> None:
+    triton.holds, metrics.waiting = True, 1
+    with pytest.raises(StuckError, match="tiny_head: nothing for"):
+        watched.check()
+    triton.release()
+
+
+def test_model_that_finishes_some_is_overloaded_and_not_stuck(
+    watched: Liveness, triton: FakeTriton, metrics: Metrics
+) -> None:
+    triton.holds, metrics.waiting = True, 40
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.wait(0.05):
+            metrics.successes += 1
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    watched.check()
+    ended.set()
+    thread.join()
+    triton.release()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size"),
+        (grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'tiny' is not found"),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed"),
+    ],
+    ids=["full", "gone", "unreachable"],
+)
+def test_full_or_missing_model_is_for_others_to_see_to(
+    watched: Liveness, triton: FakeTriton, failure: tuple[grpc.StatusCode, str]
+) -> None:
+    triton.failures = [failure]
+    watched.check()
+
+
+def test_server_that_says_nothing_at_all_is_stuck_as_a_whole(
+    repository: Path, triton_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "PATIENCE_S", 0.1)
+    watched = Liveness(repository, triton_url, "http://127.0.0.1:9/metrics", "tiny", [], golden_s=0.01)
+    watched.check()
+    time.sleep(0.2)
+    with pytest.raises(StuckError) as found:
+        watched.check()
+    assert found.value.whole

@@ -1,0 +1,74 @@
+"""The command that makes a private repository of one version."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+from tests.support.releases import publish_tiny
+
+
+def build(*arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "referent.triton.repository", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return tmp_path / "repository"
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"), [("cpu", ModelInstanceGroup.KIND_CPU), ("gpu", ModelInstanceGroup.KIND_GPU)]
+)
+def test_one_version_is_linked_and_its_device_written(repository: Path, tmp_path: Path, device: str, kind: int) -> None:
+    _, digest = publish_tiny(repository)
+    publish_tiny(repository)
+    private = tmp_path / "private" / "models"
+    done = build(repository, "tiny", "--digest", digest, "--device", device, "--to", private)
+    assert (done.returncode, f"tiny version 1, {digest}: 7 files are as published" in done.stdout) == (0, True)
+    models = sorted(folder.name for folder in private.iterdir())
+    assert models == ["tiny", "tiny_box_head", "tiny_language_model", "tiny_vision_encoder"]
+    for model in models:
+        assert (private / model / "1").resolve() == repository / model / "1"
+        config = text_format.Parse((private / model / "config.pbtxt").read_text(), ModelConfig())
+        assert [group.kind for group in config.instance_group] == ([] if model == "tiny" else [kind])
+        assert list(config.version_policy.specific.versions) == [1]
+
+
+def test_another_version_takes_the_place_of_the_one_before(repository: Path, tmp_path: Path) -> None:
+    private = tmp_path / "models"
+    for version in ("1", "2"):
+        publish_tiny(repository)
+        assert build(repository, "tiny", "--device", "cpu", "--to", private).returncode == 0  # the named one
+        assert (private / "tiny" / version).exists()
+    assert len(list(tmp_path.glob(".models-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tiny", "--digest", "sha256:0"], "no version of 'tiny' in"),
+        (["other"], "other/config.pbtxt is no config that can be read"),
+        (["../tiny"], "no model name"),
+    ],
+    ids=["digest", "name", "path"],
+)
+def test_what_cannot_be_served_is_said_in_a_line(
+    repository: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    publish_tiny(repository)
+    done = build(repository, *arguments, "--device", "cpu", "--to", tmp_path / "models")
+    assert (done.returncode, done.stderr.count("\n"), said in done.stderr) == (1, 1, True)
+    assert not (tmp_path / "models").exists()
+
+
+def test_folder_in_the_links_place_is_left_alone(repository: Path, tmp_path: Path) -> None:
+    publish_tiny(repository)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    done = build(repository, "tiny", "--device", "cpu", "--to", tmp_path / "models")
+    assert (done.returncode, "models" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert (tmp_path / "models" / "mine").exists()
