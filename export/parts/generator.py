@@ -76,6 +76,10 @@ def example_inputs(model: GroundingModel, spec: ModelSpec, batch: int, bucket: B
     mask = whole(2, batch, tokens, past + tokens).bool()
     mask[..., past:] &= torch.ones(tokens, tokens).tril().bool()
     mask[..., past:] |= torch.eye(tokens).bool()  # a token sees itself
+    allowed = whole(256, batch, slots, _bytes(vocabulary))
+    allowed[:, 1::2] &= whole(256, *allowed[:, 1::2].shape) & whole(
+        256, *allowed[:, 1::2].shape
+    )  # so that mass differs
     size = spec.image.size
     inputs = {
         IMAGE.name: whole(256, batch, size, size, 3).to(torch.uint8),
@@ -83,7 +87,7 @@ def example_inputs(model: GroundingModel, spec: ModelSpec, batch: int, bucket: B
         "position_ids": past + torch.arange(tokens).expand(batch, -1).contiguous(),
         "mask": mask,
         "select": whole(tokens, batch, slots),
-        "allowed": whole(256, batch, slots, _bytes(vocabulary)).to(torch.uint8),
+        "allowed": allowed.to(torch.uint8),
     }
     for tensor in decoder_step(model).inputs[len(inputs) :]:
         inputs[tensor.name] = torch.randn(batch, heads, past, head_dim, generator=generator)
