@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 
 from export.build import export
 from referent.client.http import Client
-from referent.core.bundle import load_bundle, verify_files
+from referent.core.bundle import load_bundle
 from referent.core.contract import IMAGE
 from referent.generation.engine import DecoderRow, Engine, WrittenAnswer
 from referent.generation.onnx import OnnxDecoder
@@ -22,7 +21,6 @@ from referent.generation.questions import load_tokenizer
 from referent.kinds import load_processor
 from referent.modeling.checkpoint import load_checkpoint
 from referent.modeling.importers.paligemma import import_paligemma, import_point_vlm
-from referent.triton.golden import probe
 from runtime.launcher import TritonServer
 from tests.support.load import gateway
 
@@ -62,7 +60,7 @@ def repository(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def client(repository: Path) -> Iterator[Client]:
     with (
-        TritonServer(repository, verify=verify_files, probe=partial(probe, repository)) as server,
+        TritonServer(repository) as server,
         gateway(repository, server.grpc_url, default_model="points") as url,
         Client(url) as client,
     ):
