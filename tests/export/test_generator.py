@@ -70,7 +70,7 @@ def test_what_is_published_is_complete_and_says_how_to_write(repository: Path, c
     tokenizer = (repository / "words_generator" / "1" / "tokenizer.json").read_text("utf-8")
     assert load_tokenizer(tokenizer, TEXT_VOCABULARY, EOS_ID).tokenize_str(" [0.5")
     assert {name for name in bundle.files if "generator" in name} == {
-        f"words_generator/1/{file}" for file in ("model.onnx", "generation.json", "tokenizer.json")
+        f"words_generator/1/{file}" for file in ("config.pbtxt", "model.onnx", "generation.json", "tokenizer.json")
     }
 
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from shutil import copytree
 
@@ -20,7 +19,7 @@ from tritonclient.grpc import InferenceServerClient
 from export.build import export
 from export.publish import publish
 from referent.client.http import Client
-from referent.core.bundle import load_bundle, verify_files
+from referent.core.bundle import load_bundle
 from referent.core.grammar import BoxGrammar, Generation, PointGrammar
 from referent.core.kind import Arrays, Options
 from referent.kinds import load_processor
@@ -29,7 +28,6 @@ from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint_spec
 from referent.modeling.grounder import load_grounder
 from referent.modeling.llava import llava_spec, llava_tokenizer
 from referent.triton.client import TritonClient
-from referent.triton.golden import probe
 from referent.triton.protocol import TritonBusyError, TritonError, inference_request, own_errors, read_outputs
 from runtime.launcher import TritonServer
 from tests.support.hostile_labels import HOSTILE_LABELS
@@ -59,7 +57,7 @@ def repository(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository, verify=verify_files, probe=partial(probe, repository)) as server:
+    with TritonServer(repository) as server:
         yield server
 
 
@@ -269,7 +267,7 @@ def test_the_published_baseline_is_served_as_its_own_code_answers(data_folder: P
     export(checkpoint, "baseline", repository)
     cases = json.loads((golden / "constrained.json").read_text())["cases"]
     with (
-        TritonServer(repository, verify=verify_files, probe=partial(probe, repository)) as server,
+        TritonServer(repository) as server,
         gateway(repository, server.grpc_url, default_model="baseline") as url,
         Client(url) as client,
     ):

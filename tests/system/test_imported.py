@@ -12,7 +12,6 @@ from PIL import Image
 
 from export.build import export
 from referent.core.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from referent.core.bundle import verify_files
 from referent.modeling.importers.visual_grounding import import_visual_grounding
 from runtime.launcher import TritonServer
 from tests.support.load import gateway
@@ -39,7 +38,7 @@ def service(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         import_visual_grounding(golden / variant / "best.pth", base, checkpoints / name, read)
         export(checkpoints / name, name, repository)
     with (
-        TritonServer(repository, verify=verify_files) as server,
+        TritonServer(repository) as server,
         gateway(repository, server.grpc_url, default_model="vg-main") as url,
         httpx.Client(base_url=url, timeout=60) as http,
     ):
