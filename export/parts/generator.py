@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from export.graphs import Part, Tensors
-from export.parts.vision import VisionEncoder
+from export.parts.vision import example_pictures, vision_part
 from referent.core.bundle import TOKENIZER_FILE
-from referent.core.contract import IMAGE, IMAGE_FEATURES, INPUT_IDS, VISION_ENCODER, Step, Tensor
+from referent.core.contract import IMAGE_FEATURES, INPUT_IDS, VISION_ENCODER, Step, Tensor
 from referent.core.grammar import GENERATION_FILE, GenerationFile
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
@@ -26,10 +26,7 @@ DECODED_TOKENS, PAST = 6, 9  # of the examples that decode
 def split(model: GroundingModel) -> tuple[Part, ...]:
     """The vision encoder and the decoder's graph, sharing the model's weights."""
     step = decoder_step(model)
-    return (
-        Part(VISION_ENCODER, VisionEncoder(model), VISION_ENCODER.outputs),
-        Part(step, TextDecoder(model), step.outputs),
-    )
+    return vision_part(model), Part(step, TextDecoder(model), step.outputs)
 
 
 def decoder_step(model: GroundingModel) -> Step:
@@ -80,17 +77,17 @@ def example_inputs(model: GroundingModel, spec: ModelSpec, batch: int, bucket: B
     allowed[:, 1::2] &= whole(256, *allowed[:, 1::2].shape) & whole(
         256, *allowed[:, 1::2].shape
     )  # so that mass differs
-    size = spec.image.size
     inputs = {
-        IMAGE.name: whole(256, batch, size, size, 3).to(torch.uint8),
+        **example_pictures(spec, batch, generator),
         INPUT_IDS.name: input_ids,
         "position_ids": past + torch.arange(tokens).expand(batch, -1).contiguous(),
         "mask": mask,
         "select": whole(tokens, batch, slots),
         "allowed": allowed.to(torch.uint8),
     }
-    for tensor in decoder_step(model).inputs[len(inputs) :]:
-        inputs[tensor.name] = torch.randn(batch, heads, past, head_dim, generator=generator)
+    for tensor in decoder_step(model).inputs:
+        if "P" in tensor.shape:
+            inputs[tensor.name] = torch.randn(batch, heads, past, head_dim, generator=generator)
     return inputs
 
 

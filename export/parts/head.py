@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from export.graphs import Part, Tensors
-from export.parts.vision import VisionEncoder
+from export.parts.vision import example_pictures, vision_part
 from referent.core.contract import VISION_ENCODER
 from referent.core.packing import PADDING_SEGMENT, PREFIX_SEGMENT, Bucket
 from referent.core.prompts import PromptEncoder
@@ -55,7 +55,7 @@ def add_files(directory: Path, spec: ModelSpec, encoder: PromptEncoder, max_batc
 def split(model: GroundingModel) -> tuple[Part, ...]:
     """The parts of a model, sharing its weights."""
     return (
-        Part(VISION_ENCODER, VisionEncoder(model), VISION_ENCODER.outputs),
+        vision_part(model),
         Part(LANGUAGE_MODEL, LanguageModel(model), LANGUAGE_MODEL.outputs),
         Part(BOX_HEAD, ScoredBoxes(model), (BOXES,) if model.box_head.score is None else (BOXES, SCORES)),
     )
@@ -66,7 +66,7 @@ def example_inputs(model: GroundingModel, spec: ModelSpec, batch: int, bucket: B
     with some padding at the end."""
     tokens, slots = bucket
     generator = torch.Generator().manual_seed(seed)
-    size, prefix = spec.image.size, spec.image_tokens + 1
+    prefix = spec.image_tokens + 1
     vocabulary = model.base.config.text_config.vocab_size
     suffix = (tokens - prefix - 1) // slots
     input_ids = torch.randint(0, vocabulary, (batch, tokens), generator=generator)
@@ -78,7 +78,7 @@ def example_inputs(model: GroundingModel, spec: ModelSpec, batch: int, bucket: B
     for slot, end in enumerate(ends.tolist()):
         segment_ids[:, end - suffix : end] = slot + 1
     return {
-        "image": torch.randint(0, 256, (batch, size, size, 3), generator=generator).to(torch.uint8),
+        **example_pictures(spec, batch, generator),
         "input_ids": input_ids,
         "segment_ids": segment_ids,
         "loc_positions": (ends - 1).expand(batch, -1).contiguous(),

@@ -75,3 +75,24 @@ def paligemma(
     except CheckpointError as error:
         raise failure(str(error)) from error
     typer.echo(f"to serve it: referent export {out} --name NAME")
+
+
+@app.command("vpp-llava")
+@needs("importing", "train")
+def vpp_llava(
+    source: Annotated[Path, typer.Argument(help="Directory of VPP-LLaVA-7b or -13b, or of a model trained like them.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new checkpoint, which holds all weights.")],
+    clip: Annotated[
+        Path | None,
+        typer.Option(help="Directory of its CLIP: only if that isn't the published one, or wasn't trained."),
+    ] = None,
+) -> None:
+    """Import VPP-LLaVA, which answers in text."""
+    from referent.modeling.importers.vpp_llava import import_vpp_llava
+    from referent.modeling.weights import CheckpointError
+
+    try:
+        import_vpp_llava(source, out, clip)
+    except (CheckpointError, OSError) as error:
+        raise failure(str(error)) from error
+    typer.echo(f"to serve it: referent export {out} --name NAME")

@@ -1,7 +1,8 @@
 """The Triton contract's vocabulary: tensors and steps, their dtypes and shapes. Depends on nothing.
 
 A served model NAME is an ensemble of its kind's steps, NAME_<suffix>. Shapes leave out the batch; S is the side of the
-image, K its tokens, T the tokens of a row, N its expression slots, D the hidden size. Kinds may add letters.
+image, R that of the detector's image, K the image's tokens, T the tokens of a row, N its expression slots, D the
+hidden size. Kinds may add letters.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,11 @@ class Step(NamedTuple):
 
 IMAGE = Tensor("image", "UINT8", ("S", "S", "3"))  # RGB after the model's image transform
 IMAGE_FEATURES = Tensor("image_features", None, ("K", "D"))
+DETECTOR_IMAGE = Tensor("detector_image", "UINT8", ("R", "R", "3"))  # RGB after the transform of the second picture
+DETECTOR_FRAME = Tensor("detector_frame", "INT32", ("4",))  # x0,y0,x1,y1 of the picture in it; the rest is padding
+DETECTOR_INPUTS = (DETECTOR_IMAGE, DETECTOR_FRAME)  # of models with visual position prompts
 VISION_ENCODER = Step("vision_encoder", (IMAGE,), (IMAGE_FEATURES,))
+PROMPTED_ENCODER = VISION_ENCODER._replace(inputs=(IMAGE, *DETECTOR_INPUTS))
 
 INPUT_IDS = Tensor("input_ids", "INT64", ("T",))
 SEGMENT_IDS = Tensor("segment_ids", "INT64", ("T",))  # 0 prefix, 1..N expressions, -1 padding

@@ -5,15 +5,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from referent.core.answers import Answer
 from referent.core.bundle import Bundle
-from referent.core.contract import Step, Tensor
+from referent.core.contract import DETECTOR_INPUTS, PROMPTED_ENCODER, VISION_ENCODER, Step, Tensor
 from referent.core.frame import Frame
 from referent.core.grammar import MAX_INSTANCES as MAX_INSTANCES
 from referent.core.prompts import PromptEncoder
@@ -45,6 +46,15 @@ class Kind(ABC):
     steps: tuple[Step, ...]
     inputs: tuple[Tensor, ...]
 
+    def of(self, spec: ModelSpec) -> Self:
+        """This kind as a model has it: with the second picture, where its vision encoder needs that."""
+        if spec.detector_image is None:
+            return self
+        kind = copy(self)
+        kind.steps = tuple(PROMPTED_ENCODER if step is VISION_ENCODER else step for step in self.steps)
+        kind.inputs = (*self.inputs, *DETECTOR_INPUTS)
+        return kind
+
     @abstractmethod
     def outputs(self, bundle: Bundle) -> tuple[Tensor, ...]:
         """The ensemble's outputs, as far as this model has them."""
@@ -68,6 +78,8 @@ class Kind(ABC):
     ) -> list[Arrays]:
         """The ensemble's inputs for an image (S, S, 3) and its expressions, a batch of one for each inference.
 
+        The second picture is added to them where the model needs it.
+
         Raises `referent.core.prompts.ExpressionError`.
         """
 
@@ -89,7 +101,8 @@ class Kind(ABC):
 
     def sizes(self, spec: ModelSpec) -> dict[str, int]:
         """The letters of tensors' shapes that the spec settles."""
-        return {"S": spec.image.size, "K": spec.image_tokens}
+        detector = {} if spec.detector_image is None else {"R": spec.detector_image.size}
+        return {"S": spec.image.size, "K": spec.image_tokens, **detector}
 
     def step_outputs(self, step: Step, bundle: Bundle) -> tuple[Tensor, ...]:
         """What a step of this model gives: to later steps, and to the caller as far as the model has it."""

@@ -6,9 +6,11 @@ Evaluation, the gateway, its shadow and the direct Triton client all go through 
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from PIL import Image
 
 from referent.core.answers import Answer
+from referent.core.contract import DETECTOR_FRAME, DETECTOR_IMAGE
 from referent.core.images import MAX_PIXELS, Picture
 from referent.core.kind import Arrays, Kind, Options, Prepared
 from referent.core.prompts import PromptEncoder
@@ -50,6 +52,12 @@ class Processor:
         """A decoded RGB image and expressions -> tensors. Raises `referent.core.prompts.ExpressionError`."""
         square = self.spec.image.apply(picture)
         inferences = self.kind.inferences(self.spec, self.encoder, square, expressions, options)
+        if (detector := self.spec.detector_image) is not None:
+            second: Arrays = {
+                DETECTOR_IMAGE.name: detector.apply(picture)[None],
+                DETECTOR_FRAME.name: np.array([detector.extent(picture.size)], np.int32),
+            }
+            inferences = [arrays | second for arrays in inferences]
         return Prepared(list(expressions), self.spec.frame(picture.size), inferences)
 
     def answers(self, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:

@@ -18,6 +18,9 @@ class ModelSpec(BaseModel):
 
     kind: str = Field("head", description="which module of `referent.kinds` knows its tensors")
     image: ImageTransform
+    detector_image: ImageTransform | None = Field(
+        default=None, description="how an image becomes the second picture, of a model with visual position prompts"
+    )
     image_tokens: int = Field(gt=0)
     box_frame: Literal["transformed", "image"] = Field(
         description="what coordinates are shares of: the square the model sees, or the whole image"

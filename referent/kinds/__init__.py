@@ -18,10 +18,10 @@ def register(kind: Kind) -> None:
 
 
 def kind_of(spec: ModelSpec) -> Kind:
-    """Raises `referent.core.bundle.BundleError` for a kind that this release does not know."""
+    """The kind, as this model has it. Raises `referent.core.bundle.BundleError` for one that is not known here."""
     if spec.kind not in KINDS:
         raise BundleError(f"the model is of kind {spec.kind!r}; this release serves: {', '.join(KINDS)}")
-    return KINDS[spec.kind]
+    return KINDS[spec.kind].of(spec)
 
 
 def load_processor(repository: Path, bundle: Bundle) -> Processor:

@@ -3,6 +3,7 @@
 referent.json     CheckpointSpec: model spec, head shape, where the base is
 tokenizer.json    of `tokenizers`
 head.safetensors  the box head; a checkpoint that answers in text has none
+visual_prompts.safetensors  of a model that has them
 adapter/          PEFT adapter, where there is one
 base/             LLaVA (transformers layout), unless `base` in referent.json points elsewhere
 
@@ -30,6 +31,7 @@ from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel, image_tokens_of
 from referent.modeling.heads import BoxHead
 from referent.modeling.siglip_gemma import PaliGemma
+from referent.modeling.vpp import QUERIES, VisualPrompts, VisualPromptsShape
 from referent.modeling.weights import CheckpointError as CheckpointError
 from referent.modeling.weights import (
     VisionLanguageModel,
@@ -43,6 +45,7 @@ from referent.modeling.weights import (
 )
 
 SPEC_FILE, HEAD_FILE, ADAPTER_DIRECTORY, BASE_DIRECTORY = "referent.json", "head.safetensors", "adapter", "base"
+VISUAL_PROMPTS_FILE = "visual_prompts.safetensors"
 
 
 class CheckpointSpec(ModelSpec):
@@ -54,6 +57,7 @@ class CheckpointSpec(ModelSpec):
     head_widths: tuple[int, int] | None = Field(None, description="of its two hidden layers; None: as BoxHead has them")
     head_dropout: float = 0.1
     has_scores: bool = True
+    visual_prompts: VisualPromptsShape | None = Field(None, description="sizes of its visual position prompts, if any")
     kind: Literal["head", "generator"] = Field("head", description="box head at [LOC], or generated text")
 
     @model_validator(mode="after")
@@ -62,6 +66,8 @@ class CheckpointSpec(ModelSpec):
             raise ValueError(f"template {self.prompt.template!r} must end with [LOC]: a box head reads there")
         if (self.kind == "generator") != (self.generation is not None):
             raise ValueError(f"a checkpoint of kind {self.kind!r} has `generation` exactly if it answers in text")
+        if (self.visual_prompts is None) != (self.detector_image is None):
+            raise ValueError("`visual_prompts` and `detector_image` belong together: give both or none")
         return self
 
     @property
@@ -83,6 +89,8 @@ def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec
         model.llava.save_pretrained(directory / ADAPTER_DIRECTORY)
     if model.box_head is not None:
         save_file(model.box_head.state_dict(), directory / HEAD_FILE)
+    if model.visual_prompts is not None:
+        save_file(model.visual_prompts.state_dict(), directory / VISUAL_PROMPTS_FILE)
     if tokenizer_file != directory / TOKENIZER_FILE:
         copyfile(tokenizer_file, directory / TOKENIZER_FILE)
     found = {"adapter": adapted, "base_digest": None if own else base_digest(directory / spec.base)}
@@ -112,7 +120,7 @@ def new_checkpoint(out: Path) -> Iterator[Path]:
 def load_checkpoint(
     directory: Path, dtype: torch.dtype | None = torch.float32, trainable: bool = False
 ) -> tuple[GroundingModel, CheckpointSpec]:
-    """Rebuild the model, in eval mode unless `trainable`; the head stays fp32. Raises `CheckpointError`.
+    """Rebuild the model, in eval mode unless `trainable`; head and visual prompts stay fp32. Raises `CheckpointError`.
 
     `dtype` None leaves the base's weights as they are stored, mapped from their files.
     """
@@ -135,7 +143,9 @@ def load_checkpoint(
         raise CheckpointError(f"{directory} {found}: copy the whole checkpoint again")
     if adapted:
         llava = load_adapter(llava, directory / ADAPTER_DIRECTORY, trainable)
-    return make_model(llava, head).train(trainable), spec
+    model = make_model(llava, head)
+    model.visual_prompts = load_visual_prompts(directory, spec, llava.config)
+    return model.train(trainable), spec
 
 
 def make_model(base: VisionLanguageModel | PeftModel, head: BoxHead | None) -> GroundingModel:
@@ -180,6 +190,21 @@ def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHea
     return head
 
 
+def load_visual_prompts(
+    directory: Path, spec: CheckpointSpec, config: LlavaConfig | PaliGemmaConfig
+) -> VisualPrompts | None:
+    """The visual position prompts of a checkpoint; None where it has none. Raises `CheckpointError`."""
+    if spec.visual_prompts is None:
+        return None
+    file = directory / VISUAL_PROMPTS_FILE
+    prompts = VisualPrompts(config.vision_config.image_size, config.text_config.hidden_size, spec.visual_prompts)
+    with reading(file):
+        weights = load_file(file)
+    check_weights(str(file), prompts.state_dict(), weights, "it is of another checkpoint, copy the whole one again")
+    prompts.load_state_dict(weights, assign=True)
+    return prompts
+
+
 def check_base(
     directory: Path, spec: CheckpointSpec, config: LlavaConfig | PaliGemmaConfig, tokenizer: Tokenizer
 ) -> None:
@@ -190,7 +215,7 @@ def check_base(
     for what, own, base in (
         ("a prompt that sees itself", spec.bidirectional, config.model_type == PaliGemmaConfig.model_type),
         ("images of side", spec.image.size, config.vision_config.image_size),
-        ("tokens an image", spec.image_tokens, image_tokens_of(config)),
+        ("tokens an image", spec.image_tokens, image_tokens_of(config) + (QUERIES if spec.visual_prompts else 0)),
         ("the image token", prompt.image_token_id, config.image_token_id),
         ("rows of embeddings", max(rows, highest + 1), rows),
     ):

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from peft import PeftModel
 from PIL import Image
 
 from referent.core.answers import Answer
-from referent.core.contract import IMAGE, INPUT_IDS, LOC_POSITIONS, SEGMENT_IDS
+from referent.core.contract import DETECTOR_INPUTS, IMAGE, INPUT_IDS, LOC_POSITIONS, SEGMENT_IDS
 from referent.core.images import Picture
-from referent.core.kind import Arrays
+from referent.core.kind import Arrays, Prepared
 from referent.core.processor import Processor
 from referent.core.prompts import PromptEncoder
 from referent.generation.engine import Engine
@@ -65,9 +64,8 @@ class HeadGrounder(ModelGrounder):
         pairs = zip(images, expressions, strict=True)
         prepared = [self._processor.prepare_picture(picture, asked) for picture, asked in pairs]
         rows = [arrays for request in prepared for arrays in request.inferences]
-        squares = [request.inferences[0][IMAGE.name][0] for request in prepared]
         owners = [index for index, request in enumerate(prepared) for _ in request.inferences]
-        features = _encode_images(self._model, squares)
+        features = _encode_images(self._model, prepared)
         shapes = defaultdict(list)
         for index, arrays in enumerate(rows):
             shapes[arrays[INPUT_IDS.name].shape, arrays[LOC_POSITIONS.name].shape].append(index)
@@ -102,7 +100,7 @@ class TextGrounder(ModelGrounder):
     ) -> list[list[Answer]]:
         pairs = zip(images, expressions, strict=True)
         prepared = [self._processor.prepare_picture(picture, asked) for picture, asked in pairs]
-        features = _encode_images(self._model, [request.inferences[0][IMAGE.name][0] for request in prepared])
+        features = _encode_images(self._model, prepared)
         columns = columns_of(self._spec)
         planned = [
             [plan(question_of(arrays, image[None]), self._tokenizer, self._generation, columns)
@@ -123,9 +121,11 @@ class TextGrounder(ModelGrounder):
         ]
 
 
-def _encode_images(model: GroundingModel, squares: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
-    """(B, K, D) features of the images."""
-    return model.encode_image(torch.from_numpy(np.stack(squares)).to(model.mean.device))
+def _encode_images(model: GroundingModel, prepared: Sequence[Prepared]) -> torch.Tensor:
+    """(B, K, D) features of the requests' images."""
+    names = [tensor.name for tensor in (IMAGE, *DETECTOR_INPUTS) if tensor.name in prepared[0].inferences[0]]
+    pictures = (np.concatenate([request.inferences[0][name] for request in prepared]) for name in names)
+    return model.encode_image(*(torch.from_numpy(array).to(model.mean.device) for array in pictures))
 
 
 GROUNDERS: dict[str, type[ModelGrounder]] = {"head": HeadGrounder, "generator": TextGrounder}  # by kind

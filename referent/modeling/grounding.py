@@ -13,6 +13,7 @@ from transformers import LlavaConfig, PaliGemmaConfig
 
 from referent.modeling.decoder import last_layer, run_layer, soft_capped, visible
 from referent.modeling.heads import BoxHead
+from referent.modeling.vpp import VisualPrompts
 from referent.modeling.weights import VisionLanguageModel
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # channel statistics of openai/clip-vit-large-patch14-336
@@ -29,7 +30,8 @@ class HeadOutputs(NamedTuple):
 
 
 class GroundingModel(nn.Module):
-    """A LLaVA, with or without a peft adapter around it, and its box head (None: it answers in text).
+    """A LLaVA, with or without a peft adapter around it, its box head (None: it answers in text), and visual prompts
+    where it has them.
 
     `checkpointing` trades time for memory in training: layers are computed again in the backward pass. Families whose
     images are read otherwise are subclasses (`referent.modeling.siglip_gemma`).
@@ -37,10 +39,16 @@ class GroundingModel(nn.Module):
 
     MEAN, STD = CLIP_MEAN, CLIP_STD  # of the vision tower's pixels
 
-    def __init__(self, llava: VisionLanguageModel | PeftModel, box_head: BoxHead | None) -> None:
+    def __init__(
+        self,
+        llava: VisionLanguageModel | PeftModel,
+        box_head: BoxHead | None,
+        visual_prompts: VisualPrompts | None = None,
+    ) -> None:
         super().__init__()
         self.llava = llava
         self.box_head = box_head
+        self.visual_prompts = visual_prompts
         self.checkpointing = False
         for name, values in (("mean", self.MEAN), ("std", self.STD)):
             self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)
@@ -56,20 +64,28 @@ class GroundingModel(nn.Module):
         input_ids: torch.Tensor,
         segment_ids: torch.Tensor,
         loc_positions: torch.Tensor,
+        *detector: torch.Tensor,
     ) -> HeadOutputs:
         """Tensors as in `referent.core.contract`: (B, S, S, 3) uint8, (B, T), (B, T) and (B, N) int64."""
-        image_features = self.encode_image(image)
+        image_features = self.encode_image(image, *detector)
         hidden_states, attention = self.read_expressions(input_ids, segment_ids, loc_positions, image_features)
         return HeadOutputs(*self.box_head(hidden_states), image_features, attention)
 
-    def encode_image(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 RGB -> (B, K, D), CLIP's normalisation inside."""
+    def encode_image(self, image: torch.Tensor, *detector: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 RGB -> (B, K, D), CLIP's normalisation inside; `detector` are the tensors that
+        `VisualPrompts` takes, of a model that has them."""
         config, model = self.base.config, self.base.model
-        states = model.vision_tower(self.normalise(image), output_hidden_states=True).hidden_states
+        pixels = self.normalise(image)
+        if self.visual_prompts is not None:
+            pixels = self.visual_prompts.axis(pixels)
+        states = model.vision_tower(pixels, output_hidden_states=True).hidden_states
         features = states[config.vision_feature_layer]
         if config.vision_feature_select_strategy == "default":
             features = features[:, 1:]  # without the class token
-        return model.multi_modal_projector(features)
+        features = model.multi_modal_projector(features)
+        if self.visual_prompts is None:
+            return features
+        return torch.cat([features, self.visual_prompts(*detector).to(features.dtype)], dim=1)
 
     def normalise(self, image: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 RGB -> (B, 3, S, S) as the vision tower was trained on it."""

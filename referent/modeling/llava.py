@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
@@ -15,6 +16,7 @@ from referent.core.prompts import LOC_MARK, Prompt
 from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import CheckpointSpec, load_tokenizer
 from referent.modeling.grounding import image_tokens_of
+from referent.modeling.vpp import DETECTOR_IMAGE, QUERIES, VisualPromptsShape
 from referent.modeling.weights import CheckpointError, load_llava_config, reading
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -41,14 +43,17 @@ def llava_spec(
     center_crop: bool = False,
     plain_text_loc: bool = False,
     kind: str = "head",
+    visual_prompts: VisualPromptsShape | None = None,
 ) -> CheckpointSpec:
     """The spec of a new checkpoint on this base, which it refers to.
 
     `center_crop` is CLIP's own preprocessing with boxes of the whole image, as visual-grounding-api has it;
-    `plain_text_loc` its [LOC], a word in pieces instead of a spare row of the vocabulary. Raises `CheckpointError`.
+    `plain_text_loc` its [LOC], a word in pieces instead of a spare row of the vocabulary. With `visual_prompts` images
+    are padded as LLaVA's own code does it. Raises `CheckpointError`.
     """
     config = load_llava_config(directory)
     text, vision, image_tokens = config.text_config, config.vision_config, image_tokens_of(config)
+    image_tokens += QUERIES if visual_prompts else 0
     template = TEMPLATES.get(template or "", template) or (TEMPLATES["vg"] if plain_text_loc else LOC_TEMPLATE)
     padding = next((i for i in (config.pad_token_id, text.pad_token_id, text.eos_token_id) if i is not None), 0)
     loc = None
@@ -61,8 +66,12 @@ def llava_spec(
     before = len(tokenizer.encode(template.split("<image>")[0], add_special_tokens=False).ids)
     after = len(tokenizer.encode(template.split("<image>")[1], add_special_tokens=False).ids)
     suffix = max(SUFFIX_TOKENS, after + SUFFIX_TOKENS // 2)
+    mode: Literal["pad", "center_crop", "letterbox"] = "center_crop" if center_crop else "letterbox"
+    if visual_prompts:
+        mode = "pad"
     return CheckpointSpec(
-        image=ImageTransform(mode="center_crop" if center_crop else "letterbox", size=vision.image_size),
+        image=ImageTransform(mode=mode, size=vision.image_size),
+        detector_image=DETECTOR_IMAGE if visual_prompts else None, visual_prompts=visual_prompts,
         image_tokens=image_tokens, box_frame="image" if center_crop else "transformed", prompt=prompt,
         buckets=buckets_of(1 + before + image_tokens, suffix), present_threshold=None, base=str(directory.resolve()),
         kind=kind,

@@ -131,6 +131,8 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
     ours = (recipe.base / SPEC_FILE).is_file()
     if ours:
         spec = load_checkpoint_spec(recipe.base)
+        if spec.visual_prompts is not None:
+            raise RecipeError(f"{recipe.base} has visual position prompts, which cannot be trained: name another base")
         if (recipe.base / ADAPTER_DIRECTORY).is_dir():
             raise RecipeError(f"{recipe.base} has an adapter already: start from its base, {recipe.base / spec.base}")
         if recipe.center_crop or recipe.plain_text_loc:

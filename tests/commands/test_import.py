@@ -145,3 +145,31 @@ def test_a_paligemma_that_lacks_weights_is_not_imported(data_folder: Path, tmp_p
     lose_a_layer(base)
     given = [golden / "point-vlm-tiny", "--base", base] if command == "point-vlm" else [base]
     assert_refused(tmp_path, base, "import", command, *given, "--out", tmp_path / "out")
+
+
+def test_import_of_vpp_llava_says_how_to_go_on(data_folder: Path, tmp_path: Path) -> None:
+    golden = data_folder / "golden/vpp"
+    given = [golden / "llava-vpp-tiny", "--clip", golden / "clip-stock-tiny-336", "--out", tmp_path / "vpp"]
+    code, output, errors = run("import", "vpp-llava", *given)
+    assert code == 0, errors
+    assert f"referent export {tmp_path / 'vpp'} --name NAME" in output
+    code, _, errors = run("import", "vpp-llava", *given)
+    assert code == 1
+    assert f"{tmp_path / 'vpp'} is there already" in errors
+
+
+@pytest.mark.parametrize("damage", ["nothing there", "no file", "a layer lost", "its CLIP is not named"])
+def test_import_of_vpp_llava_refuses_in_one_line(data_folder: Path, tmp_path: Path, damage: str) -> None:
+    golden, source = data_folder / "golden/vpp", tmp_path / "source"
+    if damage != "nothing there":
+        copytree(golden / "llava-vpp-tiny", source)
+    if damage == "no file":
+        (source / "model.safetensors").unlink()
+    if damage == "a layer lost":
+        lose_a_layer(source)
+    clip = [] if damage == "its CLIP is not named" else ["--clip", golden / "clip-stock-tiny-336"]
+    code, _, errors = run("import", "vpp-llava", source, *clip, "--out", tmp_path / "out")
+    assert code == 1
+    [told] = [line for line in errors.splitlines() if line]
+    assert str(source) in told
+    assert not (tmp_path / "out").exists()

@@ -19,7 +19,8 @@ from referent.core.images import (
 from referent.core.transform import ImageTransform
 from tests.support.hostile_images import chunk
 
-MODES = ("letterbox", "center_crop", "stretch")
+REDUCING_MODES = ("letterbox", "center_crop", "stretch")
+MODES = (*REDUCING_MODES, "pad")
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -57,7 +58,7 @@ def test_letterbox_shows_the_whole_image(width: int, height: int) -> None:
     assert (corners[1] - corners[0]).max() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REDUCING_MODES)
 @pytest.mark.parametrize("size", [(1, 1), (10_000, 3), (3, 10_000), (378, 504), (640, 480), (336, 336)])
 def test_apply_gives_a_square_of_uint8(mode: str, size: tuple[int, int]) -> None:
     square = ImageTransform(mode=mode, size=336).apply(Image.new("RGB", size, (10, 20, 30)))
@@ -144,7 +145,7 @@ def smooth(width: int, height: int) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REDUCING_MODES)
 @pytest.mark.parametrize(
     ("size", "orientation", "decoded"),
     [
@@ -168,6 +169,60 @@ def test_large_jpeg_is_decoded_in_fewer_pixels_and_changes_little(
     assert picture.pixels.size == (decoded or picture.size)
     assert picture.size == image.size
     assert np.abs(square.astype(int) - whole).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [
+        ((5, 3), (0, 1)),
+        ((3, 6), (1, 0)),
+        ((9, 9), (0, 0)),
+        ((1001, 300), (0, 350)),
+        ((301, 900), (299, 0)),
+        ((2000, 3), (0, 998)),
+    ],
+)
+def test_padding_first_is_the_same_to_the_bit_as_padding_and_resizing_the_whole(
+    size: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+    square = Image.new("RGB", (max(size),) * 2, (122, 116, 104))
+    square.paste(image, padding)
+    transform = ImageTransform(mode="pad", size=48)
+    np.testing.assert_array_equal(transform.apply(image), square.resize((48, 48), Image.Resampling.BICUBIC))
+    frame = transform.frame(size)
+    np.testing.assert_array_equal(frame.points_from_image(np.zeros(2)) * max(size), padding)
+    np.testing.assert_array_equal(frame.points_to_image(np.array([0.5, 0.5])), max(size) / 2 - np.array(padding))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10_000, 3), (3, 10_000)])
+def test_padding_first_gives_a_square_of_any_image(size: tuple[int, int]) -> None:
+    square = ImageTransform(mode="pad", size=336).apply(Image.new("RGB", size, (10, 20, 30)))
+    assert square.shape == (336, 336, 3)
+    assert (square < (122, 116, 104)).any()
+
+
+def test_padding_first_decodes_all_pixels_of_a_large_jpeg() -> None:
+    data = encoded(smooth(1600, 1200), "JPEG")
+    assert ImageTransform(mode="pad", size=100).decode(data).pixels.size == (1600, 1200)
+
+
+@pytest.mark.parametrize(
+    ("size", "extent"),
+    [
+        ((480, 301), (0, 119, 640, 520)),
+        ((211, 337), (119, 0, 520, 640)),
+        ((9, 9), (0, 0, 640, 640)),
+        ((9000, 1), (0, 319, 640, 320)),
+    ],
+)
+def test_the_extent_of_a_letterbox_is_what_is_not_padding(
+    size: tuple[int, int], extent: tuple[int, int, int, int]
+) -> None:
+    transform = ImageTransform(size=640, pad_rgb=(0, 0, 0), resample="bilinear")
+    rows, columns = transform.apply(Image.new("RGB", size, "white")).any(axis=2).nonzero()
+    assert transform.extent(size) == extent
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == extent
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])

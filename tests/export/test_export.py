@@ -20,6 +20,7 @@ from referent.kinds import kind_of
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_spec, save_checkpoint
 from referent.modeling.weights import load_llava
 from tests.support.tiny import MODEL_REPOSITORY
+from tests.support.visual_prompts import save_prompted_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def declared(tensors: object) -> dict[str, tuple[str, list[int]]]:
 
 
 def contract(tensors: object, bundle: Bundle, hidden_size: int) -> dict[str, tuple[str, list[int]]]:
-    sizes = {"S": bundle.image.size, "K": bundle.image_tokens, "D": hidden_size}
+    sizes = kind_of(bundle).sizes(bundle) | {"D": hidden_size}
     return {t.name: ("TYPE_" + dtype_of(t, bundle.dtype), dims_of(t, sizes)) for t in tensors}
 
 
@@ -145,6 +146,19 @@ def assert_configs_are_the_contract(repository: Path, name: str, hidden_size: in
                 )
                 for t in declaration
             }
+
+
+def test_visual_prompts_are_in_the_vision_encoder(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = save_prompted_checkpoint(tmp_path / "prompted", tiny_checkpoint)
+    exporter.export(checkpoint, "prompted", tmp_path / "repository")  # and held against PyTorch
+    assert_configs_are_the_contract(tmp_path / "repository", "prompted", 64)
+    encoder = config_of(tmp_path / "repository", "prompted_vision_encoder")
+    assert declared(encoder.input) == {
+        "image": ("TYPE_UINT8", [28, 28, 3]),
+        "detector_image": ("TYPE_UINT8", [640, 640, 3]),
+        "detector_frame": ("TYPE_INT32", [4]),
+    }
+    assert set(encoder.model_warmup[0].inputs) == {"image", "detector_image", "detector_frame"}
 
 
 def test_config_is_the_contract_is_the_graph(published: Path) -> None:

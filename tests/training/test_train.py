@@ -24,6 +24,7 @@ from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, RecordStream, load_records
 from referent.training.train import open_base, train
+from tests.support.visual_prompts import save_prompted_checkpoint
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -217,6 +218,11 @@ def test_settings_that_cannot_be_are_refused_with_the_remedy(
         pytest.skip("this machine can")
     with pytest.raises(RecipeError, match=remedy):
         train(replace(make_recipe("lora"), **settings))
+
+
+def test_a_base_with_visual_prompts_is_refused(make_recipe: MakeRecipe, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="visual position prompts"):
+        train(make_recipe("lora", base=save_prompted_checkpoint(tmp_path / "prompted", tiny_checkpoint)))
 
 
 def test_a_base_with_an_adapter_is_refused(make_recipe: MakeRecipe, tiny_checkpoint: Path) -> None:

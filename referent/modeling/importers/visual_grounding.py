@@ -21,6 +21,7 @@ from referent.modeling.heads import BoxHead
 from referent.modeling.llava import llava_spec, lora_config
 from referent.modeling.weights import (
     CheckpointError,
+    Weights,
     check_weights,
     load_llava,
     load_llava_config,
@@ -29,7 +30,6 @@ from referent.modeling.weights import (
     refuse_unfit,
 )
 
-Weights = dict[str, torch.Tensor]
 ReadPosition = Literal["last", "left600"]
 READ_POSITIONS: dict[ReadPosition, str] = {
     "last": (

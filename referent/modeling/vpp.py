@@ -1,0 +1,132 @@
+"""Visual position prompts of VPP-LLaVA (arXiv 2503.15426): where things are, said to a LLaVA in two ways.
+
+Globally an axis is drawn over the image's border; locally the queries of a detector, DETR with ResNet-101, follow the
+features of CLIP. Both stand in front of whatever reads the features. DETR's parts are transformers', by its names.
+"""
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+from transformers import DetrConfig, ResNetConfig
+from transformers.models.detr.modeling_detr import (
+    DetrDecoder,
+    DetrEncoder,
+    DetrSinePositionEmbedding,
+    replace_batch_norm,
+)
+from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer, ResNetEmbeddings
+
+from referent.core.transform import ImageTransform
+
+DETECTOR_IMAGE = ImageTransform(mode="letterbox", size=640, pad_rgb=(0, 0, 0), resample="bilinear")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+QUERIES, QUERY_SIZE = 100, 256
+STRIDE = 32  # of ResNet, pixels to a feature
+AXIS_SHARE, AXIS_BORDER = 0.05, 30  # of the pixels that are seen, and how wide a border it covers, pixels
+PROJECTOR_SIZE = 1024
+
+
+class VisualPromptsShape(BaseModel):
+    """Sizes that the code of VPP-LLaVA fixes, as published; smaller ones are for tests."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage_layers: tuple[int, int, int, int] = (3, 4, 23, 3)  # ResNet-101
+    stage_sizes: tuple[int, int, int, int] = (256, 512, 1024, 2048)
+    reduction: int = 4  # of a stage's size within its layers
+    feed_forward_size: int = 2048
+
+
+class Axis(nn.Module):
+    """The picture of an axis, which is learned, over the border of another picture."""
+
+    mask: torch.Tensor
+    nearest: torch.Tensor
+
+    def __init__(self, size: int, detector_size: int) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.zeros(3, size, size))
+        mask = torch.ones(size, size)
+        mask[AXIS_BORDER:-AXIS_BORDER, AXIS_BORDER:-AXIS_BORDER] = 0
+        self.register_buffer("mask", mask, persistent=False)
+        # torch's nearest neighbours: its float32 arithmetic is one less than the exact one at seven of 640 places
+        nearest = (torch.arange(detector_size) * torch.tensor(size / detector_size)).floor().long()
+        self.register_buffer("nearest", nearest, persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S), normalised, of the image or the detector's -> the same, a little fainter, with the axis.
+
+        The axis is normalised as CLIP's pixels are, over both.
+        """
+        axis = self.prompt * self.mask
+        if pixels.shape[-1] != axis.shape[-1]:
+            axis = axis[:, self.nearest][:, :, self.nearest]
+        return (1 - AXIS_SHARE) * pixels + AXIS_SHARE * axis
+
+
+class Detector(nn.Module):
+    """DETR up to its queries: (B, 3, 640, 640) -> (B, 100, 256). What it sees is never masked, padding neither."""
+
+    def __init__(self, shape: VisualPromptsShape) -> None:
+        super().__init__()
+        config = DetrConfig(encoder_ffn_dim=shape.feed_forward_size, decoder_ffn_dim=shape.feed_forward_size)
+        stem = ResNetEmbeddings(ResNetConfig())
+        inputs = (ResNetConfig().embedding_size, *shape.stage_sizes)
+        stages = [
+            nn.Sequential(
+                *(
+                    ResNetBottleNeckLayer(
+                        size if layer else before, size, 1 if layer else stride, "relu", shape.reduction
+                    )
+                    for layer in range(depth)
+                )
+            )
+            for before, size, depth, stride in zip(
+                inputs, shape.stage_sizes, shape.stage_layers, (1, 2, 2, 2), strict=False
+            )
+        ]
+        self.backbone = nn.Sequential(stem, *stages)
+        replace_batch_norm(self.backbone)
+        self.input_projection = nn.Conv2d(shape.stage_sizes[-1], QUERY_SIZE, kernel_size=1)
+        self.query_position_embeddings = nn.Embedding(QUERIES, QUERY_SIZE)
+        self.encoder, self.decoder = DetrEncoder(config), DetrDecoder(config)
+        side = DETECTOR_IMAGE.size // STRIDE
+        positions = DetrSinePositionEmbedding(QUERY_SIZE // 2, normalize=True)(
+            torch.Size((1, QUERY_SIZE, side, side)), "cpu", torch.float32
+        )
+        self.register_buffer("positions", positions.flatten(2).transpose(1, 2), persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = self.input_projection(self.backbone(pixels)).flatten(2).transpose(1, 2)  # (B, 400, 256)
+        positions = self.positions.to(features.dtype).expand_as(features)
+        encoded = self.encoder(inputs_embeds=features, spatial_position_embeddings=positions).last_hidden_state
+        queries = self.query_position_embeddings.weight.expand(pixels.shape[0], -1, -1)
+        return self.decoder(
+            inputs_embeds=torch.zeros_like(queries), object_queries_position_embeddings=queries,
+            encoder_hidden_states=encoded, spatial_position_embeddings=positions,
+        ).last_hidden_state  # fmt: skip
+
+
+class VisualPrompts(nn.Module):
+    """Axis, detector, and the projector from its queries to the language model's embeddings. Computes in fp32."""
+
+    def __init__(self, image_size: int, hidden_size: int, shape: VisualPromptsShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.axis = Axis(image_size, DETECTOR_IMAGE.size)
+        self.detector = Detector(shape)
+        self.projector = nn.Sequential(
+            nn.Linear(QUERY_SIZE, PROJECTOR_SIZE), nn.GELU(), nn.Linear(PROJECTOR_SIZE, hidden_size)
+        )
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, detector_image: torch.Tensor, detector_frame: torch.Tensor) -> torch.Tensor:
+        """(B, 640, 640, 3) uint8 RGB and x0, y0, x1, y1 (B, 4) of what is not padding -> features (B, 100, D)."""
+        pixels = (detector_image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        at = torch.arange(pixels.shape[-1], device=pixels.device)
+        x0, y0, x1, y1 = detector_frame[:, :, None].unbind(1)  # (B, 1)
+        columns, rows = (at >= x0) & (at < x1), (at >= y0) & (at < y1)
+        pixels = torch.where((rows[:, :, None] & columns[:, None])[:, None], pixels, 0.0)
+        return self.projector(self.detector(self.axis(pixels)))
