@@ -17,7 +17,7 @@ from referent.core.files import atomic
 from referent.core.sources import is_url
 from referent.core.text_files import TableRow, read_lines, read_table
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 LISTS = (".txt", ".csv", ".jsonl")
 LINE_START = b'{"image":"'  # of a result
 # the first is the column's own name; others count where they are the only one

@@ -37,7 +37,7 @@ export async function readPicture(blob: Blob, name: string): Promise<Picture> {
     await image.decode();
   } catch {
     URL.revokeObjectURL(url);
-    throw new Error(`${name} is no picture that can be shown. Choose a JPEG, PNG or WebP file.`);
+    throw new Error(`${name} is no picture that can be shown. Choose a JPEG, PNG, WebP or AVIF file.`);
   }
   return { name, blob, url, width: image.naturalWidth, height: image.naturalHeight };
 }
