@@ -38,6 +38,24 @@ def visual_grounding(
     typer.echo(f"to serve it: referent export {out} --name NAME")
 
 
+@app.command("llava")
+@needs("importing", "train")
+def llava(
+    source: Annotated[Path, typer.Argument(help="A LLaVA-1.5 directory, such as llava-1.5-7b-hf.")],
+    out: OUT,
+) -> None:
+    """Import LLaVA-1.5 as it is published: it answers with a box in text."""
+    from referent.modeling.importers.llava_hf import import_llava
+    from referent.modeling.weights import CheckpointError
+
+    try:
+        import_llava(source, out)
+    except (CheckpointError, OSError) as error:
+        raise failure(str(error)) from error
+    typer.echo("It always gives a box: it was never taught to say that nothing is there. Read the scores.")
+    typer.echo(f"to serve it: referent export {out} --name NAME")
+
+
 @app.command("point-vlm")
 @needs("importing", "train")
 def point_vlm(

@@ -95,7 +95,8 @@ def load_llava_config(directory: Path) -> LlavaConfig:
         if stated.get("model_type") != LlavaConfig.model_type or "vision_config" not in stated:
             raise CheckpointError(
                 f"{directory} holds no LLaVA as transformers lays it out (model_type {LlavaConfig.model_type} with a "
-                f"vision_config), but {stated.get('architectures')}: take the edition whose name ends in -hf"
+                f"vision_config), but {stated.get('architectures')}: take an edition of LLaVA-1.5 whose name ends in "
+                "-hf"
             )
         return LlavaConfig.from_pretrained(str(directory), local_files_only=True)
 

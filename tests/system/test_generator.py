@@ -20,16 +20,16 @@ from export.build import export
 from export.publish import publish
 from referent.client.http import Client
 from referent.core.bundle import load_bundle
-from referent.core.grammar import BoxGrammar, Generation, PointGrammar
+from referent.core.grammar import BoxGrammar, PointGrammar
 from referent.core.kind import Arrays, Options
 from referent.kinds import load_processor
 from referent.kinds.generator import FINISH_REASONS, MASS, PASSES
-from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint_spec
+from referent.modeling.checkpoint import load_checkpoint_spec
 from referent.modeling.grounder import load_grounder
-from referent.modeling.llava import llava_spec, llava_tokenizer
 from referent.triton.client import TritonClient
 from referent.triton.protocol import TritonBusyError, TritonError, inference_request, own_errors, read_outputs
 from runtime.launcher import TritonServer
+from tests.support.commands import run
 from tests.support.hostile_labels import HOSTILE_LABELS
 from tests.support.load import gateway, is_ready, load, process_of, until
 from tests.support.text_model import save_text_checkpoint
@@ -255,15 +255,9 @@ def test_a_client_that_goes_away_leaves_the_next_one_its_answer(url: str) -> Non
 
 def test_the_published_baseline_is_served_as_its_own_code_answers(data_folder: Path, tmp_path: Path) -> None:
     golden = data_folder / "golden" / "vg"
-    base = golden / "base-llava-1.5-tiny-hf"
-    spec: CheckpointSpec = llava_spec(
-        base, llava_tokenizer(base), template="vg-text", center_crop=True, kind="generator"
-    )
-    generation = Generation(grammar=BoxGrammar(order="cxcywh", lead=" "), eos_token_id=2)
     checkpoint, repository = tmp_path / "checkpoint", tmp_path / "model_repository"
-    checkpoint.mkdir()
-    (checkpoint / "referent.json").write_text(spec.model_copy(update={"generation": generation}).model_dump_json())
-    (checkpoint / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+    code, _, errors = run("import", "llava", golden / "base-llava-1.5-tiny-hf", "--out", checkpoint)
+    assert code == 0, errors
     export(checkpoint, "baseline", repository)
     cases = json.loads((golden / "constrained.json").read_text())["cases"]
     with (

@@ -56,7 +56,7 @@ def import_visual_grounding(source: Path, base: Path, out: Path, read: ReadPosit
     """
     saved = load_saved(source)
     settings, metrics = saved["config"], saved["metrics"]
-    tokenizer = _tokenizer(base)
+    tokenizer = base_tokenizer(base)
     spec = llava_spec(base, tokenizer, center_crop=True, plain_text_loc=True)
     llava = load_llava(base)
     with reading(source):
@@ -88,14 +88,20 @@ def import_visual_grounding(source: Path, base: Path, out: Path, read: ReadPosit
     return spec
 
 
-def _tokenizer(base: Path) -> Tokenizer:
+def base_tokenizer(base: Path) -> Tokenizer:
     """As transformers 5 has it, with which the project trains: whether a space is put before the text behind the image
-    is said by tokenizer_config.json, and not by tokenizer.json alone."""
-    load_llava_config(base)  # first: it says what is wrong with a folder that is no base
+    is said by tokenizer_config.json, and not by tokenizer.json alone. Raises `CheckpointError`."""
+    config = load_llava_config(base)  # first: it says what is wrong with a folder that is no base
     if not (base / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{base} has no {TOKENIZER_FILE}: take the edition whose name ends in -hf")
     with reading(base / TOKENIZER_FILE):
-        return AutoTokenizer.from_pretrained(str(base), local_files_only=True).backend_tokenizer
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True).backend_tokenizer
+    highest, rows = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
+    if highest >= rows:
+        raise CheckpointError(
+            f"{base / TOKENIZER_FILE} numbers tokens up to {highest}, and the model has {rows}: it is of another model"
+        )
+    return tokenizer
 
 
 def load_saved(source: Path) -> dict[str, Any]:
