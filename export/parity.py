@@ -108,13 +108,13 @@ def tolerances(dtype: str, parts: KindParts) -> Callable[[str, torch.Tensor], fl
     """Tensor name and reference -> largest absolute difference allowed; None where it is not bounded."""
 
     def fp32(name: str, reference: torch.Tensor) -> float | None:
-        return FP32_TOLERANCE * (1.0 if name in parts.SHARES else float(reference.max() - reference.min()))
+        return FP32_TOLERANCE * parts.RANGES.get(name, float(reference.max() - reference.min()))
 
     def fp16(name: str, reference: torch.Tensor) -> float | None:
-        return FP16_TOLERANCE * parts.RANGE if name == parts.JUDGED else None
+        return FP16_TOLERANCE * parts.RANGES[name] if name == parts.JUDGED else None
 
     def int8(name: str, reference: torch.Tensor) -> float | None:
-        return INT8_TOLERANCE * parts.RANGE if name == parts.JUDGED else None
+        return INT8_TOLERANCE * parts.RANGES[name] if name == parts.JUDGED else None
 
     return {"fp32": fp32, "fp16": fp16, "int8": int8}[dtype]
 

@@ -13,12 +13,11 @@ from referent.modeling.grounding import GroundingModel
 
 
 class KindParts(Protocol):
-    """What a module gives. `SHARES` are outputs in 0..1; `JUDGED` is the one with a bound where weights are rounded,
-    and `RANGE` its range; `LARGE` are the steps whose weights are worth rounding."""
+    """What a module gives. `RANGES` are those of outputs whose range is known; `JUDGED` is the one of them with a bound
+    where weights are rounded; `LARGE` are the steps whose weights are worth rounding."""
 
-    SHARES: frozenset[str]
+    RANGES: dict[str, float]
     JUDGED: str
-    RANGE: float
     LARGE: frozenset[str]
 
     def split(self, model: GroundingModel) -> tuple[Part, ...]:

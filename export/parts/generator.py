@@ -17,8 +17,8 @@ from referent.kinds.generator import GENERATOR, generation_of
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.text_decoder import TextDecoder
 
-SHARES: frozenset[str] = frozenset()
-JUDGED, RANGE = "logprob", 4.0  # what scores are made of; nats, from 1 to about a fiftieth
+RANGES = {"logprob": 4.0, "mass": 4.0}  # nats, from a probability of 1 to about a fiftieth
+JUDGED = "logprob"  # what scores are made of
 LARGE = frozenset({VISION_ENCODER.suffix, GENERATOR.suffix})
 DECODED_TOKENS, PAST = 6, 9  # of the examples that decode
 

@@ -14,8 +14,8 @@ from referent.core.spec import ModelSpec
 from referent.kinds.head import BOX_HEAD, BOXES, LANGUAGE_MODEL, SCORES
 from referent.modeling.grounding import GroundingModel
 
-SHARES = frozenset({BOXES.name, SCORES.name})  # values in 0..1
-JUDGED, RANGE = BOXES.name, 1.0  # the end that matters where weights are rounded
+RANGES = {BOXES.name: 1.0, SCORES.name: 1.0}
+JUDGED = BOXES.name  # the end that matters where weights are rounded
 LARGE = frozenset({VISION_ENCODER.suffix, LANGUAGE_MODEL.suffix})
 
 

@@ -24,7 +24,13 @@ RUNNERS = {
 }
 SHOWN = {"json", "text"}
 # what takes long, needs weights or data that are not here, or is what runs these tests
-UNTESTED = {"make serve", "referent export CHECKPOINT", "referent data prepare", "hf download"}
+UNTESTED = {
+    "make serve",
+    "referent export CHECKPOINT",
+    "referent data prepare",
+    "referent import FORMAT",
+    "hf download",
+}
 PROBLEM = "urn:referent:problem"
 
 
