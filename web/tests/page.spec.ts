@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { iou, type Box } from "../src/boxes";
-import { ask, BIN, checkAxe, copied, expect, onScreen, picture, rows, SAMPLES, test } from "./stack";
+import { ask, BIN, ROOT, checkAxe, copied, expect, onScreen, picture, rows, SAMPLES, test } from "./stack";
 
 const SCENE = "scene-2.jpg";
 const WORDS = ["the pumpkin", "the swan", "the rocket"]; // the last one is not there
@@ -272,7 +272,7 @@ test("what is no picture is refused in plain words", async ({ page, one }) => {
   await page
     .getByLabel("Picture file")
     .setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
-  await expect(notice(page)).toHaveText("notes.txt is no picture that can be shown. Choose a JPEG, PNG or WebP file.");
+  await expect(notice(page)).toHaveText("notes.txt is no picture that can be shown. Choose a JPEG, PNG, WebP or AVIF file.");
 });
 
 test("a problem of the service is shown with what to do", async ({ page, one }) => {
@@ -302,7 +302,10 @@ test("a service that goes away is said to be, and found again", async ({ page, s
 
 test("a key is asked for, and Retry-After is waited for", async ({ page, start }) => {
   const file = join(mkdtempSync(join(tmpdir(), "referent-")), "keys");
-  const key = execFileSync(join(BIN, "python"), ["-m", "gateway.keys", "me", "--file", file], { encoding: "utf8" });
+  const key = execFileSync(join(BIN, "python"), ["-m", "gateway.keys", "me", "--file", file], {
+    cwd: ROOT,
+    encoding: "utf8",
+  });
   const stack = await start({ REFERENT_KEYS_FILE: file, REFERENT_RATE_LIMIT: "1/3second" });
   await page.goto(stack.url);
   await expect(notice(page)).toContainText("A key is needed");

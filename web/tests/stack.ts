@@ -9,7 +9,7 @@ import { createInterface } from "node:readline";
 import type { Box } from "../src/boxes";
 import type { GroundResponse } from "../src/service";
 
-const ROOT = resolve(import.meta.dirname, "../..");
+export const ROOT = resolve(import.meta.dirname, "../..");
 export const BIN = join(ROOT, ".venv/bin");
 const SHIPPED = join(ROOT, "model_repository");
 export const SAMPLES = join(ROOT, "tests/samples");
@@ -98,7 +98,10 @@ export const test = base.extend<{ start: typeof Stack.start }, Stacks>({
     async ({}, use) => {
       const folder = mkdtempSync(join(tmpdir(), "referent-"));
       const repository = join(folder, "model_repository");
-      execFileSync(join(BIN, "python"), [join(import.meta.dirname, "two_models.py"), repository], { cwd: ROOT });
+      execFileSync(join(BIN, "python"), [join(import.meta.dirname, "two_models.py"), repository], {
+        cwd: ROOT,
+        env: { ...process.env, PYTHONPATH: ROOT },
+      });
       const stack = await Stack.start({}, repository);
       await use(stack);
       await stack.stop();
