@@ -272,7 +272,9 @@ test("what is no picture is refused in plain words", async ({ page, one }) => {
   await page
     .getByLabel("Picture file")
     .setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
-  await expect(notice(page)).toHaveText("notes.txt is no picture that can be shown. Choose a JPEG, PNG, WebP or AVIF file.");
+  await expect(notice(page)).toHaveText(
+    "notes.txt is no picture that can be shown. Choose a JPEG, PNG, WebP or AVIF file.",
+  );
 });
 
 test("a problem of the service is shown with what to do", async ({ page, one }) => {
