@@ -97,8 +97,8 @@ def test_three_times_the_load_that_is_answered_restarts_nothing(
     publish_tiny(repository, edit=toil)
     with TritonServer(repository) as server:
         before = [process_of(server), *process_of(server).children()]
-        settings = {"default_model": "tiny", "deadline_s": 1, "max_inflight_requests": 64}
-        with gateway(repository, server.grpc_url, **settings) as url, load(url, clients=40) as noted:
+        settings = {"default_model": "tiny", "deadline_s": 1, "max_inflight_requests": 64}  # fewer than clients
+        with gateway(repository, server.grpc_url, **settings) as url, load(url, clients=100) as noted:
             until(lambda: sum(noted.counts.values()) > 400)
         assert [process_of(server), *process_of(server).children()] == before
     assert noted.counts["lost"] == 0
