@@ -7,6 +7,7 @@ Every list closes itself: no limit on tokens ever cuts it.
 import json
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -25,16 +26,16 @@ class Written(NamedTuple):
     span: tuple[int, int]  # of its bytes in the answer
 
 
-class _Grammar(BaseModel):
+class _Grammar(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
     gives: ClassVar[Literal["boxes", "points"]] = "boxes"
     several: ClassVar[bool] = True
 
     none: bool = Field(False, description="whether the model was taught to say that nothing is there")
 
+    @abstractmethod
     def tokens(self, label_tokens: int, most: int) -> int:
         """At most so many tokens an answer has up to its last decision; what is forced after it is never computed."""
-        raise NotImplementedError
 
 
 class BoxGrammar(_Grammar):
@@ -165,11 +166,6 @@ def escape(label: str) -> str:
     spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in label)
     line = " ".join(spaced.split())
     return line.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def unescape(label: str) -> str:
-    """The label again, its white space as `escape` left it."""
-    return label.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
 
 
 def _percent(share: float) -> str:

@@ -1,10 +1,11 @@
 import random
+from html import unescape
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 from pydantic import TypeAdapter, ValidationError
 
-from referent.core.grammar import BoxGrammar, DetectionGrammar, Grammar, PointGrammar, escape, unescape
+from referent.core.grammar import BoxGrammar, DetectionGrammar, Grammar, PointGrammar, escape
 from tests.support.hostile_labels import HOSTILE_LABELS
 from tests.support.text_tokenizer import FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
 
