@@ -10,11 +10,11 @@ from referent.core.boxes import Box
 
 
 class Expression(NamedTuple):
-    """Text, the kind of cue it rests on, and the index of its object (None: absent from the scene)."""
+    """Text, the kind of cue it rests on, and the indices of the objects that it means: none are absent."""
 
     kind: str  # name, position, size, ordinal, relation, absent
     text: str
-    target: int | None
+    targets: tuple[int, ...]
 
 
 POSITIONS = {  # direction -> (axis, sign), templates
@@ -49,13 +49,13 @@ def describe_objects(
     others = [name for name in classes if name not in names]
     for _ in range(sum(rng.random() < absent for _ in range(max(1, len(found))))):
         if others:
-            found.append(Expression("absent", others.pop(rng.randrange(len(others))), None))
+            found.append(Expression("absent", others.pop(rng.randrange(len(others))), ()))
     return with_articles(rng, found[-limit:])
 
 
 def with_articles(rng: random.Random, expressions: Sequence[Expression]) -> list[Expression]:
     """The expressions as people begin them."""
-    return [Expression(kind, rng.choice(ARTICLES) + text, target) for kind, text, target in expressions]
+    return [Expression(kind, rng.choice(ARTICLES) + text, targets) for kind, text, targets in expressions]
 
 
 def _as_it_is(rng: random.Random, name: str) -> str:
@@ -75,7 +75,7 @@ def unambiguous(
     for name, count in Counter(names).items():
         alike = [i for i, other in enumerate(names) if other == name]
         if count == 1:
-            found.append(Expression("name", say(rng, name), alike[0]))
+            found.append(Expression("name", say(rng, name), (alike[0],)))
         else:
             found += extremes(rng, say(rng, name), alike, boxes_xyxy, side, ordinals)
     return found + _relations(rng, names, boxes_xyxy, side, say)
@@ -94,20 +94,20 @@ def extremes(
     for (axis, sign), templates in POSITIONS.values():
         first, second, *_ = sorted(alike, key=lambda i: -sign * _centre(boxes[i])[axis])
         if abs(_centre(boxes[first])[axis] - _centre(boxes[second])[axis]) > 0.07 * side:
-            found.append(Expression("position", rng.choice(templates).format(name), first))
+            found.append(Expression("position", rng.choice(templates).format(name), (first,)))
     by_area = sorted(alike, key=lambda i: _area(boxes[i]))
     if _area(boxes[by_area[-1]]) > 1.35 * _area(boxes[by_area[-2]]):
-        found.append(Expression("size", f"{rng.choice(('largest', 'biggest'))} {name}", by_area[-1]))
+        found.append(Expression("size", f"{rng.choice(('largest', 'biggest'))} {name}", (by_area[-1],)))
     if _area(boxes[by_area[1]]) > 1.35 * _area(boxes[by_area[0]]):
-        found.append(Expression("size", f"smallest {name}", by_area[0]))
+        found.append(Expression("size", f"smallest {name}", (by_area[0],)))
     if len(alike) >= 3:
         row = sorted(alike, key=lambda i: _centre(boxes[i])[0])
         gaps = [_centre(boxes[b])[0] - _centre(boxes[a])[0] for a, b in pairwise(row)]
         if min(gaps) > 0.05 * side:
             for ordinal in ordinals[: len(row)]:
                 place = ORDINALS.index(ordinal)
-                found.append(Expression("ordinal", f"{ordinal} {name} from the left", row[place]))
-                found.append(Expression("ordinal", f"{ordinal} {name} from the right", row[-1 - place]))
+                found.append(Expression("ordinal", f"{ordinal} {name} from the left", (row[place],)))
+                found.append(Expression("ordinal", f"{ordinal} {name} from the right", (row[-1 - place],)))
     return found
 
 
@@ -131,7 +131,7 @@ def _relations(
                 far_enough = target != anchor and along(target) > max(0.08 * side, across)
                 if far_enough and sum(along(i) > 0.02 * side for i in alike) == 1:
                     text = f"{say(rng, names[target])} {RELATIONS[direction]} the {say(rng, names[anchor])}"
-                    found.append(Expression("relation", text, target))
+                    found.append(Expression("relation", text, (target,)))
     return rng.sample(found, min(RELATIONS_PER_SCENE, len(found)))
 
 

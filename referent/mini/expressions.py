@@ -26,7 +26,7 @@ def make_expressions(
         anything = extremes(rng, "object", range(len(names)), boxes_xyxy, side, ORDINALS_LEARNT)
         found += rng.sample(anything, min(1, len(anything)))
     if len(names) == 1 and names[0] in RANKS:
-        found.append(Expression("name", "card", 0))
+        found.append(Expression("name", "card", (0,)))
     rng.shuffle(found)
     chosen: list[Expression] = []
     candidates: list[Expression | None] = [*found] or [None]
@@ -37,7 +37,7 @@ def make_expressions(
             among_ranks = any(name in RANKS for name in names) and rng.random() < 0.7
             name = rng.choice(RANKS if among_ranks else vocabulary)
             if name not in names:
-                chosen.append(Expression("absent", _rank_or_card(rng, name), None))
+                chosen.append(Expression("absent", _rank_or_card(rng, name), ()))
     return with_articles(rng, chosen[:limit])
 
 

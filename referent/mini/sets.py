@@ -77,11 +77,11 @@ def example_records(example: Example, image: str, split: str, set_name: str) -> 
     rows = zip(example.expressions, example.boxes_xyxy.tolist(), plain_names_among_ranks(example), strict=True)
     for number, (expression, box, among_ranks) in enumerate(rows):
         tags = {"set": set_name, "kind": expression.kind}
-        if expression.target is not None:
-            tags["class"] = example.names[expression.target]
+        if expression.targets:
+            tags["class"] = example.names[expression.targets[0]]
         if among_ranks:
             tags["among_ranks"] = "yes"
-        found: Box | None = None if expression.target is None else tuple(box)
+        found: Box | None = tuple(box) if expression.targets else None
         yield Record(
             id=f"{image}-{number}", image=image, width=example.image.width, height=example.image.height,
             expression=expression.text, box_xyxy=found, split=split, tags=tags,
@@ -91,5 +91,5 @@ def example_records(example: Example, image: str, split: str, set_name: str) -> 
 def _example(rng: random.Random, scene: Scene, side: float, classes: list[str], absent: float) -> Example:
     expressions = make_expressions(rng, scene.names, scene.boxes, side, classes, EXPRESSIONS_PER_IMAGE, absent)
     absent_box = (np.nan,) * 4
-    boxes = [absent_box if e.target is None else scene.boxes[e.target] for e in expressions]
+    boxes = [scene.boxes[e.targets[0]] if e.targets else absent_box for e in expressions]
     return Example(scene.image, expressions, np.array(boxes, np.float64).reshape(-1, 4), scene.names)

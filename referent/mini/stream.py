@@ -63,14 +63,13 @@ def encode_scene(
     object; patch_class (K,) index into `classes`, len(classes) for background; patch_boxes (K, 4)."""
     expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, classes, row.expressions)
     suffixes = [encoder.suffix(expression.text) for expression in expressions] or [encoder.suffix("object")]
-    targets = [None if e.target is None else scene.boxes[e.target] for e in expressions]
+    targets = [scene.boxes[e.targets[0]] if e.targets else None for e in expressions]
     sample, frame = encode_row(scene.image, suffixes, targets, spec, encoder, row)
     owner = _patch_owner(scene, spec.image.size, round(spec.image_tokens**0.5), len(scene.names), frame.offset)
 
     points = np.zeros((row.expressions, len(owner)), bool)
     for slot, expression in enumerate(expressions[: int(sample["used"].sum())]):
-        if expression.target is not None:
-            points[slot] = owner == expression.target + 1
+        points[slot] = np.isin(owner, [target + 1 for target in expression.targets])
     index = {name: i for i, name in enumerate(classes)}
     class_of_owner = np.array([len(classes), *(index[name] for name in scene.names)])
     boxes = frame_boxes(scene.boxes, frame)

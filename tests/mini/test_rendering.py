@@ -40,7 +40,7 @@ def test_a_written_set_is_the_set_in_memory(materials: Materials, tmp_path: Path
     records = list(read_records(tmp_path / "test.jsonl"))
     examples = list(icon_scenes(materials, CLASSES, 5, "test", unseen_style=False))
     expected = [
-        (e.text, None if e.target is None else tuple(box))
+        (e.text, tuple(box) if e.targets else None)
         for example in examples
         for e, box in zip(example.expressions, example.boxes_xyxy.tolist(), strict=True)
     ]

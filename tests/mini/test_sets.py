@@ -42,6 +42,6 @@ def test_records_say_what_kind_of_expression_they_are(materials_folder: Path) ->
     records = list(example_records(example, "b.jpg", "test", "cards"))
     assert [record.expression for record in records] == [expression.text for expression in example.expressions]
     for record, expression in zip(records, example.expressions, strict=True):
-        assert record.present == (expression.target is not None) == ("class" in record.tags)
+        assert record.present == bool(expression.targets) == ("class" in record.tags)
         assert record.tags["set"] == "cards"
         assert ("among_ranks" in record.tags) == (expression.kind == "name")  # the photograph shows two ranks

@@ -17,9 +17,9 @@ def test_figures_are_those_that_the_predictions_of_a_file_would_get() -> None:
             return [box_answer(e, HALF, 0.9 if e == "cup" else 0.2) for e in expressions]
 
     expressions = [
-        Expression("name", "cup", 0),
-        Expression("position", "left cup", 0),
-        Expression("absent", "dog", None),
+        Expression("name", "cup", (0,)),
+        Expression("position", "left cup", (0,)),
+        Expression("absent", "dog", ()),
     ]
     boxes = np.array([BOX, FAR, [NAN] * 4])
     figures = evaluate(Model(), [Example(Image.new("RGB", (100, 100)), expressions, boxes, ["cup"])])

@@ -85,7 +85,7 @@ def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) ->
     if not found:
         raise RowError("nothing unambiguous to say")
     for number, expression in enumerate(found):
-        target = expression.target
+        target = next(iter(expression.targets), None)
         yield Record(
             id=f"{labelled.image}-{number}", image=labelled.image, width=width, height=height,
             expression=expression.text, box_xyxy=None if target is None else boxes[target], split=labelled.split,
