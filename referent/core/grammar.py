@@ -77,6 +77,7 @@ class PointGrammar(_Grammar):
     gives: ClassVar[Literal["boxes", "points"]] = "points"
 
     form: Literal["points"] = "points"
+    decimals: Literal[1, 2] = Field(2, description="at most; one there is at least")
 
     def lark(self, label: str, most: int) -> str:
         """The grammar of up to `most` points of a label; the list is unrolled, so that its end is a rule."""
@@ -86,7 +87,7 @@ class PointGrammar(_Grammar):
         rules = [
             f"start: {' | '.join(starts)}",
             rf'one: "<point x=\"" c "\" y=\"" c "\"" {tail} "</point>"',
-            r"c: /([0-9]|[1-9][0-9])\.[0-9][0-9]?|100\.0/",
+            rf"c: /([0-9]|[1-9][0-9])\.[0-9]{'[0-9]?' if self.decimals > 1 else ''}|100\.0/",
         ]
         if most > 1:
             rules.append(rf'many: "<points x1=\"" c "\" y1=\"" c "\"" p2 {tail} "</points>"')
@@ -109,11 +110,38 @@ class PointGrammar(_Grammar):
         if not points:
             return NONE
         pairs = "".join(
-            f' x{i if many else ""}="{_percent(x)}" y{i if many else ""}="{_percent(y)}"'
+            f' x{i if many else ""}="{self._percent(x)}" y{i if many else ""}="{self._percent(y)}"'
             for i, (x, y) in enumerate(points, 1)
         )
         tag = "points" if many else "point"
         return f'<{tag}{pairs} alt="{label}">{label}</{tag}>'
+
+    def _percent(self, share: float) -> str:
+        number = f"{PERCENT * min(max(share, 0.0), 1.0):.{self.decimals}f}"
+        return number[:-1] if self.decimals > 1 and number.endswith("0") else number
+
+
+class BoxOrPointsGrammar(_Grammar):
+    """A box or points, as the words ask: "the cup", "point to all cups". A point is given as a box without extent."""
+
+    form: Literal["box_or_points"] = "box_or_points"
+    box: BoxGrammar
+    points: PointGrammar
+
+    def lark(self, label: str, most: int) -> str:
+        """Both grammars; their rules have different names, and `none` is the box's or the points'."""
+        rules = [grammar.lark(label, most).split("\n") for grammar in (self.box, self.points)]
+        starts = dict.fromkeys(way for first, *_ in rules for way in first.removeprefix("start: ").split(" | "))
+        return "\n".join([f"start: {' | '.join(starts)}", *(rule for _, *rest in rules for rule in rest)])
+
+    def tokens(self, label_tokens: int, most: int) -> int:
+        return max(grammar.tokens(label_tokens, most) for grammar in (self.box, self.points))
+
+    def read(self, text: str) -> list[Written]:
+        """The box that has an area, or the points in the order in which they were written."""
+        return self.box.read(text) or [
+            Written((*written.values, 0.0, 0.0), written.span) for written in self.points.read(text)
+        ]
 
 
 class DetectionGrammar(_Grammar):
@@ -140,7 +168,7 @@ class DetectionGrammar(_Grammar):
         return _boxes(re.finditer(rb"<loc(\d{4})>" * 4, text.encode()), "yxyx", LOC_STEPS)
 
 
-Grammar = Annotated[BoxGrammar | PointGrammar | DetectionGrammar, Field(discriminator="form")]
+Grammar = Annotated[BoxGrammar | PointGrammar | DetectionGrammar | BoxOrPointsGrammar, Field(discriminator="form")]
 
 
 class Generation(BaseModel):
@@ -166,12 +194,6 @@ def escape(label: str) -> str:
     spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in label)
     line = " ".join(spaced.split())
     return line.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _percent(share: float) -> str:
-    """Two decimals at most, one at least."""
-    number = f"{PERCENT * min(max(share, 0.0), 1.0):.2f}"
-    return number[:-1] if number.endswith("0") else number
 
 
 def _boxes(matches: Iterable[re.Match[bytes]], order: str, steps: int = 1) -> list[Written]:

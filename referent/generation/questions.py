@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llguidance import LLTokenizer
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer, decoders, normalizers
 
 from referent.core.contract import INPUT_IDS, SEGMENT_IDS
 from referent.core.grammar import Generation, escape
@@ -79,6 +79,8 @@ def plan(
 def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> LLTokenizer:
     """For grammars, from the text of a tokenizer.json; `vocabulary` is the width of the logits, spare rows included."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
+    if isinstance(tokenizer.normalizer, normalizers.Lowercase):  # a label is written as it is
+        tokenizer.normalizer = None
     if tokenizer.decoder is None or isinstance(tokenizer.decoder, decoders.Metaspace):  # llguidance wants it in steps
         tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return LLTokenizer(tokenizer.to_str(), n_vocab=vocabulary, eos_token=eos_token_id)

@@ -22,7 +22,7 @@ LABELS = Tensor("labels", "UINT8", ("N", "L"))
 TIMEOUT_MS = Tensor("timeout_ms", "INT32", ("1",))  # 0: none
 MAX_INSTANCES = Tensor("max_instances", "INT32", ("1",))  # 0: the model's own default
 TEXTS = Tensor("texts", "UINT8", ("N", "C"))
-BOXES = Tensor("boxes", "FP32", ("M", "4"))  # cx,cy,w,h in 0..1 of the bundle's box frame
+BOXES = Tensor("boxes", "FP32", ("M", "4"))  # cx,cy,w,h in 0..1 of the bundle's box frame; a point has w = h = 0
 POINTS = Tensor("points", "FP32", ("M", "2"))  # x,y likewise
 OWNERS = Tensor("owners", "INT32", ("M",))  # the expression, from 0, of each box or point
 SCORES = Tensor("scores", "FP32", ("M",))  # geometric mean of the probabilities, among the allowed, of its decisions
@@ -131,10 +131,10 @@ class Generator(Kind):
         return np.asarray(arrays[BOXES.name if BOXES.name in arrays else POINTS.name][0])
 
     def _referent(self, frame: Frame, expression: str, mark: Floats, score: float) -> Referent | None:
-        """None for a box that lies beside the image."""
+        """None for a box that lies beside the image. What has a place and no extent is a point."""
         size = frame.image_size
-        if len(mark) == 2:
-            return Referent.of_point(expression, frame.points_to_image(mark), size, score, True)
+        if not mark[2:].any():
+            return Referent.of_point(expression, frame.points_to_image(mark[:2]), size, score, True)
         referent = Referent.of_box(expression, frame.boxes_to_image(mark), size, score, True)
         x1, y1, x2, y2 = referent.box_xyxy or (0, 0, 0, 0)
         return referent if x2 > x1 and y2 > y1 else None

@@ -7,10 +7,9 @@ The first part supervises image features alone, on crowded scenes; then everythi
 
 import argparse
 import random
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
 
@@ -21,6 +20,7 @@ from referent.mini import shape as mini
 from referent.mini.expressions import make_expressions
 from referent.mini.scenes import CLASSES, SIDE, Materials, make_scene
 from referent.mini.stream import SceneStream, Stage
+from referent.mini.tokenizer import train_tokenizer
 from referent.mini.validation import add_arguments, load_materials, validation_examples, validator
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
 from referent.modeling.grounder import HeadGrounder
@@ -32,28 +32,19 @@ from referent.training.optimizer import MuonAndAdamW
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 WEIGHT_DECAY = 0.05
-ANSWER_ALPHABET = "0123456789.,[]"  # expressions have none of these; boxes written as text do
 ROW = Bucket(mini.IMAGE_TOKENS + 72, 8)
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
 FULL_MIX = {"photo": 0.2, "cut": 0.16, "icons": 0.52, "crowd": 0.12}
 
 
-def train_tokenizer(materials: Materials, file: Path, seed: int = 7) -> None:
-    """A byte-pair vocabulary of the expressions that scenes give rise to."""
+def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
+    """What the tokenizer learns from: names, and expressions of scenes."""
     rng = random.Random(seed)
-    texts = [name for name in CLASSES for _ in range(30)]
+    yield from (name for name in CLASSES for _ in range(30))
     for _ in tqdm(range(3000), desc="tokenizer"):
         scene = make_scene(rng, materials, "icons")
-        texts += [e.text for e in make_expressions(rng, scene.names, scene.boxes, SIDE, CLASSES, ROW.expressions)]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, special_tokens=list(mini.SPECIAL_TOKENS), initial_alphabet=list(ANSWER_ALPHABET),
-        show_progress=False,
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.save(str(file))
+        for expression in make_expressions(rng, scene.names, scene.boxes, SIDE, CLASSES, ROW.expressions):
+            yield expression.text
 
 
 def mini_spec() -> CheckpointSpec:
@@ -80,7 +71,7 @@ def main() -> None:
     materials = load_materials(arguments, "train")
     tokenizer_file = arguments.out / TOKENIZER_FILE
     if not tokenizer_file.exists():
-        train_tokenizer(materials, tokenizer_file)
+        train_tokenizer(_words(materials), tokenizer_file)
 
     spec = mini_spec()
     encoder = load_checkpoint_encoder(arguments.out, spec)

@@ -8,7 +8,7 @@ from referent.modeling.stem import ConvStem, ConvStemLlava
 
 IMAGE = ImageTransform(mode="letterbox", size=288)
 IMAGE_TOKENS = (IMAGE.size // ConvStem.STRIDE) ** 2
-VOCABULARY_SIZE = 1024
+VOCABULARY_SIZE = 1280  # 256 of them are bytes
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "[LOC]")
 TEMPLATE = "<image>{expression}[LOC]"
 BUCKETS = (Bucket(160, 1), Bucket(192, 4), Bucket(256, 8), Bucket(384, 16))

@@ -5,7 +5,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from pydantic import TypeAdapter, ValidationError
 
-from referent.core.grammar import BoxGrammar, DetectionGrammar, Grammar, PointGrammar, escape
+from referent.core.grammar import BoxGrammar, BoxOrPointsGrammar, DetectionGrammar, Grammar, PointGrammar, escape
 from tests.support.hostile_labels import HOSTILE_LABELS
 from tests.support.text_tokenizer import FIRST_LOC_ID, TEXT_VOCABULARY, text_tokenizer
 
@@ -16,6 +16,8 @@ GRAMMARS = [
     PointGrammar(none=True),
     DetectionGrammar(first_loc_id=FIRST_LOC_ID),
     DetectionGrammar(first_loc_id=FIRST_LOC_ID, none=True),
+    PointGrammar(decimals=1),
+    BoxOrPointsGrammar(box=BoxGrammar(order="xyxy", lead=" ", none=True), points=PointGrammar(decimals=1, none=True)),
 ]
 
 
@@ -114,6 +116,18 @@ def test_what_is_trained_is_what_the_grammar_reads(order: str, decimals: int) ->
             pytest.approx(p, abs=1e-4) for p in given
         ]
     assert points.write([], "cup") == "none"
+    assert (
+        PointGrammar(decimals=1).write([(0.5, 0.25), (1.0, 0.3333)], "a").startswith('<points x1="50.0" y1="25.0" x2')
+    )
+
+
+def test_a_box_or_points_as_the_text_has_it() -> None:
+    grammar = BoxOrPointsGrammar(box=BoxGrammar(order="xyxy", none=True), points=PointGrammar(none=True))
+    (box,) = grammar.read("[0.10, 0.20, 0.50, 1.00]")
+    assert box.values == pytest.approx((0.3, 0.6, 0.4, 0.8))
+    points = grammar.read('<points x1="40.0" y1="9.1" x2="100.0" y2="0.0" alt="a">a</points>')
+    assert [written.values for written in points] == [pytest.approx((0.4, 0.091, 0, 0)), (1.0, 0.0, 0.0, 0.0)]
+    assert grammar.read("none") == grammar.read("[0.50, 0.20, 0.50, 1.00]") == []
 
 
 def test_a_grammar_that_is_none_of_these_is_refused() -> None:
