@@ -31,7 +31,7 @@ class Mask(BaseModel):
 
 
 class Record(BaseModel):
-    """An expression about an image. Neither box nor points: its object is absent from the image."""
+    """An expression about an image. Neither boxes nor points: its object is absent from the image."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,6 +41,10 @@ class Record(BaseModel):
     height: int = Field(gt=0)
     expression: str
     box_xyxy: Box | None = Field(default=None, description="pixels of the image")
+    boxes_xyxy: tuple[Box, ...] | None = Field(
+        default=None, min_length=1,
+        description="pixels, one for each referent, of an expression that means several; box_xyxy is then left out",
+    )  # fmt: skip
     points: tuple[Point, ...] | None = Field(default=None, description="pixels of the image, one for each instance")
     mask: Mask | None = None
     split: str = Field(default="train", pattern=r"^[\w-]{1,40}$", description="names a file")
@@ -49,7 +53,12 @@ class Record(BaseModel):
     @property
     def present(self) -> bool:
         """Whether the image shows the object."""
-        return self.box_xyxy is not None or bool(self.points)
+        return bool(self.boxes or self.points)
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """Of all referents, whether the expression means one or several; none where it is absent or has points."""
+        return self.boxes_xyxy or ((self.box_xyxy,) if self.box_xyxy is not None else ())
 
 
 class Rejected(NamedTuple):
@@ -97,7 +106,7 @@ def wrong_schema(error: ValidationError, where: str) -> Rejected:
 
 
 def check_record(record: Record) -> Record:
-    """The record with a clean expression and its box within the image. Raises `RowError` where it is unfit for use."""
+    """The record with a clean expression and its boxes within the image. Raises `RowError` where it is unfit."""
     try:
         expression = clean_expression(record.expression)
     except ExpressionError as error:
@@ -114,10 +123,13 @@ def check_record(record: Record) -> Record:
             raise RowError("point outside the image")
     if record.mask and not record.present:
         raise RowError("mask without a box or points")
+    if record.box_xyxy and record.boxes_xyxy:
+        raise RowError("both box_xyxy and boxes_xyxy")
     box = record.box_xyxy and check_box(record.box_xyxy, record.width, record.height)
-    if (expression, box) == (record.expression, record.box_xyxy):
+    boxes = record.boxes_xyxy and tuple(check_box(each, record.width, record.height) for each in record.boxes_xyxy)
+    if (expression, box, boxes) == (record.expression, record.box_xyxy, record.boxes_xyxy):
         return record
-    return record.model_copy(update={"expression": expression, "box_xyxy": box})
+    return record.model_copy(update={"expression": expression, "box_xyxy": box, "boxes_xyxy": boxes})
 
 
 def check_box(box_xyxy: Box, width: int, height: int) -> Box:

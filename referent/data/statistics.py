@@ -52,14 +52,13 @@ class Statistics:
         """Take one in."""
         self.records += 1
         self.absent += not record.present
-        self.with_box += record.box_xyxy is not None
+        self.with_box += bool(record.boxes)
         self.with_points += bool(record.points)
         self.width.add(record.width)
         self.height.add(record.height)
         self.words.add(len(record.expression.split()))
         self.longer_sides[_bin(max(record.width, record.height), SIDE_BINS)] += 1
-        if record.box_xyxy:
-            x1, y1, x2, y2 = record.box_xyxy
+        for x1, y1, x2, y2 in record.boxes:
             share = (x2 - x1) * (y2 - y1) / (record.width * record.height)
             self.box_area.add(share)
             self.box_areas[_bin(share, AREA_BINS)] += 1
