@@ -13,6 +13,7 @@ from referent.core.images import Picture
 from referent.core.packing import PADDING_SEGMENT, Bucket, pack
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
+from referent.training.losses import NO_LABEL
 
 TrainingRow = dict[str, npt.NDArray[np.generic]]
 
@@ -50,6 +51,23 @@ def encode_row(
         "boxes": targets,
     }
     return sample, frame
+
+
+def answer_labels(row: TrainingRow, answers: Sequence[Sequence[int]], size: int) -> TrainingRow:
+    """What a row that holds answers in text is trained on, `size` tokens at most: loc_positions (size,) that predict
+    the tokens of the answers, and labels (size,), `NO_LABEL` where unused.
+
+    In the row each expression ends with its answer without the last token, which is an end.
+    """
+    positions, labels = np.zeros(size, np.int64), np.full(size, NO_LABEL)
+    first = 0
+    for used, end, answer in zip(row["used"], row["loc_positions"].tolist(), answers, strict=False):
+        if used:
+            chosen = slice(first, first + len(answer))
+            positions[chosen] = np.arange(end - len(answer) + 1, end + 1)
+            labels[chosen] = answer
+            first += len(answer)
+    return {"loc_positions": positions, "labels": labels}
 
 
 def frame_boxes(boxes_xyxy: Sequence[Box], frame: Frame) -> Floats:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from referent.core.images import ImageError, Picture
@@ -20,8 +19,7 @@ from referent.core.spec import ModelSpec
 from referent.core.text_files import TextFileError
 from referent.core.transform import ImageTransform
 from referent.data.records import AnnotationError, Record, Rejected, read_records
-from referent.training.encoding import TrainingRow, encode_row, frame_boxes
-from referent.training.losses import NO_LABEL
+from referent.training.encoding import TrainingRow, answer_labels, encode_row, frame_boxes
 
 
 class DataError(RuntimeError):
@@ -64,7 +62,7 @@ class RecordStream(Dataset[TrainingRow]):
     """Map-style dataset of `samples` rows: epoch after epoch of the same items, each in its own seeded order.
 
     With `end_token_id` the model answers in text: every suffix goes on with the box in words, `loc_positions` are the
-    positions that predict its tokens and `labels` (as many) those tokens, `NO_LABEL` where unused. Records without a
+    positions that predict its tokens and `labels` (as many) those tokens, NO_LABEL where unused. Records without a
     box are then left out.
     """
 
@@ -109,7 +107,10 @@ class RecordStream(Dataset[TrainingRow]):
         boxes = [record.box_xyxy for record in item]
         suffixes = [self._input(record) for record in item]
         row, _ = encode_row(image, suffixes, boxes, self._spec, self._encoder, self.row)
-        return row if self._end_token_id is None else row | self._labels(item, row)
+        if self._end_token_id is None:
+            return row
+        size = self.row.expressions * self._answer_tokens
+        return row | answer_labels(row, [self._answer(record) for record in item], size)
 
     def _pack(self, about: list[Record], inputs: list[list[int]], limit: Bucket) -> list[int]:
         """How many expressions of an image each of its rows takes."""
@@ -132,18 +133,6 @@ class RecordStream(Dataset[TrainingRow]):
             return []
         box = frame_boxes([record.box_xyxy], self._spec.frame((record.width, record.height)))[0]
         return [*self._encoder.answer(self._spec.generation.grammar.write(box.tolist())), self._end_token_id]
-
-    def _labels(self, item: list[Record], row: TrainingRow) -> TrainingRow:
-        size = self.row.expressions * self._answer_tokens
-        positions, labels = np.zeros(size, np.int64), np.full(size, NO_LABEL)
-        first = 0
-        for record, end in zip(item, row["loc_positions"].tolist(), strict=False):
-            answer = self._answer(record)
-            chosen = slice(first, first + len(answer))
-            positions[chosen] = np.arange(end - len(answer) + 1, end + 1)
-            labels[chosen] = answer
-            first += len(answer)
-        return {"loc_positions": positions, "labels": labels}
 
 
 def open_image(record: Record, images: Path, transform: ImageTransform) -> Picture:
