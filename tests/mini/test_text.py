@@ -1,0 +1,61 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from referent.core.bundle import TOKENIZER_FILE
+from referent.core.grammar import NONE
+from referent.core.prompts import PromptEncoder
+from referent.data.expressions import Expression
+from referent.mini.pretrain import mini_spec
+from referent.mini.scenes import SIDE, Materials, Scene
+from referent.mini.shape import SPECIAL_TOKENS
+from referent.mini.text import GRAMMAR, AnswerStream, question_and_answer, text_spec
+from referent.mini.tokenizer import train_tokenizer
+from referent.training.losses import NO_LABEL
+
+
+@pytest.fixture
+def answers(materials: Materials, tmp_path: Path) -> AnswerStream:
+    train_tokenizer(["the red cup", "point to all cups"] * 50, tmp_path / TOKENIZER_FILE)
+    spec = text_spec(mini_spec())
+    encoder = PromptEncoder(spec.prompt, tmp_path / TOKENIZER_FILE, spec.image_tokens)
+    return AnswerStream(materials, spec, encoder, {"icons": 1.0}, 8, seed=0)
+
+
+def test_what_is_learnt_is_what_stands_next_in_the_row(answers: AnswerStream) -> None:
+    written = 0
+    for index in range(len(answers)):
+        row = answers[index]
+        learnt = row["labels"] != NO_LABEL
+        ends = row["labels"] == SPECIAL_TOKENS.index("</s>")
+        positions = row["loc_positions"][learnt & ~ends]
+        assert (row["input_ids"][positions + 1] == row["labels"][learnt & ~ends]).all()
+        for answer in np.split(row["labels"][learnt], np.flatnonzero(ends[learnt]) + 1)[:-1]:
+            text = answers.encoder.decode(answer[:-1])
+            assert text == NONE or GRAMMAR.read(text)
+            written += 1
+    assert written > len(answers)
+
+
+@pytest.mark.parametrize(("targets", "form"), [((1,), "[0."), ((2, 0), "<points"), ((), NONE)])
+def test_one_object_is_a_box_and_several_are_points_from_left_to_right(targets: tuple[int, ...], form: str) -> None:
+    scene = Scene(Image.new("RGB", (144, SIDE)), np.zeros((SIDE, 144), np.uint8))
+    for left in (10, 40, 90):
+        scene.add("cup", (left, 96, left + 20, 144))
+    frame = mini_spec().frame(scene.image.size)
+    rng = random.Random(1)
+    asked = dict(question_and_answer(rng, scene, Expression("name", "cups", targets), frame) for _ in range(30))
+    plain = asked["cups"]
+    assert plain.startswith(form)
+    for words, text in asked.items():
+        marks = [written.values for written in GRAMMAR.read(text)]
+        assert len(marks) == len(targets)
+        assert [mark[0] for mark in marks] == sorted(mark[0] for mark in marks)
+        assert ("<point" in text) == (bool(targets) and (words != "cups" or len(targets) > 1))
+        for mark, target in zip(marks, sorted(targets), strict=True):
+            x1, y1, x2, y2 = scene.boxes[target]
+            middle = frame.points_from_image(np.array([[(x1 + x2) / 2, (y1 + y2) / 2]]))[0]
+            assert mark[:2] == pytest.approx(middle.tolist(), abs=0.006)
