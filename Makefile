@@ -7,7 +7,7 @@ IMAGE ?= $(PLACEHOLDER)
 # the repository's URL, for the wheel's metadata: where it is hosted is known to the release alone
 SOURCE ?=
 
-.PHONY: serve test test-web lint format export bench perf-analyzer deploy-check audit image dist clean help page chromium web/openapi.json
+.PHONY: serve test test-web lint format docs export bench perf-analyzer deploy-check audit image dist clean help page chromium web/openapi.json
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,6 +40,9 @@ bench: .venv/benchmarks  ## measure every goal of the design in a short run; BEN
 perf-analyzer: .venv/benchmarks  ## install Triton's load tester for python -m benchmarks.perf_analyzer
 	$(BIN)/python -m benchmarks.perf_analyzer --install
 
+docs: .venv-docs/tools  ## build the documentation into site/; a broken link or a warning fails
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) .venv-docs/bin/mkdocs build --quiet
+
 deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
 	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/system/test_compose.py
 
@@ -60,7 +63,7 @@ dist: .venv-deploy/tools  ## the wheel and the rendered manifests of a release i
 	done
 
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .venv-deploy .venv-audit dist .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
+	rm -rf .venv .venv-deploy .venv-docs .venv-audit dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
 
 # the API goes without the page
 page:
@@ -101,6 +104,11 @@ chromium:
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[gateway,local,export,train,demo,dev]'
 	touch $@ .venv/serving
+
+.venv-docs/tools: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --editable '.[gateway,triton,docs]'
+	touch $@
 
 # checkov pins much, so it lives apart
 .venv-deploy/tools: pyproject.toml deploy/tools.sh

@@ -1,5 +1,6 @@
 """The commands of the pages that newcomers read: each is run, in order, against the real service."""
 
+import json
 import os
 import re
 import shutil
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> P
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(MODEL_REPOSITORY, folder / "model_repository")
     export(tiny_checkpoint, "cards", folder / "model_repository")
-    for name in ("README.md", "tests"):
+    for name in ("README.md", "examples", "tests"):
         (folder / name).symlink_to(ROOT / name)
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / "run").mkdir()
@@ -113,6 +114,18 @@ def test_commands_of_the_page_work(service: Service, block: Block) -> None:
     assert "Traceback" not in result.stderr
     shows_a_problem = "model=maxi" in block.text
     assert (PROBLEM in result.stdout) == shows_a_problem, result.stdout
+
+
+def test_the_notebook_runs(service: Service) -> None:
+    notebook = json.loads((ROOT / "examples/first_look.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 3
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(cells)], cwd=service.folder,
+        env=environment() | {"REFERENT_URL": service.url}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "the pumpkin" in result.stdout
 
 
 def test_hardly_anything_is_exempt() -> None:
