@@ -92,6 +92,7 @@ async def served_models(registry: TheRegistry) -> ServedModels:
             kind=model.bundle.kind,
             gives=model.processor.kind.gives(model.bundle),
             several=model.processor.kind.several(model.bundle),
+            heatmaps=model.processor.kind.heatmaps(model.bundle),
             knows=model.bundle.knows,
             default=name == registry.default_model,
             ready=name not in registry.faults,

@@ -86,6 +86,16 @@ class Answer(Referent):
         exclude_if=lambda reason: reason is None,
         description="why a generator ended: stop; length, its answer was cut; error, this expression's pass failed",
     )
+    heatmap: tuple[tuple[float, ...], ...] | None = Field(
+        default=None,
+        exclude_if=lambda heatmap: heatmap is None,
+        description="how much each part of `heatmap_xyxy` is meant, 0..1, in rows from the top; where it was asked for",
+    )
+    heatmap_xyxy: Box | None = Field(
+        default=None,
+        exclude_if=lambda box: box is None,
+        description="what the heat map covers, in pixels of the image as shown; it may reach beyond the image",
+    )
 
     @classmethod
     def of(

@@ -106,6 +106,7 @@ class ServedModel(BaseModel):
     kind: str = Field(description="how it answers", examples=["head"])
     gives: Literal["boxes", "points"] = Field(description="what a referent has")
     several: bool = Field(description="whether an expression can have several referents")
+    heatmaps: bool = Field(description="whether it can say where it looked")
     knows: str | None = Field(description="what it knows, in words for people")
     default: bool
     ready: bool = Field(description="whether its latest golden inference passed")

@@ -67,6 +67,10 @@ class Kind(ABC):
     def several(self, spec: ModelSpec) -> bool:
         """Whether an expression can have several referents."""
 
+    def heatmaps(self, spec: ModelSpec) -> bool:
+        """Whether an answer can have a heat map."""
+        return False
+
     @abstractmethod
     def inferences(
         self,

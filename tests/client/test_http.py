@@ -49,6 +49,7 @@ MODEL = {
     "kind": "head",
     "gives": "boxes",
     "several": False,
+    "heatmaps": False,
     "knows": None,
     "default": True,
     "ready": True,

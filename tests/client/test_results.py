@@ -19,7 +19,7 @@ RESULTS = [
     box_answer("<c>", (2, 2, 4, 4), 0.8, True),
 ]
 POINTS = [points_answer("a", (5, 6), (20, 10), score=0.7), points_answer("b")]
-PICTURE = Image.new("RGB", (40, 30), "white")
+PICTURE = Image.new("RGB", (100, 100), "white")
 
 
 def grounding(**changes: object) -> Grounding:
@@ -44,13 +44,13 @@ def test_plot_draws_on_whatever_was_asked_about(tmp_path: Path, kind: str) -> No
     drawn = grounding().of(sources[kind]).plot()
     assert drawn.size == PICTURE.size
     assert drawn.getpixel((1, 8)) != (255, 255, 255)
-    assert drawn.getpixel((35, 25)) == (255, 255, 255)
+    assert drawn.getpixel((90, 90)) == (255, 255, 255)
 
 
 def test_points_are_drawn_and_several_of_them() -> None:
     drawn = grounding(results=POINTS).of(PICTURE).plot()
     assert all(drawn.getpixel(point) != (255, 255, 255) for point in ((5, 6), (20, 10)))
-    assert drawn.getpixel((35, 25)) == (255, 255, 255)
+    assert drawn.getpixel((90, 90)) == (255, 255, 255)
 
 
 def test_points_become_key_points_and_cocos_results() -> None:

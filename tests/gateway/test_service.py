@@ -40,6 +40,7 @@ async def test_health_and_models(client: httpx.AsyncClient) -> None:
         "kind": "head",
         "gives": "boxes",
         "several": False,
+        "heatmaps": False,
         "knows": None,
         "default": True,
         "ready": True,

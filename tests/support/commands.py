@@ -18,6 +18,7 @@ MODEL = {
     "kind": "head",
     "gives": "boxes",
     "several": False,
+    "heatmaps": False,
     "knows": None,
     "default": True,
     "ready": True,
