@@ -299,6 +299,16 @@ export interface components {
              * @description why a generator ended: stop; length, its answer was cut; error, this expression's pass failed
              */
             finish_reason?: ("stop" | "length" | "error") | null;
+            /**
+             * Heatmap
+             * @description how much each part of `heatmap_xyxy` is meant, 0..1, in rows from the top; where it was asked for
+             */
+            heatmap?: number[][] | null;
+            /**
+             * Heatmap Xyxy
+             * @description what the heat map covers, in pixels of the image as shown; it may reach beyond the image
+             */
+            heatmap_xyxy?: number[] | null;
         };
         /**
          * GroundBatchResponse
@@ -615,6 +625,11 @@ export interface components {
              * @description whether an expression can have several referents
              */
             several: boolean;
+            /**
+             * Heatmaps
+             * @description whether it can say where it looked
+             */
+            heatmaps: boolean;
             /**
              * Knows
              * @description what it knows, in words for people

@@ -11,8 +11,8 @@ export interface Size {
 
 const GOLDEN_RATIO = 0.618; // of the colour circle, as referent/client/drawing.py has it
 
-/** The colour of the index-th expression, or model: HSV (index * GOLDEN_RATIO, 0.65, 1). */
-export const colour = (index: number) => `hsl(${((index * GOLDEN_RATIO) % 1) * 360} 100% 67.5%)`;
+/** The colour of the index-th expression, or model: HSV (index * GOLDEN_RATIO, 0.55, 1). */
+export const colour = (index: number) => `hsl(${((index * GOLDEN_RATIO) % 1) * 360} 100% 72.5%)`;
 
 export const area = ([x1, y1, x2, y2]: Box) => Math.max(0, x2 - x1) * Math.max(0, y2 - y1);
 
