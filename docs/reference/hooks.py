@@ -4,6 +4,7 @@ import json
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -29,6 +30,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
     files.append(File.generated(config, "reference/openapi.json", content=_openapi()))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The word for the test of the pages is none of their readers'."""
+    return re.sub(r"^(```\w+) no-test$", r"\1", markdown, flags=re.MULTILINE)
 
 
 def _link(target: str, source: str) -> str:
