@@ -20,8 +20,8 @@ class SlowBodyError(DeadlineError):
 
 
 class Budget:
-    """Ends `seconds` from now; make it in the event loop. `hold` takes so many more bytes of what all requests share,
-    until the request ends; it raises `gateway.admission.OverloadedError` where they are not to be had."""
+    """Ends `seconds` from now; make it in the event loop. `hold` reserves so many more bytes of what all requests share,
+    until the request ends; it raises `gateway.admission.OverloadedError` if too few are left."""
 
     def __init__(self, seconds: float, hold: Callable[[int], None]) -> None:
         self._clock = asyncio.get_running_loop().time

@@ -123,8 +123,8 @@ class Registry:
         self._suspected.set()
 
     async def refresh_model(self, name: str, stale: Model | None = None) -> None:
-        """The same for one model; with `stale`, does nothing where another request has replaced it already, and takes a
-        version that passed before at its word."""
+        """The same for one model. With `stale`, does nothing if another request has replaced that already, and does not
+        examine again a version that passed before."""
         async with self._refreshing[name]:
             current = self.models.get(name)
             if stale and current is not stale:

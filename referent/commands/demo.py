@@ -70,7 +70,7 @@ def build(client: Client) -> "gradio.Blocks":
             image = gradio.Image(type="filepath", label="Image")
             pictures = gradio.Gallery(label="Found", columns=2, object_fit="contain")
         with gradio.Row():
-            expressions = gradio.Textbox(label="What to look for, one a line", lines=3)
+            expressions = gradio.Textbox(label="What to look for: one expression on each line", lines=3)
             truth = gradio.Textbox(label="Where you know it: x1, y1, x2, y2 in pixels, in the same lines", lines=3)
         chosen = gradio.CheckboxGroup(names, value=defaults, label="Models")
         button = gradio.Button("Find", variant="primary")

@@ -44,7 +44,8 @@ class ImageRecords(NamedTuple):
         return [record.expression for record in self.records]
 
     def alone(self) -> list["ImageRecords"]:
-        """A request for each record: one expression that is refused must not fail the others. None for one record."""
+        """A request for each record, so that one expression that is refused does not fail the others; empty for a single
+        record."""
         return [ImageRecords(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
 
     def answered(self, answers: Sequence[Answer], ms: float | None) -> list[Prediction]:
