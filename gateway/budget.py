@@ -20,7 +20,7 @@ class SlowBodyError(DeadlineError):
 
 
 class Budget:
-    """Ends `seconds` from now; make it in the event loop. `hold` reserves so many more bytes of what all requests share,
+    """Ends `seconds` from now; make it in the event loop. `hold` reserves so many more bytes of what requests share,
     until the request ends; it raises `gateway.admission.OverloadedError` if too few are left."""
 
     def __init__(self, seconds: float, hold: Callable[[int], None]) -> None:

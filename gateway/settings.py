@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     models: Names = Field(
         default=frozenset(), description="of the repository, those to serve, with commas between; none named: all"
     )
-    default_model: str = Field(default="mini", description="model of requests that name none; where only one model is served, it is that one")
+    default_model: str = Field(
+        default="mini", description="model of requests that name none; not needed where one is served"
+    )
     web: Path = Field(default=Path("web/dist"), description="the built web page, served at /")
     max_image_bytes: int = Field(default=20 * 2**20, gt=0, description="of an encoded image")
     max_pixels: int = Field(default=50_000_000, gt=0, description="of an image, checked before it is decoded")

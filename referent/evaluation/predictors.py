@@ -44,8 +44,7 @@ class ImageRecords(NamedTuple):
         return [record.expression for record in self.records]
 
     def alone(self) -> list["ImageRecords"]:
-        """A request for each record, so that one expression that is refused does not fail the others; empty for a single
-        record."""
+        """A request for each record, so that one that is refused does not fail the others; empty for a single one."""
         return [ImageRecords(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
 
     def answered(self, answers: Sequence[Answer], ms: float | None) -> list[Prediction]:
