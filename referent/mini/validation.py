@@ -5,15 +5,20 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from referent.core.answers import Answer
 from referent.evaluation.evaluate import join, summary
+from referent.evaluation.metrics import auroc
 from referent.evaluation.predictions import prediction_of
+from referent.evaluation.several import score_order_matches
 from referent.mini.scenes import CLASSES, Materials
 from referent.mini.sets import Example, card_photos, example_records, icon_scenes
+from referent.modeling.grounder import ReferentGrounder
+from referent.training.calibration import Judged, best_f1
 
-VALIDATION_SCENES = 150
+BOX_FIGURES = ("mean_iou", "acc@0.5", "auroc")
 
 
 class Grounder(Protocol):
@@ -33,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--validation-scenes", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -46,7 +52,7 @@ def validation_examples(arguments: argparse.Namespace) -> dict[str, list[Example
     """Validation scenes and photographs."""
     materials = load_materials(arguments, "val")
     return {
-        "scenes": list(icon_scenes(materials, CLASSES, VALIDATION_SCENES, "val", unseen_style=False)),
+        "scenes": list(icon_scenes(materials, CLASSES, arguments.validation_scenes, "val", unseen_style=False)),
         "cards": list(card_photos(materials, CLASSES, "val")),
     }
 
@@ -62,14 +68,43 @@ def evaluate(grounder: Grounder, examples: Iterable[Example]) -> dict[str, Any]:
     return summary(join(records, predictions))
 
 
-def validator(grounder: Grounder, examples: dict[str, list[Example]]) -> Callable[[], dict[str, float]]:
-    """Figures of each set; `mean_iou` is the mean of both."""
+def judged(grounder: ReferentGrounder, examples: Iterable[Example]) -> list[Judged]:
+    """All that the referent head gives for each expression, with the true boxes."""
+    found = []
+    for example in examples:
+        about = list(example_records(example, "", "val", "validation"))
+        candidates = grounder.candidates(example.image, [record.expression for record in about])
+        for record, given in zip(about, candidates, strict=True):
+            found.append(Judged(given, np.array(record.boxes, np.float64).reshape(-1, 4)))
+    return found
+
+
+def validator(
+    grounder: Grounder | None, examples: dict[str, list[Example]], referents: ReferentGrounder | None = None
+) -> Callable[[], dict[str, float]]:
+    """Figures of each set: of `grounder`'s boxes, and of every referent, there at the best threshold of each set.
+    `mean_iou` and `f1` are the means over the sets."""
 
     def validate() -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, subset in examples.items():
-            result = evaluate(grounder, subset)
-            figures |= {f"{name}_{key}": result[key] for key in ("mean_iou", "acc@0.5", "auroc")}
-        return figures | {"mean_iou": (figures["scenes_mean_iou"] + figures["cards_mean_iou"]) / 2}
+        if grounder is not None:
+            results = {name: evaluate(grounder, subset) for name, subset in examples.items()}
+            for name, result in results.items():
+                figures |= {f"{name}_{key}": result[key] for key in BOX_FIGURES if result.get(key) is not None}
+            figures["mean_iou"] = float(np.mean([figures[f"{name}_mean_iou"] for name in examples]))
+        if referents is not None:
+            for name, subset in examples.items():
+                figures |= {f"{name}_{key}": value for key, value in several_at_best(judged(referents, subset)).items()}
+            figures["f1"] = float(np.mean([figures[f"{name}_f1"] for name in examples]))
+        return figures
 
     return validate
+
+
+def several_at_best(found: Sequence[Judged]) -> dict[str, float]:
+    """F1 over all referents at its best threshold, and how well presence tells there from absent."""
+    scores = np.concatenate([given.scores for given, _ in found])
+    right = np.concatenate([score_order_matches(given.boxes_xyxy, true) for given, true in found])
+    told = auroc(np.array([given.presence for given, _ in found]), np.array([len(true) > 0 for _, true in found]))
+    f1 = best_f1(scores, right, sum(len(true) for _, true in found))[1]
+    return {"f1": f1} if told is None else {"f1": f1, "presence_auroc": told}
