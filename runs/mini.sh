@@ -19,7 +19,11 @@ if [ ! -f "$WORK/artwork.npz" ]; then
         cd "$WORK/downloads"
         apt-get download fonts-noto-color-emoji
         dpkg -x fonts-noto-color-emoji_*.deb noto
-        for package in @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emoji-datasource-twitter@16.0.0; do
+        iconify=(noto@1.2.9 noto-v1@1.2.5 emojione@1.2.3 emojione-monotone@1.2.1 fxemoji@1.2.2
+            fluent-emoji-high-contrast@1.2.6 streamline-emojis@1.2.4 ph@1.2.2 lucide@1.2.137 tabler@1.2.41 mdi@1.2.3
+            game-icons@1.2.4)
+        for package in @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 emoji-datasource-twitter@16.0.0 \
+            @expo-google-fonts/noto-emoji@0.4.7 "${iconify[@]/#/@iconify-json/}"; do
             archive=$(npm pack --silent "$package")
             mkdir -p "${archive%.tgz}"
             tar -xzf "$archive" -C "${archive%.tgz}"

@@ -15,7 +15,7 @@ from referent.commands.terminal import failure
 
 app = typer.Typer(help="Datasets: prepare published ones, generate scenes.", no_args_is_help=True)
 
-TRAINING_MIX = "photo=.35,cut=.15,icons=.4,crowd=.1"
+TRAINING_MIX = "photo=.3,cut=.15,icons=.25,crowd=.06,alike=.12,rows=.12"
 
 
 class Split(StrEnum):
@@ -32,7 +32,10 @@ class Set(StrEnum):
     mix = "mix"
     scenes = "scenes"
     unseen_style = "unseen_style"
+    val_style = "val_style"
+    several = "several"
     cards = "cards"
+    several_cards = "several_cards"
 
 
 @app.command()
@@ -91,6 +94,9 @@ def scenes(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Images of each set; cards are always all of the split.")] = 400,
     mix: Annotated[str, typer.Option(help="Share of each kind of scene in the set mix.")] = TRAINING_MIX,
+    several: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the expressions of mix that mean several objects.")
+    ] = 0,
     backgrounds: Annotated[
         Path | None, typer.Option(help="Folder of background photographs, for training alone.")
     ] = None,
@@ -99,12 +105,13 @@ def scenes(
 ) -> None:
     """Generate scenes that mini trains on or is evaluated on: images and records.
 
-    mix: what it trains on. scenes, unseen_style: icons, in styles that it trains on or in the one that it never sees.
-    cards: the photographs as they are.
+    mix: what it trains on. scenes: icons in styles that it trains on; unseen_style, val_style: in the test's style and
+    in validation's, which it never sees. cards: the photographs as they are. several, several_cards: scenes and
+    photographs with expressions that mean several objects, or none.
     """
     try:
         from referent.core.files import md5
-        from referent.mini.rendering import SceneSet, render
+        from referent.mini.rendering import PHOTOGRAPHS, SceneSet, render
         from referent.mini.scenes import SCENE_KINDS, Materials
 
         if backgrounds and split != Split.train:
@@ -116,9 +123,10 @@ def scenes(
             SceneSet.model_validate(
                 {
                     "name": name.value,
-                    "count": len(materials.photos) if name == Set.cards else count,
+                    "count": len(materials.photos) if name in PHOTOGRAPHS else count,
                     "seed": seed or split.value,
                     "mix": shares if name == Set.mix else {},
+                    "several": several if name == Set.mix else 0,
                 }
             )
             for name in dict.fromkeys(names)

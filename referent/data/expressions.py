@@ -8,13 +8,20 @@ from typing import NamedTuple
 
 from referent.core.boxes import Box
 
+SEVERAL = ("plural", "count", "group", "pair", "none")  # all of a name, their number, some of them, two names, none
+
 
 class Expression(NamedTuple):
     """Text, the kind of cue it rests on, and the indices of the objects that it means: none are absent."""
 
-    kind: str  # name, position, size, ordinal, relation, absent
+    kind: str  # name, position, size, ordinal, relation, absent; SEVERAL's
     text: str
     targets: tuple[int, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether it may mean more than one object, however many there are."""
+        return self.kind in SEVERAL
 
 
 POSITIONS = {  # direction -> (axis, sign), templates
@@ -54,11 +61,16 @@ def describe_objects(
 
 
 def with_articles(rng: random.Random, expressions: Sequence[Expression]) -> list[Expression]:
-    """The expressions as people begin them."""
-    return [Expression(kind, rng.choice(ARTICLES) + text, targets) for kind, text, targets in expressions]
+    """The expressions as people begin them; those of several have their own articles, or none."""
+    begun = []
+    for expression in expressions:
+        article = rng.choice(ARTICLES)
+        start = article.removesuffix("the ") if expression.several else article
+        begun.append(expression._replace(text=start + expression.text))
+    return begun
 
 
-def _as_it_is(rng: random.Random, name: str) -> str:
+def as_it_is(rng: random.Random, name: str) -> str:
     return name
 
 
@@ -67,7 +79,7 @@ def unambiguous(
     names: Sequence[str],
     boxes_xyxy: Sequence[Box],
     side: float,
-    say: Say = _as_it_is,
+    say: Say = as_it_is,
     ordinals: Sequence[str] = ORDINALS,
 ) -> list[Expression]:
     """All names, positions, sizes and places in a row that fit one object alone, and some relations between two."""
@@ -92,17 +104,17 @@ def extremes(
     """Position, size and order among two or more objects of one name, where the difference is plain to see."""
     found = []
     for (axis, sign), templates in POSITIONS.values():
-        first, second, *_ = sorted(alike, key=lambda i: -sign * _centre(boxes[i])[axis])
-        if abs(_centre(boxes[first])[axis] - _centre(boxes[second])[axis]) > 0.07 * side:
+        first, second, *_ = sorted(alike, key=lambda i: -sign * centre(boxes[i])[axis])
+        if abs(centre(boxes[first])[axis] - centre(boxes[second])[axis]) > 0.07 * side:
             found.append(Expression("position", rng.choice(templates).format(name), (first,)))
-    by_area = sorted(alike, key=lambda i: _area(boxes[i]))
-    if _area(boxes[by_area[-1]]) > 1.35 * _area(boxes[by_area[-2]]):
+    by_area = sorted(alike, key=lambda i: area(boxes[i]))
+    if area(boxes[by_area[-1]]) > 1.35 * area(boxes[by_area[-2]]):
         found.append(Expression("size", f"{rng.choice(('largest', 'biggest'))} {name}", (by_area[-1],)))
-    if _area(boxes[by_area[1]]) > 1.35 * _area(boxes[by_area[0]]):
+    if area(boxes[by_area[1]]) > 1.35 * area(boxes[by_area[0]]):
         found.append(Expression("size", f"smallest {name}", (by_area[0],)))
     if len(alike) >= 3:
-        row = sorted(alike, key=lambda i: _centre(boxes[i])[0])
-        gaps = [_centre(boxes[b])[0] - _centre(boxes[a])[0] for a, b in pairwise(row)]
+        row = sorted(alike, key=lambda i: centre(boxes[i])[0])
+        gaps = [centre(boxes[b])[0] - centre(boxes[a])[0] for a, b in pairwise(row)]
         if min(gaps) > 0.05 * side:
             for ordinal in ordinals[: len(row)]:
                 place = ORDINALS.index(ordinal)
@@ -123,10 +135,10 @@ def _relations(
         for direction, ((axis, sign), _) in POSITIONS.items():
 
             def along(i: int, axis: int = axis, sign: int = sign, anchor: int = anchor) -> float:
-                return sign * (_centre(boxes[i])[axis] - _centre(boxes[anchor])[axis])
+                return sign * (centre(boxes[i])[axis] - centre(boxes[anchor])[axis])
 
             for target in range(len(names)):
-                across = abs(_centre(boxes[target])[1 - axis] - _centre(boxes[anchor])[1 - axis])
+                across = abs(centre(boxes[target])[1 - axis] - centre(boxes[anchor])[1 - axis])
                 alike = [i for i, name in enumerate(names) if name == names[target]]
                 far_enough = target != anchor and along(target) > max(0.08 * side, across)
                 if far_enough and sum(along(i) > 0.02 * side for i in alike) == 1:
@@ -135,9 +147,9 @@ def _relations(
     return rng.sample(found, min(RELATIONS_PER_SCENE, len(found)))
 
 
-def _centre(box: Box) -> tuple[float, float]:
+def centre(box: Box) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def _area(box: Box) -> float:
+def area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])

@@ -1,34 +1,44 @@
-"""Artwork for synthetic scenes: icons of several drawing styles, rasterised once into one .npz.
+"""Artwork for synthetic scenes: icons of many drawing styles, rasterised once into one .npz.
 
-    python -m referent.mini.artwork DOWNLOADS artwork.npz
+    python -m referent.mini.artwork DOWNLOADS artwork.npz [--sheet SHEET.png]
 
-DOWNLOADS holds what runs/mini.sh fetches: Debian's fonts-noto-color-emoji (OFL), npm's @lobehub/fluent-emoji-3d and
--flat (MIT), and emoji-datasource-twitter (CC-BY-4.0), whose style is never trained on.
+DOWNLOADS holds what runs/mini.sh fetches. docs/training.md has a table of the styles with their licences.
 """
 
 import argparse
 import csv
 import io
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-TRAIN_STYLES = ("noto", "fluent3d", "fluentflat")
-UNSEEN_STYLE = "twitter"
+EVALUATED_STYLES = ("noto", "fluent3d", "fluentflat")  # of the evaluation sets of scenes, which stay as they are
+UNSEEN_STYLE = "twitter"  # of the test; never trained on
+VALIDATION_STYLE = "fxemoji"  # never trained on either: what is chosen by validation is not chosen by the test
+ICONIFY = {  # style -> package of @iconify-json
+    "notov1": "noto-v1", "emojione": "emojione", "streamline": "streamline-emojis", "fxemoji": "fxemoji",
+    "highcontrast": "fluent-emoji-high-contrast", "monotone": "emojione-monotone", "phosphor": "ph", "lucide": "lucide",
+    "tabler": "tabler", "mdi": "mdi", "gameicons": "game-icons",
+}  # fmt: skip
+INK_STYLES = ("notomono", "highcontrast", "monotone", "phosphor", "lucide", "tabler", "mdi", "gameicons")
+COLOUR_STYLES = ("notov1", "emojione", "streamline")
+TRAIN_STYLES = (*EVALUATED_STYLES * 3, *COLOUR_STYLES * 2, *INK_STYLES)  # as often as it stands here
 MAX_SIDE = 160
 
-Icon = npt.NDArray[np.uint8]  # (h, w, 4) RGBA, cropped to what is drawn
+Icon = npt.NDArray[np.uint8]  # (h, w, 4) RGBA, cropped to what is drawn; of ink styles black on white, or on nothing
+Draw = Callable[[str, str], Image.Image | None]  # name, emoji -> RGBA
 
 
 def vocabulary() -> dict[str, str]:
     """Name -> emoji."""
-    with files("referent.mini").joinpath("vocabulary.tsv").open(encoding="utf-8") as lines:
-        return dict(csv.reader(lines, delimiter="\t"))
+    return dict(_table("vocabulary.tsv"))
 
 
 def load_artwork(file: Path) -> dict[str, dict[str, Icon]]:
@@ -43,68 +53,144 @@ def load_artwork(file: Path) -> dict[str, dict[str, Icon]]:
 
 def rasterise(downloads: Path) -> Iterator[tuple[str, Icon]]:
     """Yield ("style:name", icon) for every icon that its package has."""
-    drawers = {
-        "noto": _font(next(downloads.rglob("NotoColorEmoji.ttf"))),
+    code_points = _iconify_file(downloads, "noto", "chars.json")  # of the names by which Iconify calls emoji
+    drawers: dict[str, Draw] = {
+        "noto": _font(next(downloads.rglob("NotoColorEmoji.ttf")), 109),  # the one size of this bitmap font
         "fluent3d": _file(next(downloads.glob("*fluent-emoji-3d*/package/assets")), ".webp"),
         "fluentflat": _svg(next(downloads.glob("*fluent-emoji-flat*/package/assets"))),
         "twitter": _file(next(downloads.glob("emoji-datasource-twitter*/package/img/twitter/64")), ".png"),
-    }
+        "notomono": _font(next(downloads.rglob("NotoEmoji_400Regular.ttf")), 120),
+    } | {
+        style: _iconify(package, _iconify_file(downloads, package, "icons.json"), code_points)
+        for style, package in ICONIFY.items()
+    }  # fmt: skip
     for style, draw in drawers.items():
         for name, emoji in tqdm(vocabulary().items(), desc=style):
-            image = draw(emoji)
+            image = draw(name, emoji)
             box = image and image.getchannel("A").point(lambda alpha: 255 * (alpha > 24)).getbbox()
             if image and box:
                 icon = image.crop(box)
                 icon.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-                yield f"{style}:{name}", np.asarray(icon)
+                yield f"{style}:{name}", np.asarray(_inked(icon) if style in INK_STYLES else icon)
 
 
-def _font(file: Path) -> Callable[[str], Image.Image | None]:
-    font = ImageFont.truetype(str(file), 109)  # the one size of this bitmap font
+def _table(file: str) -> list[list[str]]:
+    with files("referent.mini").joinpath(file).open(encoding="utf-8") as lines:
+        return list(csv.reader(lines, delimiter="\t"))
 
-    def draw(emoji: str) -> Image.Image | None:
+
+def _font(file: Path, size: int) -> Draw:
+    font = ImageFont.truetype(str(file), size)
+
+    def draw(name: str, emoji: str) -> Image.Image | None:
         canvas = Image.new("RGBA", (160, 160))
-        ImageDraw.Draw(canvas).text((10, 10), emoji, font=font, embedded_color=True)
+        ImageDraw.Draw(canvas).text((10, 10), emoji, font=font, fill="black", embedded_color=True)
         return canvas
 
     return draw
 
 
-def _file(folder: Path, suffix: str) -> Callable[[str], Image.Image | None]:
-    def draw(emoji: str) -> Image.Image | None:
+def _file(folder: Path, suffix: str) -> Draw:
+    def draw(name: str, emoji: str) -> Image.Image | None:
         path = _find(folder, emoji, suffix)
         return Image.open(path).convert("RGBA") if path else None
 
     return draw
 
 
-def _svg(folder: Path) -> Callable[[str], Image.Image | None]:
-    import resvg_py
-
-    def draw(emoji: str) -> Image.Image | None:
+def _svg(folder: Path) -> Draw:
+    def draw(name: str, emoji: str) -> Image.Image | None:
         path = _find(folder, emoji, ".svg")
-        if path is None:
-            return None
-        png = resvg_py.svg_to_bytes(svg_path=str(path), width=MAX_SIDE, height=MAX_SIDE)
-        return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+        return _rendered(svg_path=str(path)) if path else None
 
     return draw
 
 
 def _find(folder: Path, emoji: str, suffix: str) -> Path | None:
     """Files are named by code points in hex, with or without the emoji variation selector."""
-    stem = "-".join(f"{ord(character):04x}" for character in emoji if character != "\ufe0f")
+    stem = _code_points(emoji)
     return next((path for name in (stem, stem + "-fe0f") if (path := folder / (name + suffix)).exists()), None)
+
+
+def _code_points(emoji: str) -> str:
+    return "-".join(f"{ord(character):04x}" for character in emoji if character != "\ufe0f")
+
+
+def _iconify_file(downloads: Path, package: str, name: str) -> dict[str, Any]:
+    found = next(downloads.glob(f"iconify-json-{package}-[0-9]*/package/{name}"))
+    contents: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+    return contents
+
+
+def _iconify(package: str, icons: Mapping[str, Any], emoji_names: Mapping[str, str]) -> Draw:
+    """By the emoji's name, or the name itself, unless icon_names.tsv says which ("-": none shows what is meant)."""
+    chosen = {name: icon for of, name, icon in _table("icon_names.tsv") if of == package}
+
+    def draw(name: str, emoji: str) -> Image.Image | None:
+        stem = _code_points(emoji)
+        called = emoji_names.get(stem) or emoji_names[f"{stem}-fe0f"]
+        usual = (called, f"{called}-1", f"{called}-face", f"{called}-face-1", name.replace(" ", "-"))
+        for icon in [chosen[name]] if name in chosen else usual:
+            parent = icons.get("aliases", {}).get(icon, {}).get("parent", icon)
+            if parent in icons["icons"]:
+                return _rendered(svg_string=_svg_of(icons, icons["icons"][parent]))
+        return None
+
+    return draw
+
+
+def _svg_of(icons: Mapping[str, Any], icon: Mapping[str, Any]) -> str:
+    defaults = {"left": 0, "top": 0, "width": 16, "height": 16}
+    left, top, width, height = (icon.get(key, icons.get(key, default)) for key, default in defaults.items())
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="black" '
+        f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+    )
+
+
+def _rendered(**svg: str) -> Image.Image:
+    import resvg_py
+
+    png = resvg_py.svg_to_bytes(**svg, width=MAX_SIDE, height=MAX_SIDE)
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+
+
+def _inked(icon: Image.Image) -> Image.Image:
+    """Black ink on the white of what it encloses."""
+    from scipy.ndimage import binary_fill_holes
+
+    ink = np.asarray(icon)[..., 3]
+    shape = np.maximum(ink, 255 * binary_fill_holes(ink > 96).astype(np.uint8))
+    white = (255 - ink.astype(np.uint16) * 255 // np.maximum(shape, 1)).astype(np.uint8)
+    return Image.fromarray(np.dstack([white, white, white, shape]))
+
+
+def contact_sheet(artwork: Mapping[str, Mapping[str, Icon]], names: Sequence[str], side: int = 48) -> Image.Image:
+    """Styles in columns, names in rows, to see whether icons are what their names say."""
+    sheet = Image.new("RGB", (120 + side * len(artwork), 16 + side * len(names)), "#cde")
+    pen = ImageDraw.Draw(sheet)
+    for column, (style, icons) in enumerate(artwork.items()):
+        pen.text((122 + side * column, 2), style[:8], fill="black")
+        for row, name in enumerate(names):
+            pen.text((2, 30 + side * row), name, fill="black")
+            if name in icons:
+                icon = Image.fromarray(icons[name])
+                icon.thumbnail((side - 4, side - 4))
+                sheet.paste(icon, (122 + side * column, 18 + side * row), icon)
+    return sheet
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("downloads", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--sheet", type=Path, help="also a picture of all icons, names by styles")
     arguments = parser.parse_args()
     icons = dict(rasterise(arguments.downloads))
     np.savez_compressed(arguments.out, **icons)
     print(f"{len(icons)} icons -> {arguments.out}")
+    if arguments.sheet:
+        contact_sheet(load_artwork(arguments.out), list(vocabulary())).save(arguments.sheet)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,19 @@ from referent.core.bundle import TOKENIZER_FILE
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.mini import shape as mini
-from referent.mini.expressions import make_expressions
-from referent.mini.scenes import CLASSES, SIDE, Materials, make_scene
+from referent.mini.expressions import training_expressions
+from referent.mini.scenes import CLASSES, Materials, training_scene
 from referent.mini.stream import SceneStream, Stage
 from referent.mini.tokenizer import train_tokenizer
-from referent.mini.validation import add_arguments, evaluate, judged, load_materials, validation_examples, validator
+from referent.mini.validation import (
+    add_arguments,
+    evaluate,
+    judged,
+    load_materials,
+    of_one,
+    validation_examples,
+    validator,
+)
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
 from referent.modeling.grounder import HeadGrounder, ReferentGrounder
 from referent.modeling.grounding import GroundingModel
@@ -35,10 +43,10 @@ from referent.training.optimizer import MuonAndAdamW
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 WEIGHT_DECAY = 0.05
-ROW = Bucket(mini.IMAGE_TOKENS + 72, 8)
+ROW = Bucket(mini.IMAGE_TOKENS + 88, 8)
 HEADS = ("head", "referents")
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
-FULL_MIX = {"photo": 0.2, "cut": 0.16, "icons": 0.52, "crowd": 0.12}
+FULL_MIX = {"photo": 0.2, "cut": 0.14, "icons": 0.3, "crowd": 0.08, "alike": 0.14, "rows": 0.14}
 
 
 def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
@@ -46,9 +54,9 @@ def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
     rng = random.Random(seed)
     yield from (name for name in CLASSES for _ in range(30))
     for _ in tqdm(range(3000), desc="tokenizer"):
-        scene = make_scene(rng, materials, "icons")
-        for expression in make_expressions(rng, scene.names, scene.boxes, SIDE, CLASSES, ROW.expressions):
-            yield expression.text
+        scene = training_scene(rng, materials, FULL_MIX)
+        said = training_expressions(rng, scene.names, scene.boxes, scene.image.size, CLASSES, ROW.expressions)
+        yield from (expression.text for expression in said)
 
 
 def mini_spec() -> CheckpointSpec:
@@ -111,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             output_dir=str(arguments.out), max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
             max_grad_norm=1.0,
             warmup_steps=100, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.02},
-            bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=10, report_to="tensorboard",
+            bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=50, report_to="tensorboard",
             save_steps=arguments.save_steps, save_total_limit=2, eval_strategy="steps",
             eval_steps=arguments.eval_steps, metric_for_best_model="mean_iou" if box else "f1",
             dataloader_num_workers=arguments.workers, **workers,
@@ -122,11 +130,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         objective.compile_steps()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.out))
     model.eval()
-    everything = [example for subset in examples.values() for example in subset]
     if box is not None:
-        spec = spec.model_copy(update={"present_threshold": evaluate(box, everything)["present_threshold"]})
+        single = [example for subset in of_one(examples).values() for example in subset]
+        spec = spec.model_copy(update={"present_threshold": evaluate(box, single)["present_threshold"]})
         save_checkpoint(arguments.out / "head", model, spec, tokenizer_file)
     if referents is not None:
+        everything = [example for subset in examples.values() for example in subset]
         found = calibrate(model.referent_head, judged(referents, everything))
         print(json.dumps(found.figures))
         updates = {"present_threshold": found.present_threshold, "referent_threshold": found.referent_threshold}

@@ -21,12 +21,23 @@ from tqdm import tqdm
 from referent.core.files import atomic, md5
 from referent.data.records import Record, Rejected, read_records, write_records
 from referent.data.statistics import Statistics
+from referent.mini.artwork import EVALUATED_STYLES, UNSEEN_STYLE, VALIDATION_STYLE
 from referent.mini.scenes import CLASSES, Materials, SceneKind
-from referent.mini.sets import Example, card_photo, example_records, icon_scene, mixed_scene
+from referent.mini.sets import (
+    Example,
+    card_photo,
+    example_records,
+    icon_scene,
+    mixed_scene,
+    several_card_photo,
+    several_scene,
+)
 
 IMAGE_FOLDER = "images"
 PART = 50  # images: what a killed run may lose, for each process
-SetName = Literal["mix", "scenes", "unseen_style", "cards"]
+SetName = Literal["mix", "scenes", "unseen_style", "val_style", "several", "cards", "several_cards"]
+PHOTOGRAPHS = ("cards", "several_cards")
+STYLES = {"scenes": EVALUATED_STYLES, "unseen_style": (UNSEEN_STYLE,), "val_style": (VALIDATION_STYLE,)}
 
 
 class SettingsError(ValueError):
@@ -34,8 +45,8 @@ class SettingsError(ValueError):
 
 
 class SceneSet(BaseModel):
-    """`mix` is generated from a mix of kinds, `scenes` and `unseen_style` are of icons, `cards` the photographs
-    themselves."""
+    """`mix` is generated from a mix of kinds, with a share of expressions that mean `several`; `cards` and
+    `several_cards` are the photographs themselves, the other sets are of icons."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,14 +54,21 @@ class SceneSet(BaseModel):
     count: int = Field(ge=0, description="images")
     seed: str
     mix: dict[SceneKind, float] = Field(default_factory=dict)
+    several: float = Field(default=0.0, ge=0, le=1)
 
     def example(self, materials: Materials, index: int) -> Example:
         """The image of that index, with its expressions."""
-        if self.name == "cards":
-            return card_photo(materials, index, CLASSES, self.seed)
-        if self.name == "mix":
-            return mixed_scene(materials, index, self.seed, self.mix)
-        return icon_scene(materials, index, CLASSES, self.seed, unseen_style=self.name == "unseen_style")
+        match self.name:
+            case "mix":
+                return mixed_scene(materials, index, self.seed, self.mix, self.several)
+            case "cards":
+                return card_photo(materials, index, CLASSES, self.seed)
+            case "several_cards":
+                return several_card_photo(materials, index, CLASSES, self.seed)
+            case "several":
+                return several_scene(materials, index, CLASSES, self.seed)
+            case _:
+                return icon_scene(materials, index, CLASSES, self.seed, STYLES[self.name])
 
 
 def render(
@@ -131,7 +149,7 @@ def _render_part(chosen: SceneSet, indices: range, split: str, images: Path, fil
         example = chosen.example(_materials, index)
         if not example.expressions:
             continue
-        if chosen.name == "cards":
+        if chosen.name in PHOTOGRAPHS:
             photo = _materials.photos[index][1].file
             name = photo.name
             with atomic(images / name) as temporary:

@@ -12,16 +12,30 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageStat
 
 from referent.core.boxes import Box
-from referent.mini.artwork import TRAIN_STYLES, Icon, load_artwork, vocabulary
+from referent.mini.artwork import EVALUATED_STYLES, INK_STYLES, TRAIN_STYLES, Icon, load_artwork, vocabulary
+from referent.mini.augmentation import (
+    COLOURED,
+    Augmentation,
+    Recolour,
+    ink,
+    outlined,
+    photographed,
+    recolouring,
+    shadowed,
+)
 from referent.mini.cards import RANKS, Photo, read_photos, read_split
 
 SIDE = 288
 CLASSES = [*vocabulary(), *RANKS]  # the names of everything that scenes show
-SceneKind = Literal["icons", "crowd", "cut", "photo"]
+SceneKind = Literal["icons", "crowd", "cut", "photo", "alike", "rows"]
 SCENE_KINDS: tuple[str, ...] = get_args(SceneKind)
+
+
+AUGMENTATION = Augmentation()
+_OPAQUE = [255 * (alpha > 40) for alpha in range(256)]
 
 
 @dataclass
@@ -62,26 +76,91 @@ class Materials:
         return cls(load_artwork(artwork), images, [(photo.open(), photo) for photo in chosen])
 
 
+@dataclass(frozen=True)
+class _Look:
+    """How the icons of a scene are drawn. `recolour` is what all of them have in common, if `alike`."""
+
+    styles: Sequence[str]
+    augmentation: Augmentation | None = None
+    alike: bool = False
+    recolour: Recolour | None = None
+    shadow: bool = False
+
+
+def training_scene(
+    rng: random.Random, materials: Materials, mix: Mapping[SceneKind, float], augmentation: Augmentation = AUGMENTATION
+) -> Scene:
+    """A scene in the styles that are trained on, of a kind by its share in `mix`."""
+    return make_scene(rng, materials, rng.choices(list(mix), list(mix.values()))[0], TRAIN_STYLES, augmentation)
+
+
 def make_scene(
-    rng: random.Random, materials: Materials, kind: SceneKind, styles: Sequence[str] = TRAIN_STYLES
+    rng: random.Random,
+    materials: Materials,
+    kind: SceneKind,
+    styles: Sequence[str] = EVALUATED_STYLES,
+    augmentation: Augmentation | None = None,
 ) -> Scene:
     """`icons` 1-9 objects, `crowd` 12-22, `cut` cards cut from photographs among icons, `photo` an augmented card
-    photograph."""
-    if kind == "photo":
-        return _card_photo(rng, materials, styles)
+    photograph, `alike` 4-11 with several of one name, `rows` some in rows or columns. A style that stands in `styles`
+    several times is drawn as much more often. Evaluation sets have no augmentation."""
+    look = _look(rng, styles, augmentation) if augmentation else _Look(styles)
+    scene = _card_photo(rng, materials, look) if kind == "photo" else _icon_scene(rng, materials, kind, look)
+    if augmentation:
+        if rng.random() < augmentation.scene and not any(name in COLOURED for name in scene.names):
+            ways = augmentation.card_ways if kind in ("photo", "cut") else augmentation.scene_ways
+            scene.image = recolouring(rng, ways)(scene.image)
+        scene.image = photographed(rng, scene.image, augmentation)
+    elif kind != "photo" and rng.random() < 0.15:
+        scene.image = scene.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.5)))
+    return scene
+
+
+def _look(rng: random.Random, styles: Sequence[str], augmentation: Augmentation) -> _Look:
+    alike = rng.random() < augmentation.alike
+    recoloured = alike and rng.random() < augmentation.icon
+    return _Look(
+        (rng.choice(styles),) if rng.random() < augmentation.one_style else styles, augmentation, alike,
+        recolouring(rng, augmentation.icon_ways) if recoloured else None, rng.random() < augmentation.shadow,
+    )  # fmt: skip
+
+
+def _icon_scene(rng: random.Random, materials: Materials, kind: SceneKind, look: _Look) -> Scene:
     width, height = _canvas_size(rng)
     scene = _blank(_background(rng, materials, width, height))
     if kind == "cut":
         for _ in range(rng.randint(1, 4)):
             _paste_card(rng, scene, materials)
-    count = {"icons": rng.randint(1, 9), "crowd": rng.randint(12, 22), "cut": rng.randint(0, 4)}[kind]
-    largest = 0.52 if count <= 4 else 0.38 if count <= 10 else 0.31
-    for name in _names(rng, list(materials.artwork[styles[0]]), count):
+    if kind == "rows":
+        _paste_rows(rng, scene, materials, look)
+    counts = {
+        "icons": rng.randint(1, 9),
+        "crowd": rng.randint(12, 22),
+        "cut": rng.randint(0, 4),
+    }  # seeds draw all three
+    count = counts[kind] if kind in counts else rng.randint(*{"alike": (4, 11), "rows": (0, 3)}[kind])
+    largest = 0.52 if count <= 4 and kind != "rows" else 0.38 if count <= 10 else 0.31
+    known = _known(materials, look)
+    names = _names(rng, known, count)
+    if kind == "alike":
+        names[: rng.randint(3, 6)] = [rng.choice(known)] * rng.randint(3, 6)
+    behind = _grey_level(scene.image) if look.augmentation else 0
+    for name in names:
         size = SIDE * math.exp(rng.uniform(math.log(0.12), math.log(largest)))
-        _paste(rng, scene, _icon(rng, materials, name, styles, min(size, 0.8 * min(width, height))), name)
-    if rng.random() < 0.15:
-        scene.image = scene.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.5)))
+        icon = _icon(rng, materials, name, look, min(size, 0.8 * min(width, height)), behind)
+        _paste(rng, scene, icon, name, shadow=look.shadow)
     return scene
+
+
+def _known(materials: Materials, look: _Look) -> list[str]:
+    """Names that this look can draw."""
+    known = list(materials.artwork[look.styles[0]])
+    return known if look.styles[0] not in INK_STYLES else [name for name in known if name not in COLOURED]
+
+
+def _grey_level(image: Image.Image) -> int:
+    mean: float = ImageStat.Stat(image.reduce(8).convert("L")).mean[0]
+    return round(mean)
 
 
 def plain_card_photo(image: Image.Image, photo: Photo) -> Scene:
@@ -140,36 +219,105 @@ def _jitter(rng: random.Random, image: Image.Image, strength: float) -> Image.Im
     return image
 
 
-def _icon(rng: random.Random, materials: Materials, name: str, styles: Sequence[str], size: float) -> Image.Image:
-    """An icon whose longer side is `size` pixels, sometimes flipped, rotated or recoloured."""
-    icon = Image.fromarray(materials.artwork[rng.choice([s for s in styles if name in materials.artwork[s]])][name])
+def _icon(
+    rng: random.Random, materials: Materials, name: str, look: _Look, size: float, behind: int = 0
+) -> Image.Image:
+    """An icon whose longer side is `size` pixels, sometimes flipped, rotated or recoloured; `behind` is the grey level
+    of what it will stand on."""
+    style = rng.choice([s for s in look.styles if name in materials.artwork[s] and _shows(s, name)])
+    icon = Image.fromarray(materials.artwork[style][name])
     if rng.random() < 0.3:
         icon = icon.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     scale = size / max(icon.size)
     width, height = max(4, round(icon.width * scale * rng.uniform(0.88, 1.12))), max(4, round(icon.height * scale))
-    icon = icon.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    gap = 1.1 if look.augmentation else 2.0  # evaluation scenes stay as they are
+    icon = icon.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=gap)
     if rng.random() < 0.6:
         icon = icon.rotate(rng.uniform(-22, 22), Image.Resampling.BILINEAR, expand=True)
-        icon = icon.crop(icon.getchannel("A").point(lambda alpha: 255 * (alpha > 40)).getbbox())
+        icon = icon.crop(icon.getchannel("A").point(_OPAQUE).getbbox())
+    if look.augmentation:
+        if style in INK_STYLES:
+            icon = ink(rng, icon, look.augmentation.see_through, behind)
+        return _restyled(rng, icon, name, look, look.augmentation)
     if rng.random() < 0.5:
-        alpha = icon.getchannel("A")
-        icon = _jitter(rng, icon.convert("RGB"), 0.25)
-        icon.putalpha(alpha)
+        icon = _with_alpha(_jitter(rng, icon.convert("RGB"), 0.25), icon)
     return icon
 
 
-def _paste(rng: random.Random, scene: Scene, icon: Image.Image, name: str, overlap: float = 0.2) -> None:
+def _shows(style: str, name: str) -> bool:
+    return style not in INK_STYLES or name not in COLOURED
+
+
+def _restyled(rng: random.Random, icon: Image.Image, name: str, look: _Look, augmentation: Augmentation) -> Image.Image:
+    recolour = look.recolour
+    if not look.alike and rng.random() < augmentation.icon:
+        recolour = recolouring(rng, augmentation.icon_ways)
+    if recolour and name not in COLOURED:
+        icon = _with_alpha(recolour(icon.convert("RGB")), icon)
+    elif rng.random() < 0.5:
+        icon = _with_alpha(_jitter(rng, icon.convert("RGB"), 0.25), icon)
+    return outlined(rng, icon) if rng.random() < augmentation.outline else icon
+
+
+def _with_alpha(image: Image.Image, icon: Image.Image) -> Image.Image:
+    image.putalpha(icon.getchannel("A"))
+    return image
+
+
+def _paste(
+    rng: random.Random, scene: Scene, icon: Image.Image, name: str, overlap: float = 0.2, shadow: bool = False
+) -> None:
     """Try some places that hide at most `overlap` of any object; leave the icon out if none is found."""
     free_width, free_height = scene.image.width - icon.width, scene.image.height - icon.height
     if free_width < 0 or free_height < 0:
         return
     for _ in range(12):
-        left, top = rng.randint(0, free_width), rng.randint(0, free_height)
-        box = (left, top, left + icon.width, top + icon.height)
-        if all(_hidden(box, other) <= overlap for other in scene.boxes):
-            scene.image.paste(icon, (left, top), icon)
-            scene.add(name, box, np.asarray(icon)[..., 3] > 60)
+        corner = (rng.randint(0, free_width), rng.randint(0, free_height))
+        if _put(rng, scene, icon, name, corner, overlap, shadow):
             return
+
+
+def _put(
+    rng: random.Random,
+    scene: Scene,
+    icon: Image.Image,
+    name: str,
+    corner: tuple[int, int],
+    overlap: float,
+    shadow: bool,
+) -> bool:
+    """Whether it fits there, and is there now."""
+    box = (*corner, corner[0] + icon.width, corner[1] + icon.height)
+    if not all(_hidden(box, other) <= overlap for other in scene.boxes):
+        return False
+    if shadow:
+        shadowed(rng, scene.image, icon, corner)
+    scene.image.paste(icon, corner, icon)
+    scene.add(name, box, np.asarray(icon)[..., 3] > 60)
+    return True
+
+
+def _paste_rows(rng: random.Random, scene: Scene, materials: Materials, look: _Look) -> None:
+    """One to three rows, or columns, of three to six icons, most of one name."""
+    column = rng.random() < 0.4
+    along, across = scene.image.size[::-1] if column else scene.image.size
+    known, behind = _known(materials, look), _grey_level(scene.image) if look.augmentation else 0
+    lines, name = rng.choice((1, 1, 2, 2, 3)), rng.choice(known)
+    for line in range(lines):
+        name = name if rng.random() < 0.4 else rng.choice(known)
+        names = [name if rng.random() < 0.85 else rng.choice(known) for _ in range(rng.randint(3, 6))]
+        step, band = along / len(names), across / lines
+        size = min(step, band) * rng.uniform(0.55, 0.95)
+        level = band * (line + 0.5) if lines > 1 else rng.uniform(size / 2, across - size / 2)
+        for place, shown in enumerate(names):
+            icon = _icon(rng, materials, shown, look, max(0.09 * SIDE, size * rng.uniform(0.8, 1)), behind)
+            centre = [step * (place + 0.5 + rng.uniform(-0.12, 0.12)), level + rng.uniform(-0.1, 0.1) * band]
+            if column:
+                centre.reverse()
+            left, top = round(centre[0] - icon.width / 2), round(centre[1] - icon.height / 2)
+            left, top = min(left, scene.image.width - icon.width), min(top, scene.image.height - icon.height)
+            if min(left, top) >= 0:
+                _put(rng, scene, icon, shown, (left, top), 0.2, look.shadow)
 
 
 def _hidden(a: Box, b: Box) -> float:
@@ -195,7 +343,7 @@ def _paste_card(rng: random.Random, scene: Scene, materials: Materials) -> None:
     _paste(rng, scene, card.convert("RGBA"), name)
 
 
-def _card_photo(rng: random.Random, materials: Materials, styles: Sequence[str]) -> Scene:
+def _card_photo(rng: random.Random, materials: Materials, look: _Look) -> Scene:
     """A photograph cropped around one of its cards, turned, shrunk into a larger canvas, recoloured, with icons."""
     image, photo = rng.choice(materials.photos)
     objects = [(name, _clip(box, image.size)) for name, box in photo.objects]
@@ -226,8 +374,8 @@ def _card_photo(rng: random.Random, materials: Materials, styles: Sequence[str])
         y1, y2 = y1 * scale_y + corner[1], y2 * scale_y + corner[1]
         scene.add(name, (x1, y1, x2, y2))
     if rng.random() < 0.3:
-        for name in rng.sample(list(materials.artwork[styles[0]]), rng.randint(1, 2)):
-            _paste(rng, scene, _icon(rng, materials, name, styles, SIDE * rng.uniform(0.12, 0.31)), name, overlap=0.05)
+        for name in rng.sample(_known(materials, look), rng.randint(1, 2)):
+            _paste(rng, scene, _icon(rng, materials, name, look, SIDE * rng.uniform(0.12, 0.31)), name, overlap=0.05)
     return scene
 
 

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.mini.expressions import make_expressions
-from referent.mini.scenes import SIDE, Materials, Scene, SceneKind, make_scene
+from referent.mini.expressions import training_expressions
+from referent.mini.scenes import Materials, Scene, SceneKind, training_scene
 from referent.training.encoding import TrainingRow, encode_row, frame_boxes
 
 
@@ -44,8 +44,7 @@ class SceneStream(Dataset[TrainingRow]):
 
     def __getitem__(self, index: int) -> TrainingRow:
         rng = random.Random(f"{self.seed}/{index}")
-        mix = self._stage(index).mix
-        scene = make_scene(rng, self.materials, rng.choices(list(mix), list(mix.values()))[0])
+        scene = training_scene(rng, self.materials, self._stage(index).mix)
         return encode_scene(rng, scene, self.spec, self.encoder, self.classes, self.row)
 
     def _stage(self, index: int) -> Stage:
@@ -62,7 +61,7 @@ def encode_scene(
     """The tensors of `encode_row` and, with K image tokens and N slots: points (N, K) bool: patches that show an
     object; patch_class (K,) index into `classes`, len(classes) for background; patch_shown (K,) bool: not background;
     patch_boxes (K, 4) of the object that is shown."""
-    expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, classes, row.expressions)
+    expressions = training_expressions(rng, scene.names, scene.boxes, scene.image.size, classes, row.expressions)
     suffixes = [encoder.suffix(expression.text) for expression in expressions] or [encoder.suffix("object")]
     targets = [[scene.boxes[index] for index in expression.targets] for expression in expressions]
     sample, frame = encode_row(scene.image, suffixes, targets, spec, encoder, row)

@@ -25,8 +25,8 @@ from referent.core.packing import Bucket
 from referent.core.prompts import Prompt, PromptEncoder
 from referent.data.expressions import Expression
 from referent.mini import shape as mini
-from referent.mini.expressions import make_expressions
-from referent.mini.scenes import CLASSES, SIDE, Materials, Scene, SceneKind, make_scene
+from referent.mini.expressions import training_expressions
+from referent.mini.scenes import CLASSES, Materials, Scene, SceneKind, training_scene
 from referent.mini.validation import add_arguments, load_materials, validation_examples, validator
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint, save_checkpoint
 from referent.modeling.grounder import TextGrounder
@@ -42,7 +42,7 @@ POINT_TO = ("point to {}", "point at {}", "points of {}")
 POINTED_AT = 0.3  # of the expressions of one object or none, those asked with `POINT_TO`
 ROW = Bucket(mini.IMAGE_TOKENS + 368, 8)
 ANSWER_TOKENS = 320  # of a row
-MIX: dict[SceneKind, float] = {"photo": 0.2, "cut": 0.15, "icons": 0.5, "crowd": 0.15}
+MIX: dict[SceneKind, float] = {"photo": 0.2, "cut": 0.1, "icons": 0.3, "crowd": 0.1, "alike": 0.15, "rows": 0.15}
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,12 @@ class AnswerStream(Dataset[TrainingRow]):
 
     def __getitem__(self, index: int) -> TrainingRow:
         rng = random.Random(f"{self.seed}/{index}")
-        scene = make_scene(rng, self.materials, rng.choices(list(self.mix), list(self.mix.values()))[0])
+        scene = training_scene(rng, self.materials, self.mix)
         frame = self.spec.frame(scene.image.size)
         suffixes: list[list[int]] = []
         answers: list[list[int]] = []
-        for expression in make_expressions(rng, scene.names, scene.boxes, SIDE, CLASSES, ROW.expressions):
+        size = scene.image.size
+        for expression in training_expressions(rng, scene.names, scene.boxes, size, CLASSES, ROW.expressions):
             words, text = question_and_answer(rng, scene, expression, frame)
             ids = [*self.encoder.answer(text), mini.SPECIAL_TOKENS.index("</s>")]
             if sum(map(len, answers)) + len(ids) <= ANSWER_TOKENS:

@@ -13,8 +13,16 @@ from referent.evaluation.evaluate import join, summary
 from referent.evaluation.metrics import auroc
 from referent.evaluation.predictions import prediction_of
 from referent.evaluation.several import score_order_matches
+from referent.mini.artwork import VALIDATION_STYLE
 from referent.mini.scenes import CLASSES, Materials
-from referent.mini.sets import Example, card_photos, example_records, icon_scenes
+from referent.mini.sets import (
+    Example,
+    card_photo,
+    example_records,
+    icon_scene,
+    several_card_photo,
+    several_scene,
+)
 from referent.modeling.grounder import ReferentGrounder
 from referent.training.calibration import Judged, best_f1
 
@@ -49,11 +57,24 @@ def load_materials(arguments: argparse.Namespace, split: str) -> Materials:
 
 
 def validation_examples(arguments: argparse.Namespace) -> dict[str, list[Example]]:
-    """Validation scenes and photographs."""
-    materials = load_materials(arguments, "val")
+    """Scenes, also in a style that is never trained on, and photographs; then such with expressions for several."""
+    materials, count = load_materials(arguments, "val"), range(arguments.validation_scenes)
+    photos = range(len(materials.photos))
     return {
-        "scenes": list(icon_scenes(materials, CLASSES, arguments.validation_scenes, "val", unseen_style=False)),
-        "cards": list(card_photos(materials, CLASSES, "val")),
+        "scenes": [icon_scene(materials, index, CLASSES, "val") for index in count],
+        "unseen": [icon_scene(materials, index, CLASSES, "val", (VALIDATION_STYLE,)) for index in count],
+        "cards": [card_photo(materials, index, CLASSES, "val") for index in photos],
+        "several": [several_scene(materials, index, CLASSES, "val") for index in count],
+        "several_cards": [several_card_photo(materials, index, CLASSES, "val") for index in photos],
+    }
+
+
+def of_one(examples: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """The sets whose expressions mean one object or none."""
+    return {
+        name: subset
+        for name, subset in examples.items()
+        if not any(expression.several for example in subset for expression in example.expressions)
     }
 
 
@@ -82,16 +103,17 @@ def judged(grounder: ReferentGrounder, examples: Iterable[Example]) -> list[Judg
 def validator(
     grounder: Grounder | None, examples: dict[str, list[Example]], referents: ReferentGrounder | None = None
 ) -> Callable[[], dict[str, float]]:
-    """Figures of each set: of `grounder`'s boxes, and of every referent, there at the best threshold of each set.
+    """Figures of each set: of `grounder`'s boxes where one is meant, and of every referent, there at the best
+    threshold of each set.
     `mean_iou` and `f1` are the means over the sets."""
 
     def validate() -> dict[str, float]:
         figures: dict[str, float] = {}
         if grounder is not None:
-            results = {name: evaluate(grounder, subset) for name, subset in examples.items()}
+            results = {name: evaluate(grounder, subset) for name, subset in of_one(examples).items()}
             for name, result in results.items():
                 figures |= {f"{name}_{key}": result[key] for key in BOX_FIGURES if result.get(key) is not None}
-            figures["mean_iou"] = float(np.mean([figures[f"{name}_mean_iou"] for name in examples]))
+            figures["mean_iou"] = float(np.mean([figures[f"{name}_mean_iou"] for name in results]))
         if referents is not None:
             for name, subset in examples.items():
                 figures |= {f"{name}_{key}": value for key, value in several_at_best(judged(referents, subset)).items()}

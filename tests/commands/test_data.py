@@ -64,7 +64,7 @@ def test_scenes_writes_the_training_mix_by_default(materials_folder: Path, tmp_p
     result = scenes(materials_folder, tmp_path / "out", "--split", "train", "--count", 3, "--mix", "cut=.5,icons=.5")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "train.json").read_text())["settings"]["sets"] == [
-        {"name": "mix", "count": 3, "seed": "train", "mix": {"cut": 0.5, "icons": 0.5}}
+        {"name": "mix", "count": 3, "seed": "train", "mix": {"cut": 0.5, "icons": 0.5}, "several": 0.0}
     ]
 
 
@@ -72,7 +72,7 @@ def test_scenes_writes_the_training_mix_by_default(materials_folder: Path, tmp_p
     ("options", "says"),
     [
         (["--split", "val", "--backgrounds", "."], "--backgrounds are for training alone"),
-        (["--split", "val", "--mix", "photo=1,icon=0"], "name icons, crowd, cut, photo once at most"),
+        (["--split", "val", "--mix", "photo=1,icon=0"], "name icons, crowd, cut, photo, alike, rows once at most"),
         (["--split", "val", "--mix", "photo=2,cut=-1"], "must be positive"),
         (["--split", "val", "--set", "scenes", "--artwork", __file__], "error"),
         (["--split", "val", "--cards", "nowhere"], "nowhere/labels.csv"),

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,14 @@ def test_an_item_depends_on_seed_and_index_alone(materials_folder: Path) -> None
 def test_a_mix_is_the_stream_that_training_sees(materials_folder: Path) -> None:
     import random
 
-    from referent.mini.expressions import make_expressions
-    from referent.mini.scenes import SIDE, make_scene
+    from referent.mini.expressions import training_expressions
+    from referent.mini.scenes import training_scene
 
-    made, mix = materials(materials_folder, "train"), {"photo": 0.5, "icons": 0.5}
-    for index in range(4):
+    made, mix = materials(materials_folder, "train"), {"photo": 0.3, "icons": 0.3, "alike": 0.2, "rows": 0.2}
+    for index in range(6):
         rng = random.Random(f"1/{index}")
-        scene = make_scene(rng, made, rng.choices(list(mix), list(mix.values()))[0])
-        expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, CLASSES, 8)
+        scene = training_scene(rng, made, mix)
+        expressions = training_expressions(rng, scene.names, scene.boxes, scene.image.size, CLASSES, 8, several=0)
         assert mixed_scene(made, index, "1", mix).expressions == expressions
 
 
@@ -45,3 +46,13 @@ def test_records_say_what_kind_of_expression_they_are(materials_folder: Path) ->
         assert record.present == bool(expression.targets) == ("class" in record.tags)
         assert record.tags["set"] == "cards"
         assert ("among_ranks" in record.tags) == (expression.kind == "name")  # the photograph shows two ranks
+
+
+def test_evaluation_scenes_stay_what_they_were(materials_folder: Path) -> None:
+    """mini's evaluation sets are made anew from their seeds: other pictures would be other sets."""
+    digest = hashlib.sha256()
+    for unseen_style in (False, True):
+        for example in icon_scenes(materials(materials_folder), CLASSES, 12, "pin", unseen_style):
+            digest.update(example.image.tobytes())
+            digest.update(repr([(e.text, e.targets) for e in example.expressions]).encode())
+    assert digest.hexdigest() == "ca114309a5bb2331c1829bb33c0454b8f2e244a6d7a63e301fdc6bdd68ae937c"

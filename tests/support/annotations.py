@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from referent.mini.artwork import EVALUATED_STYLES, TRAIN_STYLES, UNSEEN_STYLE, VALIDATION_STYLE
+
 NAMES = ("dog", "cat", "pumpkin")
 PHOTOS = {"a.jpg": "train", "b.jpg": "test", "c.jpg": "val"}
 
@@ -19,7 +21,8 @@ def materials_folder(tmp_path: Path) -> Path:
     images.mkdir(parents=True)
     noise = np.random.default_rng(0)
     icons = {}
-    for style in ("noto", "fluent3d", "fluentflat", "twitter"):
+    first = (*EVALUATED_STYLES, UNSEEN_STYLE)
+    for style in (*first, *(style for style in dict.fromkeys((*TRAIN_STYLES, VALIDATION_STYLE)) if style not in first)):
         for name in NAMES:
             icons[f"{style}:{name}"] = noise.integers(60, 256, (24, 30, 4)).astype(np.uint8)
     np.savez(folder / "artwork.npz", **icons)

@@ -14,6 +14,7 @@ from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.core.transform import ImageTransform
 from referent.data.records import Record, write_records
+from referent.mini.artwork import TRAIN_STYLES
 from referent.mini.scenes import SIDE, Materials
 from referent.mini.stream import SceneStream, Stage
 from referent.training.recipe import Recipe
@@ -28,7 +29,7 @@ def materials() -> Materials:
     """Icons of one colour each."""
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
     icons = {name: np.full((40, 40, 4), (*colour, 255), np.uint8) for name, colour in zip(NAMES, colours, strict=True)}
-    return Materials(dict.fromkeys(("noto", "fluent3d", "fluentflat"), icons), [], [])
+    return Materials(dict.fromkeys(TRAIN_STYLES, icons), [], [])
 
 
 @pytest.fixture(scope="module")
