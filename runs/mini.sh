@@ -31,7 +31,7 @@ fi
 
 export HF_HUB_OFFLINE=1
 $PYTHON -m referent.mini.pretrain --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" \
-    --backgrounds "$DATA/backgrounds" --out "$WORK/base" --steps 4000 --dense-steps 1000
+    --backgrounds "$DATA/backgrounds" --out "$WORK/base" --steps "${STEPS:-4000}" --dense-steps 1000
 
 scenes=($REFERENT data scenes --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split-file "$SPLIT" --out "$WORK/data")
 [ -f "$WORK/data/train.jsonl" ] || "${scenes[@]}" --split train --count 8000 --backgrounds "$DATA/backgrounds"
@@ -41,7 +41,7 @@ for set in cards scenes unseen_style; do
 done
 
 # the base's head goes on, so its box loss keeps the weights that it was trained with: 2 sum(L1) = 8 mean(L1)
-$REFERENT train lora --base "$WORK/base/checkpoint" --data "$WORK/data" --images "$WORK/data/images" --out "$WORK/mini" \
+$REFERENT train lora --base "$WORK/base/head" --data "$WORK/data" --images "$WORK/data/images" --out "$WORK/mini" \
     --steps 250 --eval-steps 125 --batch 32 --learning-rate 1e-3 --warmup 30 --l1-weight 8 --bf16 --compile
 for set in cards scenes unseen_style; do
     $REFERENT evaluate jsonl --annotations "$WORK/$set/test.jsonl" --images "$WORK/$set/images" \

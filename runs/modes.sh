@@ -16,7 +16,7 @@ budget=(--steps "${STEPS:-400}" --eval-steps 200 --batch "${BATCH:-16}" --learni
 for mode in frozen lora text; do
     fresh=(--fresh-head)
     [ "$mode" = text ] && fresh=()
-    [ -f "$WORK/modes/$mode/result.json" ] || $REFERENT train "$mode" --base "$WORK/base/checkpoint" \
+    [ -f "$WORK/modes/$mode/result.json" ] || $REFERENT train "$mode" --base "$WORK/base/head" \
         --data "$WORK/data" --images "$WORK/data/images" --out "$WORK/modes/$mode" "${budget[@]}" "${fresh[@]}"
 done
 for set in cards scenes; do

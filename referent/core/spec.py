@@ -28,6 +28,9 @@ class ModelSpec(BaseModel):
     prompt: Prompt
     buckets: tuple[Bucket, ...] = Field(min_length=1, description="(tokens, expressions), ascending in both")
     present_threshold: float | None = Field(description="lowest score of an object that is there; None without scores")
+    referent_threshold: float | None = Field(
+        default=None, description="lowest score of a referent, of a model that gives each of several its own"
+    )
     generation: Generation | None = Field(default=None, description="how it writes, if its answers are text")
     knows: str | None = Field(default=None, description="what it knows, in words for people")
     evaluation: dict[str, Any] = Field(default_factory=dict, description="figures on held-out data, by set")

@@ -8,6 +8,7 @@ from referent.core.processor import Processor
 from referent.core.spec import ModelSpec
 from referent.kinds.generator import Generator
 from referent.kinds.head import Head
+from referent.kinds.referents import Referents
 
 KINDS: dict[str, Kind] = {}
 
@@ -30,4 +31,5 @@ def load_processor(repository: Path, bundle: Bundle) -> Processor:
 
 
 register(Head())
+register(Referents())
 register(Generator())

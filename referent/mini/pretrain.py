@@ -2,12 +2,14 @@
 
     python -m referent.mini.pretrain --artwork ... --out RUN --steps 2600 --dense-steps 1000
 
-The first part supervises image features alone, on crowded scenes; then everything is trained.
+The first part supervises image features alone, on crowded scenes; then everything is trained. One trunk has two heads,
+and each becomes a checkpoint of its kind: OUT/head, a box at [LOC], and OUT/referents, every referent.
 """
 
 import argparse
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from tqdm import tqdm
@@ -21,18 +23,20 @@ from referent.mini.expressions import make_expressions
 from referent.mini.scenes import CLASSES, SIDE, Materials, make_scene
 from referent.mini.stream import SceneStream, Stage
 from referent.mini.tokenizer import train_tokenizer
-from referent.mini.validation import add_arguments, load_materials, validation_examples, validator
+from referent.mini.validation import add_arguments, evaluate, judged, load_materials, validation_examples, validator
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
-from referent.modeling.grounder import HeadGrounder
+from referent.modeling.grounder import HeadGrounder, ReferentGrounder
 from referent.modeling.grounding import GroundingModel
-from referent.modeling.heads import BoxHead
+from referent.modeling.heads import BoxHead, ReferentHead
 from referent.modeling.stem import ConvStemLlava
+from referent.training.calibration import calibrate
 from referent.training.losses import PRETRAINING, DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 WEIGHT_DECAY = 0.05
 ROW = Bucket(mini.IMAGE_TOKENS + 72, 8)
+HEADS = ("head", "referents")
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
 FULL_MIX = {"photo": 0.2, "cut": 0.16, "icons": 0.52, "crowd": 0.12}
 
@@ -60,12 +64,15 @@ def mini_spec() -> CheckpointSpec:
     )  # fmt: skip
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--dense-steps", type=int, required=True, help="first steps, on image features alone")
     parser.add_argument("--eval-steps", type=int, default=500)
-    arguments = parser.parse_args()
+    parser.add_argument("--save-steps", type=int, default=500, help="between states to resume from")
+    parser.add_argument("--heads", choices=("both", *HEADS), default="both", help="what is trained on the trunk")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile")
+    arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     set_seed(arguments.seed)
     materials = load_materials(arguments, "train")
@@ -75,8 +82,17 @@ def main() -> None:
 
     spec = mini_spec()
     encoder = load_checkpoint_encoder(arguments.out, spec)
-    model = GroundingModel(ConvStemLlava(mini.mini_config()), BoxHead(256, spec.head_dropout))
-    hidden_size = model.base.config.text_config.hidden_size
+    llava = ConvStemLlava(mini.mini_config())
+    hidden_size = llava.config.text_config.hidden_size
+    model = GroundingModel(
+        llava,
+        None if arguments.heads == "referents" else BoxHead(hidden_size, spec.head_dropout),
+        referent_head=None if arguments.heads == "head" else ReferentHead(hidden_size, spec.image_tokens, 0.0),
+    )
+    referents_spec = spec.model_copy(update={"kind": "referents", "present_threshold": 0.5, "referent_threshold": 0.5})
+    box = HeadGrounder(model, spec, encoder) if model.box_head else None
+    referents = ReferentGrounder(model, referents_spec, encoder) if model.referent_head else None
+    examples = validation_examples(arguments)
     objective = Objective(model, PRETRAINING, DenseSupervision(hidden_size, len(CLASSES)))
     stages = [
         Stage(arguments.dense_steps * arguments.batch, DENSE_MIX),
@@ -84,25 +100,37 @@ def main() -> None:
     ]
     # Muon: 200 steps on, patches are told apart a third better than with AdamW alone (docs/experiments.md)
     optimizer = MuonAndAdamW(objective, arguments.learning_rate, WEIGHT_DECAY)
+    workers = {"dataloader_prefetch_factor": 4, "dataloader_persistent_workers": True} if arguments.workers else {}
     trainer = GroundingTrainer(
         objective,
         SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed),
-        validator(HeadGrounder(model, spec, encoder), validation_examples(arguments)),
+        validator(box, referents, examples),
         expressions_from_step=arguments.dense_steps,
         optimizers=(optimizer, None),
         args=TrainingArguments(
             output_dir=str(arguments.out), max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
             max_grad_norm=1.0,
             warmup_steps=100, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.02},
-            bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=50, report_to="tensorboard", save_steps=500,
-            save_total_limit=2, eval_strategy="steps", eval_steps=arguments.eval_steps,
-            dataloader_num_workers=arguments.workers, dataloader_prefetch_factor=4, dataloader_persistent_workers=True,
+            bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=10, report_to="tensorboard",
+            save_steps=arguments.save_steps, save_total_limit=2, eval_strategy="steps",
+            eval_steps=arguments.eval_steps, metric_for_best_model="quality",
+            dataloader_num_workers=arguments.workers, **workers,
             remove_unused_columns=False, label_names=["boxes"], seed=arguments.seed,
         ),
     )  # fmt: skip
-    objective.compile_steps()
+    if arguments.compile:
+        objective.compile_steps()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.out))
-    save_checkpoint(arguments.out / "checkpoint", model, spec, tokenizer_file)
+    model.eval()
+    everything = [example for subset in examples.values() for example in subset]
+    if box is not None:
+        spec = spec.model_copy(update={"present_threshold": evaluate(box, everything)["present_threshold"]})
+        save_checkpoint(arguments.out / "head", model, spec, tokenizer_file)
+    if referents is not None:
+        found = calibrate(model.referent_head, judged(referents, everything))
+        print(json.dumps(found.figures))
+        updates = {"present_threshold": found.present_threshold, "referent_threshold": found.referent_threshold}
+        save_checkpoint(arguments.out / "referents", model, referents_spec.model_copy(update=updates), tokenizer_file)
 
 
 if __name__ == "__main__":

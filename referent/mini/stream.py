@@ -59,11 +59,12 @@ class SceneStream(Dataset[TrainingRow]):
 def encode_scene(
     rng: random.Random, scene: Scene, spec: ModelSpec, encoder: PromptEncoder, classes: Sequence[str], row: Bucket
 ) -> TrainingRow:
-    """The tensors of `encode_row` and, with K image tokens and N slots: points (N, K) bool: patches that show the
-    object; patch_class (K,) index into `classes`, len(classes) for background; patch_boxes (K, 4)."""
+    """The tensors of `encode_row` and, with K image tokens and N slots: points (N, K) bool: patches that show an
+    object; patch_class (K,) index into `classes`, len(classes) for background; patch_shown (K,) bool: not background;
+    patch_boxes (K, 4) of the object that is shown."""
     expressions = make_expressions(rng, scene.names, scene.boxes, SIDE, classes, row.expressions)
     suffixes = [encoder.suffix(expression.text) for expression in expressions] or [encoder.suffix("object")]
-    targets = [scene.boxes[e.targets[0]] if e.targets else None for e in expressions]
+    targets = [[scene.boxes[index] for index in expression.targets] for expression in expressions]
     sample, frame = encode_row(scene.image, suffixes, targets, spec, encoder, row)
     owner = _patch_owner(scene, spec.image.size, round(spec.image_tokens**0.5), len(scene.names), frame.offset)
 
@@ -74,7 +75,12 @@ def encode_scene(
     class_of_owner = np.array([len(classes), *(index[name] for name in scene.names)])
     boxes = frame_boxes(scene.boxes, frame)
     box_of_owner = np.concatenate([np.full((1, 4), 0.5), boxes]).astype(np.float32)
-    return sample | {"points": points, "patch_class": class_of_owner[owner], "patch_boxes": box_of_owner[owner]}
+    return sample | {
+        "points": points,
+        "patch_class": class_of_owner[owner],
+        "patch_shown": owner > 0,
+        "patch_boxes": box_of_owner[owner],
+    }
 
 
 def _patch_owner(scene: Scene, size: int, grid: int, objects: int, offset: tuple[int, int]) -> npt.NDArray[np.int64]:

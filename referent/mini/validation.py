@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from referent.core.answers import Answer
 from referent.evaluation.evaluate import join, summary
+from referent.evaluation.metrics import auroc
 from referent.evaluation.predictions import prediction_of
+from referent.evaluation.several import score_order_matches
 from referent.mini.scenes import CLASSES, Materials
 from referent.mini.sets import Example, card_photos, example_records, icon_scenes
-
-VALIDATION_SCENES = 150
+from referent.modeling.grounder import HeadGrounder, ReferentGrounder
+from referent.training.calibration import Judged, best_f1
 
 
 class Grounder(Protocol):
@@ -33,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--validation-scenes", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -46,7 +50,7 @@ def validation_examples(arguments: argparse.Namespace) -> dict[str, list[Example
     """Validation scenes and photographs."""
     materials = load_materials(arguments, "val")
     return {
-        "scenes": list(icon_scenes(materials, CLASSES, VALIDATION_SCENES, "val", unseen_style=False)),
+        "scenes": list(icon_scenes(materials, CLASSES, arguments.validation_scenes, "val", unseen_style=False)),
         "cards": list(card_photos(materials, CLASSES, "val")),
     }
 
@@ -62,14 +66,38 @@ def evaluate(grounder: Grounder, examples: Iterable[Example]) -> dict[str, Any]:
     return summary(join(records, predictions))
 
 
-def validator(grounder: Grounder, examples: dict[str, list[Example]]) -> Callable[[], dict[str, float]]:
-    """Figures of each set; `mean_iou` is the mean of both."""
+def judged(grounder: ReferentGrounder, examples: Iterable[Example]) -> list[Judged]:
+    """All that the referent head gives for each expression, with the true boxes."""
+    found = []
+    for example in examples:
+        about = list(example_records(example, "", "val", "validation"))
+        candidates = grounder.candidates(example.image, [record.expression for record in about])
+        for record, given in zip(about, candidates, strict=True):
+            found.append(Judged(given, np.array(record.boxes, np.float64).reshape(-1, 4)))
+    return found
+
+
+def validator(
+    box: HeadGrounder | None, referents: ReferentGrounder | None, examples: dict[str, list[Example]]
+) -> Callable[[], dict[str, float]]:
+    """Figures of each set, of the heads that there are: of the best threshold, since none is chosen before the end.
+    `quality` is the mean over the sets of mean IoU, or else of F1."""
 
     def validate() -> dict[str, float]:
         figures: dict[str, float] = {}
         for name, subset in examples.items():
-            result = evaluate(grounder, subset)
-            figures |= {f"{name}_{key}": result[key] for key in ("mean_iou", "acc@0.5", "auroc")}
-        return figures | {"mean_iou": (figures["scenes_mean_iou"] + figures["cards_mean_iou"]) / 2}
+            if box is not None:
+                result = evaluate(box, subset)
+                figures |= {f"{name}_{key}": result[key] for key in ("mean_iou", "acc@0.5", "auroc") if key in result}
+            if referents is not None:
+                found = judged(referents, subset)
+                scores = np.concatenate([given.scores for given, _ in found])
+                right = np.concatenate([score_order_matches(given.boxes_xyxy, true) for given, true in found])
+                figures[f"{name}_f1"] = best_f1(scores, right, sum(len(true) for _, true in found))[1]
+                presence = np.array([given.presence for given, _ in found])
+                told = auroc(presence, np.array([len(true) > 0 for _, true in found]))
+                figures |= {} if told is None else {f"{name}_presence_auroc": told}
+        of_all = "f1" if box is None else "mean_iou"
+        return figures | {"quality": float(np.mean([figures[f"{name}_{of_all}"] for name in examples]))}
 
     return validate

@@ -2,7 +2,7 @@
 
 referent.json     CheckpointSpec: model spec, head shape, where the base is
 tokenizer.json    of `tokenizers`
-head.safetensors  the box head; a checkpoint that answers in text has none
+head.safetensors  the box head or the referent head; a checkpoint that answers in text has none
 visual_prompts.safetensors  of a model that has them
 adapter/          PEFT adapter, where there is one
 base/             LLaVA (transformers layout), unless `base` in referent.json points elsewhere
@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isqrt
 from pathlib import Path
 from shutil import copyfile
 from typing import Literal
@@ -29,7 +30,7 @@ from referent.core.bundle import TOKENIZER_FILE
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel, image_tokens_of
-from referent.modeling.heads import BoxHead
+from referent.modeling.heads import BoxHead, ReferentHead
 from referent.modeling.siglip_gemma import PaliGemma
 from referent.modeling.vpp import QUERIES, VisualPrompts, VisualPromptsShape
 from referent.modeling.weights import CheckpointError as CheckpointError
@@ -54,16 +55,23 @@ class CheckpointSpec(ModelSpec):
     base: str = Field(description="LLaVA directory: absolute, or relative to the checkpoint")
     base_digest: str | None = Field(None, description="of a base elsewhere (`weights.base_digest`); None: not known")
     adapter: bool | None = Field(None, description="whether there is an adapter; None: as it is found")
-    head_widths: tuple[int, int] | None = Field(None, description="of its two hidden layers; None: as BoxHead has them")
+    head_widths: tuple[int, int] | None = Field(None, description="of the hidden layers; None: as the head has them")
     head_dropout: float = 0.1
     has_scores: bool = True
     visual_prompts: VisualPromptsShape | None = Field(None, description="sizes of its visual position prompts, if any")
-    kind: Literal["head", "generator"] = Field("head", description="box head at [LOC], or generated text")
+    kind: Literal["head", "referents", "generator"] = Field("head", description="a head at [LOC], or generated text")
 
     @model_validator(mode="after")
     def _has_loc(self) -> "CheckpointSpec":
-        if self.kind == "head" and not self.prompt.reads_loc:
-            raise ValueError(f"template {self.prompt.template!r} must end with [LOC]: a box head reads there")
+        if self.kind != "generator" and not self.prompt.reads_loc:
+            raise ValueError(f"template {self.prompt.template!r} must end with [LOC]: a head reads there")
+        if self.kind == "referents":
+            if None in (self.present_threshold, self.referent_threshold):
+                raise ValueError("a checkpoint of kind 'referents' has `present_threshold` and `referent_threshold`")
+            if self.box_frame != "transformed":
+                raise ValueError("a referent head counts in the square that the model sees: box_frame is 'transformed'")
+            if isqrt(self.image_tokens) ** 2 != self.image_tokens:
+                raise ValueError(f"{self.image_tokens} image tokens are no square: a referent head needs a grid")
         if (self.kind == "generator") != (self.generation is not None):
             raise ValueError(f"a checkpoint of kind {self.kind!r} has `generation` exactly if it answers in text")
         if (self.visual_prompts is None) != (self.detector_image is None):
@@ -87,8 +95,9 @@ def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec
         model.base.save_pretrained(directory / BASE_DIRECTORY)
     if adapted:
         model.llava.save_pretrained(directory / ADAPTER_DIRECTORY)
-    if model.box_head is not None:
-        save_file(model.box_head.state_dict(), directory / HEAD_FILE)
+    head = model.referent_head if spec.kind == "referents" else model.box_head
+    if head is not None:
+        save_file(head.state_dict(), directory / HEAD_FILE)
     if model.visual_prompts is not None:
         save_file(model.visual_prompts.state_dict(), directory / VISUAL_PROMPTS_FILE)
     if tokenizer_file != directory / TOKENIZER_FILE:
@@ -148,8 +157,10 @@ def load_checkpoint(
     return model.train(trainable), spec
 
 
-def make_model(base: VisionLanguageModel | PeftModel, head: BoxHead | None) -> GroundingModel:
+def make_model(base: VisionLanguageModel | PeftModel, head: BoxHead | ReferentHead | None) -> GroundingModel:
     """The grounding model of the base's family."""
+    if isinstance(head, ReferentHead):
+        return GroundingModel(base, None, referent_head=head)
     paligemma = base.config.model_type == PaliGemmaConfig.model_type
     return PaliGemma(base, head) if paligemma else GroundingModel(base, head)
 
@@ -177,12 +188,21 @@ def load_checkpoint_encoder(directory: Path, spec: ModelSpec) -> PromptEncoder:
         return PromptEncoder(spec.prompt, directory / TOKENIZER_FILE, spec.image_tokens)
 
 
-def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHead | None:
-    """The box head of a checkpoint; None where it answers in text. Raises `CheckpointError`."""
+def make_head(spec: CheckpointSpec, hidden_size: int) -> BoxHead | ReferentHead | None:
+    """A fresh head as the spec has it; None where the model answers in text."""
     if spec.kind == "generator":
         return None
+    if spec.kind == "referents":
+        return ReferentHead(hidden_size, spec.image_tokens, spec.head_dropout, spec.head_widths)
+    return BoxHead(hidden_size, spec.head_dropout, spec.has_scores, spec.head_widths)
+
+
+def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHead | ReferentHead | None:
+    """The head of a checkpoint; None where it answers in text. Raises `CheckpointError`."""
+    head = make_head(spec, hidden_size)
+    if head is None:
+        return None
     file = directory / HEAD_FILE
-    head = BoxHead(hidden_size, spec.head_dropout, spec.has_scores, spec.head_widths)
     with reading(file):
         weights = load_file(file)
     check_weights(str(file), head.state_dict(), weights, "it is of another checkpoint, copy the whole one again")

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from peft import PeftModel
 from PIL import Image
 
 from referent.core.answers import Answer
+from referent.core.boxes import Floats, clip_xyxy
 from referent.core.contract import DETECTOR_INPUTS, IMAGE, INPUT_IDS, LOC_POSITIONS, SEGMENT_IDS
 from referent.core.images import Picture
 from referent.core.kind import Arrays, Prepared
@@ -19,9 +21,9 @@ from referent.core.prompts import PromptEncoder
 from referent.generation.engine import Engine
 from referent.generation.outputs import outputs_of
 from referent.generation.questions import columns_of, load_tokenizer, plan, question_of
-from referent.kinds import kind_of
+from referent.kinds import head, kind_of, referents
+from referent.kinds.at_loc import joined
 from referent.kinds.generator import generation_of
-from referent.kinds.head import BOXES, SCORES
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.text_decoder import TorchDecoder
@@ -50,17 +52,23 @@ class ModelGrounder(ABC):
         """Several RGB images at once, each with its expressions."""
 
 
-class HeadGrounder(ModelGrounder):
-    """Reads boxes with the head; rows of one shape share a pass."""
+class LocGrounder(ModelGrounder):
+    """Reads an answer at each [LOC]; rows of one shape share a pass."""
 
     def __init__(self, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> None:
         super().__init__(model, spec, encoder)
         self._processor = Processor(spec, encoder, kind_of(spec))
 
-    @torch.inference_mode()
     def ground_batch(
         self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
     ) -> list[list[Answer]]:
+        return [self._processor.answers(*request) for request in self._outputs(images, expressions)]
+
+    @torch.inference_mode()
+    def _outputs(
+        self, images: Sequence[Image.Image | Picture], expressions: Sequence[Sequence[str]]
+    ) -> list[tuple[Prepared, list[Arrays]]]:
+        """The requests and the outputs of their inferences."""
         pairs = zip(images, expressions, strict=True)
         prepared = [self._processor.prepare_picture(picture, asked) for picture, asked in pairs]
         rows = [arrays for request in prepared for arrays in request.inferences]
@@ -75,14 +83,59 @@ class HeadGrounder(ModelGrounder):
                 torch.from_numpy(np.concatenate([rows[index][tensor.name] for index in indices])).to(features.device)
                 for tensor in (INPUT_IDS, SEGMENT_IDS, LOC_POSITIONS)
             )
-            hidden, _ = self._model.read_expressions(*tensors, features[[owners[index] for index in indices]])
-            boxes, logits = self._model.box_head(hidden)
+            read = self._read(*tensors, features[[owners[index] for index in indices]])
             for slot, index in enumerate(indices):
-                outputs[index][BOXES.name] = boxes[slot : slot + 1].cpu().numpy()
-                if logits is not None:
-                    outputs[index][SCORES.name] = logits[slot : slot + 1].sigmoid().cpu().numpy()
+                outputs[index] = {name: values[slot : slot + 1].cpu().numpy() for name, values in read.items()}
         given = iter(outputs)
-        return [self._processor.answers(request, [next(given) for _ in request.inferences]) for request in prepared]
+        return [(request, [next(given) for _ in request.inferences]) for request in prepared]
+
+    @abstractmethod
+    def _read(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The kind's outputs by name, of what `GroundingModel.read_expressions` takes."""
+
+
+class HeadGrounder(LocGrounder):
+    """Reads one box with the box head."""
+
+    def _read(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden, _ = self._model.read_expressions(*tensors)
+        boxes, logits = self._model.box_head(hidden)
+        scores = {} if logits is None else {head.SCORES.name: logits.sigmoid()}
+        return {head.BOXES.name: boxes} | scores
+
+
+class Candidates(NamedTuple):
+    """All that a referent head gives for an expression, whatever it scores."""
+
+    boxes_xyxy: Floats  # (P, 4) pixels of the image, clipped to it
+    scores: Floats  # (P,), best first
+    presence: float
+
+
+class ReferentGrounder(LocGrounder):
+    """Reads every referent with the referent head."""
+
+    def candidates(self, image: Image.Image | Picture, expressions: Sequence[str]) -> list[Candidates]:
+        """What thresholds and calibration are chosen by, for each expression in order."""
+        ((prepared, outputs),) = self._outputs([image], [expressions])
+        found = (
+            joined(prepared.inferences, outputs, tensor)
+            for tensor in (referents.BOXES, referents.SCORES, referents.PRESENCE)
+        )
+        frame = prepared.frame
+        return [
+            Candidates(
+                clip_xyxy(frame.boxes_to_image(boxes[scores > 0]), *frame.image_size),
+                scores[scores > 0],
+                float(presence),
+            )
+            for boxes, scores, presence in zip(*found, strict=True)
+        ]
+
+    def _read(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden, _, image_states = self._model.read_states(*tensors)
+        found = self._model.referent_head.merge(self._model.referent_head(hidden, image_states))
+        return dict(zip((tensor.name for tensor in referents.REFERENT_HEAD.outputs), found, strict=True))
 
 
 class TextGrounder(ModelGrounder):
@@ -128,7 +181,11 @@ def _encode_images(model: GroundingModel, prepared: Sequence[Prepared]) -> torch
     return model.encode_image(*(torch.from_numpy(array).to(model.mean.device) for array in pictures))
 
 
-GROUNDERS: dict[str, type[ModelGrounder]] = {"head": HeadGrounder, "generator": TextGrounder}  # by kind
+GROUNDERS: dict[str, type[ModelGrounder]] = {  # by kind
+    "head": HeadGrounder,
+    "referents": ReferentGrounder,
+    "generator": TextGrounder,
+}
 
 
 def make_grounder(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> ModelGrounder:
@@ -137,7 +194,7 @@ def make_grounder(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEn
 
 
 def load_grounder(directory: Path, device: str | None = None, dtype: torch.dtype = torch.float32) -> ModelGrounder:
-    """A checkpoint of either kind, its adapter merged as it is served; on the GPU where there is one.
+    """A checkpoint of any kind, its adapter merged as it is served; on the GPU where there is one.
 
     Raises `referent.modeling.checkpoint.CheckpointError`.
     """

@@ -1,6 +1,7 @@
-"""The grounding model: LLaVA read at [LOC] by a box head, every expression of an image in one pass.
+"""The grounding model: LLaVA read at [LOC] by a head, every expression of an image in one pass.
 
-Its three steps are the three parts that Triton serves: `encode_image`, `read_expressions`, `box_head`.
+Its three steps are the three parts that Triton serves: `encode_image`, `read_expressions` (`read_states` where the head
+reads the image tokens too), and the head.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlavaConfig, PaliGemmaConfig
 
 from referent.modeling.decoder import last_layer, run_layer, soft_capped, visible
-from referent.modeling.heads import BoxHead
+from referent.modeling.heads import BoxHead, ReferentHead
 from referent.modeling.vpp import VisualPrompts
 from referent.modeling.weights import VisionLanguageModel
 
@@ -29,9 +30,17 @@ class HeadOutputs(NamedTuple):
     attention: torch.Tensor  # (B, H, N, T), the last layer's, from each [LOC]
 
 
+class States(NamedTuple):
+    """What the language model makes of packed rows, after its final norm."""
+
+    hidden_states: torch.Tensor  # (B, N, D) at each [LOC]
+    attention: torch.Tensor  # (B, H, N, T), the last layer's, from each [LOC]
+    image_states: torch.Tensor  # (B, K, D), what enters the last layer at the image tokens
+
+
 class GroundingModel(nn.Module):
-    """A LLaVA, with or without a peft adapter around it, its box head (None: it answers in text), and visual prompts
-    where it has them.
+    """A LLaVA, with or without a peft adapter around it, its head or heads (none: it answers in text), and visual
+    prompts where it has them.
 
     `checkpointing` trades time for memory in training: layers are computed again in the backward pass. Families whose
     images are read otherwise are subclasses (`referent.modeling.siglip_gemma`).
@@ -44,10 +53,12 @@ class GroundingModel(nn.Module):
         llava: VisionLanguageModel | PeftModel,
         box_head: BoxHead | None,
         visual_prompts: VisualPrompts | None = None,
+        referent_head: ReferentHead | None = None,
     ) -> None:
         super().__init__()
         self.llava = llava
         self.box_head = box_head
+        self.referent_head = referent_head
         self.visual_prompts = visual_prompts
         self.checkpointing = False
         for name, values in (("mean", self.MEAN), ("std", self.STD)):
@@ -104,6 +115,30 @@ class GroundingModel(nn.Module):
 
         Ids out of range are clamped, so that one bad row cannot fail a batch.
         """
+        return self._read(input_ids, segment_ids, loc_positions, image_features)[:2]
+
+    def read_states(
+        self,
+        input_ids: torch.Tensor,
+        segment_ids: torch.Tensor,
+        loc_positions: torch.Tensor,
+        image_features: torch.Tensor,
+    ) -> States:
+        """As `read_expressions`, and the states of the image tokens; the last layer does not run for these."""
+        hidden, attention, entering = self._read(input_ids, segment_ids, loc_positions, image_features)
+        first = (input_ids == self.base.config.image_token_id).long().argmax(1)  # they stand side by side
+        index = first[:, None] + torch.arange(image_features.shape[1], device=first.device)
+        index = index.clamp(max=input_ids.shape[1] - 1)[..., None].expand(-1, -1, entering.shape[-1])
+        return States(hidden, attention, self.base.model.language_model.norm(entering.gather(1, index)))
+
+    def _read(
+        self,
+        input_ids: torch.Tensor,
+        segment_ids: torch.Tensor,
+        loc_positions: torch.Tensor,
+        image_features: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `read_expressions`, and what enters the last layer (B, T, D)."""
         lm = self.base.model.language_model
         loc = loc_positions.clamp(0, input_ids.shape[1] - 1)[:, :, None]  # (B, N, 1)
         hidden = self.embed(input_ids, image_features)
@@ -115,7 +150,7 @@ class GroundingModel(nn.Module):
                 hidden = checkpoint(run_layer, layer, hidden, mask, rotary, use_reentrant=False)
             else:
                 hidden = run_layer(layer, hidden, mask, rotary)
-        return last_layer(lm, hidden, mask, rotary, loc)
+        return *last_layer(lm, hidden, mask, rotary, loc), hidden
 
     def token_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Hidden states after the final norm (..., D) -> logits of the next token (..., V), fp32."""

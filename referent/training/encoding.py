@@ -21,26 +21,26 @@ TrainingRow = dict[str, npt.NDArray[np.generic]]
 def encode_row(
     image: Image.Image | Picture,
     suffixes: Sequence[Sequence[int]],
-    boxes_xyxy: Sequence[Box | None],
+    boxes_xyxy: Sequence[Sequence[Box]],
     spec: ModelSpec,
     encoder: PromptEncoder,
     row: Bucket,
 ) -> tuple[TrainingRow, Frame]:
-    """An image and the suffixes of its expressions, each with a box in pixels, or None for an absent object.
+    """An image and the suffixes of its expressions, each with the boxes of its objects in pixels: none if absent.
 
     T tokens, N slots: image (S, S, 3) uint8; input_ids, segment_ids (T,); loc_positions (N,); used (N,) bool: slots
-    with an expression; present (N,) bool; boxes (N, 4) cx,cy,w,h of the box frame. Suffixes that the row cannot take
-    and those without an entry in `boxes_xyxy` are not used.
+    with an expression; present (N,) bool: with an object; single (N,) bool: with one alone, and boxes (N, 4) its
+    cx,cy,w,h of the box frame. Suffixes that the row cannot take and those without an entry in `boxes_xyxy` are not
+    used.
     """
     packed = pack(encoder.prefix, suffixes, [row], spec.prompt.pad_token_id)[0]
     frame = spec.frame(image.size)
-    used, present = np.zeros(row.expressions, bool), np.zeros(row.expressions, bool)
+    used, present, single = np.zeros((3, row.expressions), bool)
     targets = np.full((row.expressions, 4), 0.5, np.float32)
-    for slot, box in enumerate(boxes_xyxy[: packed.expressions]):
-        used[slot] = True
-        if box is not None:
-            present[slot] = True
-            targets[slot] = frame_boxes([box], frame)[0]
+    for slot, boxes in enumerate(boxes_xyxy[: packed.expressions]):
+        used[slot], present[slot], single[slot] = True, bool(boxes), len(boxes) == 1
+        if single[slot]:
+            targets[slot] = frame_boxes(boxes, frame)[0]
     sample: TrainingRow = {
         "image": spec.image.apply(image),
         "input_ids": packed.input_ids,
@@ -48,6 +48,7 @@ def encode_row(
         "loc_positions": packed.loc_positions,
         "used": used,
         "present": present,
+        "single": single,
         "boxes": targets,
     }
     return sample, frame

@@ -104,7 +104,7 @@ class RecordStream(Dataset[TrainingRow]):
         epoch, position = divmod(index, len(self.items))
         item = self.items[order_of(self._seed, epoch, len(self.items))[position]]
         image = open_image(item[0], self._images, self._spec.image)
-        boxes = [record.box_xyxy for record in item]
+        boxes = [record.boxes for record in item]
         suffixes = [self._input(record) for record in item]
         row, _ = encode_row(image, suffixes, boxes, self._spec, self._encoder, self.row)
         if self._end_token_id is None:

@@ -35,6 +35,7 @@ def test_targets_lie_where_the_scene_shows_them(spec: ModelSpec, tokenizer_file:
     points = sample["points"][sample["present"]][0].reshape(GRID, GRID)
     assert np.argwhere(points).tolist() == [[4, 5], [4, 6], [5, 5], [5, 6]]  # the letterbox moves it by 72 px
     np.testing.assert_allclose(sample["boxes"][sample["present"]][0], np.array([144, 120, 48, 48]) / SIDE, atol=1e-6)
+    assert (sample["patch_shown"].reshape(GRID, GRID) == points).all()
     assert (sample["patch_class"].reshape(GRID, GRID)[points] == NAMES.index("cup")).all()
     assert (sample["patch_class"].reshape(GRID, GRID)[~points] == len(NAMES)).all()
 
@@ -43,7 +44,9 @@ def test_batches_stack(stream: SceneStream) -> None:
     batch = collate([stream[i] for i in range(8)])
     assert batch["image"].shape == (8, SIDE, SIDE, 3)
     assert batch["image"].dtype == torch.uint8
+    assert (batch["single"] <= batch["present"]).all()
     assert (batch["present"] <= batch["used"]).all()
+    assert (batch["points"].any(-1) <= batch["present"]).all()
 
 
 @pytest.mark.parametrize("kind", ["icons", "crowd"])

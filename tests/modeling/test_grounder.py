@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder, load_checkpoint_spec
-from referent.modeling.grounder import HeadGrounder, TextGrounder, load_grounder
+from referent.modeling.grounder import HeadGrounder, ReferentGrounder, TextGrounder, load_grounder
+from tests.support.several import save_referents_checkpoint
 from tests.support.tiny import TINY_GENERATION, TINY_PROMPT
 
 EXPRESSIONS = [["the red cup", "cup"], ["blue", "the plate on the left", "green", "red", "the cup"], ["plate"]]
@@ -50,6 +51,31 @@ def test_loading_merges_the_adapter(tiny_checkpoint: Path, images: list[Image.Im
         np.testing.assert_allclose(a.box_xyxy, b.box_xyxy, atol=1e-2)
 
 
+def test_every_referent_is_the_same_alone_and_together(
+    tiny_checkpoint: Path, tmp_path: Path, images: list[Image.Image]
+) -> None:
+    save_referents_checkpoint(tiny_checkpoint, tmp_path / "referents")
+    grounder = load_grounder(tmp_path / "referents", device="cpu")
+    assert isinstance(grounder, ReferentGrounder)
+    together = grounder.ground_batch(images, EXPRESSIONS)
+    for image, expressions, found in zip(images, EXPRESSIONS, together, strict=True):
+        for expression, answer in zip(expressions, found, strict=True):
+            (alone,) = grounder.ground(image, [expression])
+            assert len(answer.referents) == len(alone.referents)
+            for one, other in zip(answer.referents, alone.referents, strict=True):
+                np.testing.assert_allclose(one.box_xyxy, other.box_xyxy, atol=1e-3)
+                assert one.score == pytest.approx(other.score, abs=1e-5)
+    assert any(len(answer.referents) > 1 for found in together for answer in found)
+
+
+def test_nothing_is_named_below_a_threshold(tiny_checkpoint: Path, tmp_path: Path, images: list[Image.Image]) -> None:
+    for name in ("present_threshold", "referent_threshold"):
+        save_referents_checkpoint(tiny_checkpoint, tmp_path / name, **{name: 1.0})
+        (answer,) = load_grounder(tmp_path / name, device="cpu").ground(images[0], ["cup"])
+        assert (answer.present, answer.referents, answer.box_xyxy) == (False, (), None)
+        assert 0 < answer.score < 1
+
+
 def test_answers_in_text_are_the_same_alone_and_together(text_checkpoint: Path, images: list[Image.Image]) -> None:
     grounder = load_grounder(text_checkpoint, device="cpu")
     assert isinstance(grounder, TextGrounder)
@@ -71,5 +97,13 @@ def test_a_box_head_needs_loc_in_its_prompt(tiny_checkpoint: Path) -> None:
     assert CheckpointSpec(**spec.model_dump() | {"prompt": prompt} | writes).kind == "generator"
     with pytest.raises(ValueError, match="generation"):
         CheckpointSpec(**spec.model_dump() | {"kind": "generator"})
-    with pytest.raises(ValueError, match=r"end with \[LOC\]"):
-        CheckpointSpec(**spec.model_dump() | {"prompt": prompt})
+    thresholds = {"present_threshold": 0.5, "referent_threshold": 0.5}
+    for kind in ({}, {"kind": "referents"} | thresholds):
+        with pytest.raises(ValueError, match=r"end with \[LOC\]"):
+            CheckpointSpec(**spec.model_dump() | {"prompt": prompt} | kind)
+    with pytest.raises(ValueError, match="referent_threshold"):
+        CheckpointSpec(**spec.model_dump() | {"kind": "referents"})
+    with pytest.raises(ValueError, match="box_frame"):
+        CheckpointSpec(**spec.model_dump() | {"kind": "referents", "box_frame": "image"} | thresholds)
+    with pytest.raises(ValueError, match="5 image tokens are no square"):
+        CheckpointSpec(**spec.model_dump() | {"kind": "referents", "image_tokens": 5} | thresholds)

@@ -3,13 +3,13 @@ import copy
 import pytest
 import torch
 
-from referent.mini.shape import mini_config
+from referent.mini.shape import IMAGE_TOKENS, mini_config
 from referent.mini.stream import SceneStream
 from referent.modeling.grounding import GroundingModel
-from referent.modeling.heads import BoxHead
+from referent.modeling.heads import BoxHead, ReferentHead
 from referent.modeling.stem import ConvStemLlava
 from referent.training.encoding import collate
-from referent.training.losses import PRETRAINING, DenseSupervision, Objective
+from referent.training.losses import FIGURES, PRETRAINING, DenseSupervision, Objective
 from referent.training.optimizer import MuonAndAdamW
 from tests.support.tiny import TINY_PROMPT
 from tests.support.training import NAMES
@@ -20,7 +20,8 @@ def objective() -> Objective:
     torch.manual_seed(0)
     config = mini_config()
     config.image_token_id = TINY_PROMPT.image_token_id
-    model = GroundingModel(ConvStemLlava(config), BoxHead(256, dropout=0.0))
+    referent_head = ReferentHead(256, IMAGE_TOKENS, dropout=0.0)
+    model = GroundingModel(ConvStemLlava(config), BoxHead(256, dropout=0.0), referent_head=referent_head)
     return Objective(model, PRETRAINING, DenseSupervision(256, len(NAMES))).train()
 
 
@@ -37,10 +38,38 @@ def step(objective: Objective, optimizer: MuonAndAdamW, batch: dict[str, torch.T
     return loss.item()
 
 
-def test_steps_lower_the_loss_of_their_batch(objective: Objective, batch: dict[str, torch.Tensor]) -> None:
+def test_steps_lower_every_part_of_the_loss_of_their_batch(
+    objective: Objective, batch: dict[str, torch.Tensor]
+) -> None:
     optimizer = MuonAndAdamW(objective, 1e-3, 0.0)
-    losses = [step(objective, optimizer, batch) for _ in range(4)]
-    assert losses[-1] < 0.9 * losses[0]
+    first = {name: value.item() for name, value in objective(**batch).items()}
+    for _ in range(4):
+        step(objective, optimizer, batch)
+    last = {name: value.item() for name, value in objective(**batch).items()}
+    assert {"box", "score", "point", "token", "token_box", "presence", "patch_class", "patch_box"} <= first.keys()
+    higher = [name for name in first.keys() - set(FIGURES) if last[name] >= first[name]]
+    assert not higher
+
+
+def test_an_expression_of_several_trains_tokens_and_not_the_one_box(
+    objective: Objective, batch: dict[str, torch.Tensor]
+) -> None:
+    several = batch | {"single": torch.zeros_like(batch["single"]), "used": batch["present"]}
+    parts = objective(**several)
+    assert (parts["box"], parts["score"]) == (0, 0)
+    parts["loss"].backward()
+    assert objective.model.box_head.score.weight.grad is None or not objective.model.box_head.score.weight.grad.any()
+    assert objective.model.referent_head.query.weight.grad.any()
+
+
+def test_boxes_at_tokens_are_trained_before_the_language_model(
+    objective: Objective, batch: dict[str, torch.Tensor]
+) -> None:
+    objective.expressions = False
+    parts = objective(**batch)
+    assert parts.keys() == {"loss", "token_box", "patch_class", "patch_box", "patch_accuracy"}
+    parts["loss"].backward()
+    assert objective.model.referent_head.mlp[0].weight.grad.any()
 
 
 def test_a_restored_optimizer_goes_on_as_the_first_would_have(

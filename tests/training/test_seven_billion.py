@@ -46,6 +46,7 @@ def batch() -> dict[str, torch.Tensor]:
         "loc_positions": torch.tensor([[586, 596]]),
         "used": torch.tensor([[True, True]]),
         "present": torch.tensor([[True, True]]),
+        "single": torch.tensor([[True, True]]),
         "boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.3, 0.6, 0.1, 0.4]]]),
     }
 

@@ -1,0 +1,71 @@
+"""Kind `referents`: vision_encoder -> language_model -> referent_head; every referent of an expression, many or none,
+all expressions in one pass."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from referent.core.answers import Answer, Referent
+from referent.core.boxes import Floats
+from referent.core.bundle import Bundle
+from referent.core.contract import VISION_ENCODER, Step, Tensor
+from referent.core.frame import Frame
+from referent.core.kind import MAX_INSTANCES, Arrays, Prepared
+from referent.core.spec import ModelSpec
+from referent.kinds.at_loc import HIDDEN_STATES, AtLoc, joined
+from referent.kinds.head import LANGUAGE_MODEL as READING
+
+IMAGE_STATES = Tensor("image_states", None, ("K", "D"))
+# slots are sorted best first; unused ones have score 0 and box 0
+BOXES = Tensor("boxes", "FP32", ("N", "M", "4"))  # cx,cy,w,h in 0..1 of the bundle's box frame
+SCORES = Tensor("scores", "FP32", ("N", "M"))  # the probability that it is a referent
+PRESENCE = Tensor("presence", "FP32", ("N",))  # the probability that there is any
+HEATMAP = Tensor("heatmap", "FP32", ("N", "G", "G"))  # the probability at each image token
+
+LANGUAGE_MODEL = READING._replace(outputs=(HIDDEN_STATES, IMAGE_STATES))
+REFERENT_HEAD = Step("referent_head", (HIDDEN_STATES, IMAGE_STATES), (BOXES, SCORES, PRESENCE, HEATMAP))
+
+
+class Referents(AtLoc):
+    """A referent head reads the hidden states at each expression's [LOC] and at the image's tokens."""
+
+    name = "referents"
+    steps = (VISION_ENCODER, LANGUAGE_MODEL, REFERENT_HEAD)
+
+    def outputs(self, bundle: Bundle) -> tuple[Tensor, ...]:
+        return REFERENT_HEAD.outputs
+
+    def several(self, spec: ModelSpec) -> bool:
+        return True
+
+    def sizes(self, spec: ModelSpec) -> dict[str, int]:
+        return super().sizes(spec) | {"M": MAX_INSTANCES, "G": round(spec.image_tokens**0.5)}
+
+    def answers(self, spec: ModelSpec, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
+        found = (joined(prepared.inferences, outputs, tensor) for tensor in (BOXES, SCORES, PRESENCE))
+        rows = zip(prepared.expressions, *found, strict=True)
+        return [self._answer(spec, prepared.frame, *row) for row in rows]
+
+    def _answer(
+        self, spec: ModelSpec, frame: Frame, expression: str, boxes: Floats, scores: Floats, presence: float
+    ) -> Answer:
+        """An answer that names no referent scores what it lacks one by."""
+        referents: list[Referent] = []
+        lowest = spec.referent_threshold or 0
+        if presence >= (spec.present_threshold or 0):
+            used = (scores > 0) & (scores >= lowest)
+            for box_xyxy, score in zip(frame.boxes_to_image(boxes[used]), scores[used].tolist(), strict=True):
+                referent = Referent.of_box(expression, box_xyxy, frame.image_size, score, True)
+                x1, y1, x2, y2 = referent.box_xyxy or (0, 0, 0, 0)
+                if x2 > x1 and y2 > y1:  # not in the padding beside the image
+                    referents.append(referent)
+        return Answer.of(expression, referents, present=bool(referents), score=float(min(presence, scores[0])))
+
+    def check_golden(self, outputs: Sequence[Arrays]) -> None:
+        for arrays in outputs:
+            for tensor in (BOXES, SCORES, PRESENCE):
+                values = arrays[tensor.name]
+                if not ((values >= 0) & (values <= 1)).all():
+                    raise ValueError(f"{tensor.name} {values.tolist()} are outside 0..1")
+            if (np.diff(arrays[SCORES.name], axis=-1) > 0).any():
+                raise ValueError(f"scores {arrays[SCORES.name].tolist()} are not sorted, best first")
