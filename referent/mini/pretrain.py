@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer = GroundingTrainer(
         objective,
         SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed),
-        validator(box, referents, examples),
+        validator(box, examples, referents),
         expressions_from_step=arguments.dense_steps,
         optimizers=(optimizer, None),
         args=TrainingArguments(
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             warmup_steps=100, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.02},
             bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=10, report_to="tensorboard",
             save_steps=arguments.save_steps, save_total_limit=2, eval_strategy="steps",
-            eval_steps=arguments.eval_steps, metric_for_best_model="quality",
+            eval_steps=arguments.eval_steps, metric_for_best_model="mean_iou" if box else "f1",
             dataloader_num_workers=arguments.workers, **workers,
             remove_unused_columns=False, label_names=["boxes"], seed=arguments.seed,
         ),

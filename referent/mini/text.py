@@ -1,6 +1,6 @@
 """mini-text: mini's trunk learns to write boxes and points.
 
-    python -m referent.mini.text --base BASE/checkpoint --artwork ... --out RUN --steps 3000
+    python -m referent.mini.text --base BASE/head --artwork ... --out RUN --steps 3000
 
 One object is answered with its box, several and what begins with "point to" with points, and what is not there with
 `none`. The vision tower stays as pre-training made it; the language model is trained as a whole, since an adapter is
@@ -75,7 +75,7 @@ class AnswerStream(Dataset[TrainingRow]):
                 suffixes.append(self.encoder.suffix(words) + ids[:-1])
                 answers.append(ids)
         asked = suffixes or [self.encoder.suffix("object")]  # a row is never empty
-        row, _ = encode_row(scene.image, asked, [None] * len(suffixes), self.spec, self.encoder, ROW)
+        row, _ = encode_row(scene.image, asked, [()] * len(suffixes), self.spec, self.encoder, ROW)
         return row | answer_labels(row, answers, ANSWER_TOKENS)
 
 

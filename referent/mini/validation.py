@@ -15,8 +15,10 @@ from referent.evaluation.predictions import prediction_of
 from referent.evaluation.several import score_order_matches
 from referent.mini.scenes import CLASSES, Materials
 from referent.mini.sets import Example, card_photos, example_records, icon_scenes
-from referent.modeling.grounder import HeadGrounder, ReferentGrounder
+from referent.modeling.grounder import ReferentGrounder
 from referent.training.calibration import Judged, best_f1
+
+BOX_FIGURES = ("mean_iou", "acc@0.5", "auroc")
 
 
 class Grounder(Protocol):
@@ -78,26 +80,31 @@ def judged(grounder: ReferentGrounder, examples: Iterable[Example]) -> list[Judg
 
 
 def validator(
-    box: HeadGrounder | None, referents: ReferentGrounder | None, examples: dict[str, list[Example]]
+    grounder: Grounder | None, examples: dict[str, list[Example]], referents: ReferentGrounder | None = None
 ) -> Callable[[], dict[str, float]]:
-    """Figures of each set, of the heads that there are: of the best threshold, since none is chosen before the end.
-    `quality` is the mean over the sets of mean IoU, or else of F1."""
+    """Figures of each set: of `grounder`'s boxes, and of every referent, there at the best threshold of each set.
+    `mean_iou` and `f1` are the means over the sets."""
 
     def validate() -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, subset in examples.items():
-            if box is not None:
-                result = evaluate(box, subset)
-                figures |= {f"{name}_{key}": result[key] for key in ("mean_iou", "acc@0.5", "auroc") if key in result}
-            if referents is not None:
-                found = judged(referents, subset)
-                scores = np.concatenate([given.scores for given, _ in found])
-                right = np.concatenate([score_order_matches(given.boxes_xyxy, true) for given, true in found])
-                figures[f"{name}_f1"] = best_f1(scores, right, sum(len(true) for _, true in found))[1]
-                presence = np.array([given.presence for given, _ in found])
-                told = auroc(presence, np.array([len(true) > 0 for _, true in found]))
-                figures |= {} if told is None else {f"{name}_presence_auroc": told}
-        of_all = "f1" if box is None else "mean_iou"
-        return figures | {"quality": float(np.mean([figures[f"{name}_{of_all}"] for name in examples]))}
+        if grounder is not None:
+            results = {name: evaluate(grounder, subset) for name, subset in examples.items()}
+            for name, result in results.items():
+                figures |= {f"{name}_{key}": result[key] for key in BOX_FIGURES if result.get(key) is not None}
+            figures["mean_iou"] = float(np.mean([figures[f"{name}_mean_iou"] for name in examples]))
+        if referents is not None:
+            for name, subset in examples.items():
+                figures |= {f"{name}_{key}": value for key, value in several_at_best(judged(referents, subset)).items()}
+            figures["f1"] = float(np.mean([figures[f"{name}_f1"] for name in examples]))
+        return figures
 
     return validate
+
+
+def several_at_best(found: Sequence[Judged]) -> dict[str, float]:
+    """F1 over all referents at its best threshold, and how well presence tells there from absent."""
+    scores = np.concatenate([given.scores for given, _ in found])
+    right = np.concatenate([score_order_matches(given.boxes_xyxy, true) for given, true in found])
+    told = auroc(np.array([given.presence for given, _ in found]), np.array([len(true) > 0 for _, true in found]))
+    f1 = best_f1(scores, right, sum(len(true) for _, true in found))[1]
+    return {"f1": f1} if told is None else {"f1": f1, "presence_auroc": told}
