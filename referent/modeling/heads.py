@@ -74,6 +74,8 @@ class ReferentHead(nn.Module):
         self.query, self.key = nn.Linear(hidden_size, width), nn.Linear(hidden_size, width)
         self.presence = nn.Linear(hidden_size, 1)
         _initialise(self)
+        for parameter in self.mlp[-1].parameters():  # boxes start at their tokens
+            nn.init.zeros_(parameter)
         self.prior = nn.Parameter(torch.tensor(PRIOR_LOGIT))
         self.prior_side = nn.Parameter(torch.tensor(PRIOR_SIDE_LOGIT))
         for name in ("score", "presence"):

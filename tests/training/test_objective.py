@@ -47,7 +47,7 @@ def test_steps_lower_every_part_of_the_loss_of_their_batch(
         step(objective, optimizer, batch)
     last = {name: value.item() for name, value in objective(**batch).items()}
     assert {"box", "score", "point", "token", "token_box", "presence", "patch_class", "patch_box"} <= first.keys()
-    higher = [name for name in first.keys() - set(FIGURES) if last[name] >= first[name]]
+    higher = {name: (first[name], last[name]) for name in first.keys() - set(FIGURES) if last[name] >= first[name]}
     assert not higher
 
 
