@@ -17,8 +17,8 @@ from referent.core.bundle import TOKENIZER_FILE
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.mini import shape as mini
-from referent.mini.expressions import make_expressions
-from referent.mini.scenes import CLASSES, SIDE, Materials, make_scene
+from referent.mini.expressions import training_expressions
+from referent.mini.scenes import CLASSES, Materials, make_scene
 from referent.mini.stream import SceneStream, Stage
 from referent.mini.tokenizer import train_tokenizer
 from referent.mini.validation import add_arguments, load_materials, validation_examples, validator
@@ -34,7 +34,7 @@ from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 WEIGHT_DECAY = 0.05
 ROW = Bucket(mini.IMAGE_TOKENS + 72, 8)
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
-FULL_MIX = {"photo": 0.2, "cut": 0.16, "icons": 0.52, "crowd": 0.12}
+FULL_MIX = {"photo": 0.18, "cut": 0.13, "icons": 0.34, "crowd": 0.08, "alike": 0.14, "rows": 0.13}
 
 
 def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
@@ -42,8 +42,10 @@ def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
     rng = random.Random(seed)
     yield from (name for name in CLASSES for _ in range(30))
     for _ in tqdm(range(3000), desc="tokenizer"):
-        scene = make_scene(rng, materials, "icons")
-        for expression in make_expressions(rng, scene.names, scene.boxes, SIDE, CLASSES, ROW.expressions):
+        scene = make_scene(rng, materials, rng.choice(("icons", "alike")))
+        for expression in training_expressions(
+            rng, scene.names, scene.boxes, scene.image.size, CLASSES, ROW.expressions
+        ):
             yield expression.text
 
 
