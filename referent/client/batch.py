@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from referent.client.http import AsyncClient
 from referent.core.api import GroundResponse
 from referent.core.files import atomic
+from referent.core.images import IMAGE_SUFFIXES
 from referent.core.sources import is_url
 from referent.core.text_files import TableRow, read_lines, read_table
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 LISTS = (".txt", ".csv", ".jsonl")
 LINE_START = b'{"image":"'  # of a result
 # the first is the column's own name; others count where they are the only one

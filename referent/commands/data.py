@@ -43,7 +43,9 @@ class Set(StrEnum):
 def prepare(
     format: Annotated[
         str,
-        typer.Argument(help="jsonl, refer, refcoco, referit, gseval, conversations, pixmo, coco, voc or csv."),
+        typer.Argument(
+            help="jsonl, csv, coco, yolo, voc, label-studio, conversations, pixmo, refer, refcoco, referit or gseval."
+        ),
     ],
     annotations: Annotated[
         list[Path], typer.Argument(help="Annotation files, or the folder of a format that has one.")
@@ -157,6 +159,9 @@ def _print_stats(stats: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from referent.data.readers import READERS
+    from referent.data.records import WRONG_SCHEMA
+
     table = Table("split", "records", "absent", "mean box area", "mean image", title=str(out))
     for name, split in stats["splits"].items():
         area, sides = split["box_area_share"], (split["image_width_px"], split["image_height_px"])
@@ -169,7 +174,12 @@ def _print_stats(stats: dict[str, Any], out: Path) -> None:
         )
     Console().print(table)
     if stats["rejected"]:
-        _print_counts("left out", {reason: found["count"] for reason, found in stats["rejected"].items()})
+        places = {reason: f"{reason}: {', '.join(found['such_as'])}" for reason, found in stats["rejected"].items()}
+        _print_counts(
+            "left out, such as", {places[reason]: found["count"] for reason, found in stats["rejected"].items()}
+        )
+        if any(reason.startswith(WRONG_SCHEMA) for reason in stats["rejected"]):
+            typer.echo(f"{stats['format']} expects {READERS[stats['format']].expects}")
     if not stats["images_checked"]:
         typer.echo("no image was looked at: give --images to leave out missing and broken ones")
 

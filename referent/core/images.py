@@ -18,6 +18,7 @@ from PIL import AvifImagePlugin, ExifTags, Image
 from referent.core.headers import SIDEWAYS, Bytes, Header, format_of, read_header, without_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 65_535  # as JPEG has it; resizing a longer side takes memory by its length
 MAX_SCANS = 30  # of a JPEG; some ten are usual, and each is a pass over all pixels however few its bytes

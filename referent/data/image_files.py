@@ -9,30 +9,30 @@ from referent.core.images import decode_image, image_header
 from referent.data.records import RowError
 
 REMEMBERED = 65_536  # files, so that memory stays bounded whatever the number of rows
-Size = tuple[int, int]
+_Size = tuple[int, int]
 
 
-def upright_size(file: Path) -> Size:
+def upright_size(file: Path) -> _Size:
     """(width, height) from the header, EXIF orientation applied. Raises `RowError`."""
     return _answer(_header_size(file))
 
 
-def decoded_size(file: Path) -> Size:
+def decoded_size(file: Path) -> _Size:
     """(width, height) after decoding every pixel. Raises `RowError`."""
     return _answer(_pixel_size(file))
 
 
-def _answer(found: Size | str) -> Size:
+def _answer(found: _Size | str) -> _Size:
     if isinstance(found, str):
         raise RowError(found)
     return found
 
 
-def _remembered(measure: Callable[[Path], Size]) -> Callable[[Path], Size | str]:
+def _remembered(measure: Callable[[Path], _Size]) -> Callable[[Path], _Size | str]:
     """Sizes and faults of the files asked for last: an image has many expressions."""
 
     @lru_cache(maxsize=REMEMBERED)
-    def size_or_fault(file: Path) -> Size | str:
+    def size_or_fault(file: Path) -> _Size | str:
         try:
             return measure(file)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -44,11 +44,11 @@ def _remembered(measure: Callable[[Path], Size]) -> Callable[[Path], Size | str]
 
 
 @_remembered
-def _header_size(file: Path) -> Size:
+def _header_size(file: Path) -> _Size:
     with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
         return image_header(data).shown_size
 
 
 @_remembered
-def _pixel_size(file: Path) -> Size:
+def _pixel_size(file: Path) -> _Size:
     return decode_image(file.read_bytes()).size

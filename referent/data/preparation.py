@@ -19,7 +19,7 @@ from tqdm import tqdm
 from referent.core.files import atomic, md5
 from referent.data.downloads import DownloadLimits, download
 from referent.data.image_files import decoded_size
-from referent.data.readers import place, read
+from referent.data.readers import READERS, place, read
 from referent.data.readers.pixmo import pixmo_downloads
 from referent.data.records import Record, Rejected, RowError, record_line
 from referent.data.statistics import Statistics
@@ -80,7 +80,7 @@ def prepare(
     parts: dict[str, _Part] = {}
     items = ((file, item) for file in annotations for item in read(format, file, images))
     with ExitStack() as files:
-        for item in islice(_sound(items, images, options.strict, rejected, examples), options.limit):
+        for item in islice(_sound(format, items, images, options.strict, rejected, examples), options.limit):
             record = _assigned(item, options)
             if record.split not in parts:
                 temporary = files.enter_context(atomic(out / f"{record.split}.jsonl"))
@@ -89,7 +89,10 @@ def prepare(
         if not parts:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
             names = ", ".join(map(str, annotations))
-            raise PreparationError(f"no sample of {names} is fit for use: {reasons or f'none found; is it {format}?'}")
+            raise PreparationError(
+                f"no sample of {names} is fit for use: {reasons or f'none found; is it {format}?'}; "
+                f"{format} expects {READERS[format].expects}"
+            )
     stats = {
         "format": format,
         "annotations": {str(file): md5(file) if file.is_file() else None for file in annotations},
@@ -109,6 +112,7 @@ def prepare(
 
 
 def _sound(
+    format: str,
     items: Iterable[tuple[Path, Record | Rejected]],
     images: Path | None,
     strict: bool,
@@ -122,7 +126,8 @@ def _sound(
             yield item
             continue
         if strict:
-            raise PreparationError(f"{item.where}: {item.reason}")
+            expected = f"; {format} expects {READERS[format].expects}" if item.is_of_wrong_schema else ""
+            raise PreparationError(f"{item.where}: {item.reason}{expected}")
         rejected[item.reason] += 1
         places = examples.setdefault(item.reason, [])
         if len(places) < EXAMPLES:

@@ -16,7 +16,8 @@ from referent.core.boxes import Box
 from referent.core.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
 from referent.core.text_files import numbered_lines
 
-NO_JSON = "wrong schema: json"
+WRONG_SCHEMA = "wrong schema: "  # and the first field that is wrong
+NO_JSON = f"{WRONG_SCHEMA}json"
 LOST_LETTER = "\ufffd"  # what decoding puts in the place of bytes that it can't read
 OVERHANG = 0.01  # of the longer side: what a box may leave the image by, rounded as it is in some sources
 
@@ -67,6 +68,11 @@ class Rejected(NamedTuple):
     reason: str  # one of a reader's few; the key that it is counted under
     where: str  # file, row or id
 
+    @property
+    def is_of_wrong_schema(self) -> bool:
+        """Whether the row has not the form that its format expects."""
+        return self.reason.startswith(WRONG_SCHEMA)
+
 
 class AnnotationError(ValueError):
     """The annotations as a whole cannot be read; the message names the file and the remedy."""
@@ -102,7 +108,7 @@ def record_line(record: Record) -> str:
 def wrong_schema(error: ValidationError, where: str) -> Rejected:
     """What a row of the wrong shape is counted under: its first wrong field."""
     field = ".".join(str(part) for part in error.errors()[0]["loc"] if not isinstance(part, int)) or "json"
-    return Rejected(f"wrong schema: {field}", where)
+    return Rejected(f"{WRONG_SCHEMA}{field}", where)
 
 
 def check_record(record: Record) -> Record:

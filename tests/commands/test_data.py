@@ -32,7 +32,7 @@ def test_prepare_writes_a_dataset_and_tells_of_it(tmp_path: Path, images: Path) 
     ("arguments", "says"),
     [
         (["refcoco", "--strict"], "error: rows.jsonl:1: empty expression"),
-        (["yolo"], "unknown format 'yolo'"),
+        (["darknet"], "unknown format 'darknet'"),
         (["refcoco", "--split-shares", "train=.9"], "add up to 0.9"),
         (["refcoco", "--urls"], "--urls is for pixmo"),
         (["jsonl"], "wrong schema: id"),

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from referent.core.text_files import TextFileError
 from referent.data.readers.coco import read_coco
 from referent.data.readers.conversations import read_conversations
 from referent.data.readers.gseval import read_gseval
+from referent.data.readers.label_studio import read_label_studio
 from referent.data.readers.pixmo import read_pixmo
 from referent.data.readers.refcoco import read_refcoco
 from referent.data.readers.refer import read_refer
 from referent.data.readers.referit import read_referit
-from referent.data.readers.table import read_csv
+from referent.data.readers.table import COLUMNS, read_csv
 from referent.data.readers.voc import read_voc
+from referent.data.readers.yolo import read_yolo
 from referent.data.records import AnnotationError, Record, Rejected, RowError, check_record, read_records
 
 
@@ -21,17 +24,58 @@ def read_jsonl(annotations: Path, images: Path | None) -> Iterator[Record | Reje
     return read_records(annotations)
 
 
-READERS: dict[str, Callable[[Path, Path | None], Iterator[Record | Rejected]]] = {
-    "jsonl": read_jsonl,
-    "refer": read_refer,
-    "refcoco": read_refcoco,
-    "referit": read_referit,
-    "gseval": read_gseval,
-    "conversations": read_conversations,
-    "pixmo": read_pixmo,
-    "coco": read_coco,
-    "voc": read_voc,
-    "csv": read_csv,
+class AnnotationFormat(NamedTuple):
+    """`expects` is for messages: what a file, or a row of it, has. docs/data.md shows one of each."""
+
+    read: Callable[[Path, Path | None], Iterator[Record | Rejected]]
+    expects: str
+
+
+READERS = {
+    "jsonl": AnnotationFormat(
+        read_jsonl,
+        'lines {"id", "image", "width", "height", "expression", "box_xyxy": [x1, y1, x2, y2] in pixels, or no box for '
+        "what the image does not show}",
+    ),
+    "csv": AnnotationFormat(read_csv, f"columns {', '.join(COLUMNS)}: a row an object, corners in pixels"),
+    "coco": AnnotationFormat(
+        read_coco,
+        'an object of "images" {"id", "file_name", "width", "height"}, "annotations" {"image_id", "category_id", '
+        '"bbox": [x, y, width, height] in pixels} and "categories" {"id", "name"}',
+    ),
+    "yolo": AnnotationFormat(
+        read_yolo,
+        "a folder with data.yaml (`names`) or classes.txt, images/ and labels/, in which a line is class, centre x, "
+        "centre y, width, height in 0..1",
+    ),
+    "voc": AnnotationFormat(
+        read_voc,
+        "a folder of XML files: filename, size/width and size/height; of each object name and bndbox/xmin, ymin, xmax, "
+        "ymax in pixels from 1",
+    ),
+    "label-studio": AnnotationFormat(
+        read_label_studio, "the export JSON or JSON-MIN: a list of tasks, boxes x, y, width, height in percent"
+    ),
+    "conversations": AnnotationFormat(
+        read_conversations,
+        'rows {"id", "image", "conversations": [{"from", "value"}]} with [x1, y1, x2, y2] in 0..1 of the padded '
+        "square in the answers",
+    ),
+    "pixmo": AnnotationFormat(
+        read_pixmo, 'rows {"image_url", "label", "points": [{"x", "y"}] in percent of the image, "count"}'
+    ),
+    "refer": AnnotationFormat(read_refer, "a folder of refs(SPLITTER).p and instances.json"),
+    "refcoco": AnnotationFormat(
+        read_refcoco, 'rows {"image", "text", "bbox": [centre x, centre y, width, height] in 0..1 of the image}'
+    ),
+    "referit": AnnotationFormat(
+        read_referit, "a folder of referit_query_SPLIT.json, referit_bbox.json and referit_imsize.json"
+    ),
+    "gseval": AnnotationFormat(
+        read_gseval,
+        'rows {"idx", "image_path", "class_id", "label", "caption", "box": [x1, y1, x2, y2] in pixels, "segmentation": '
+        '{"size": [height, width], "counts"}}',
+    ),
 }
 
 
@@ -41,7 +85,7 @@ def read(format: str, annotations: Path, images: Path | None = None) -> Iterator
     if format not in READERS:
         raise AnnotationError(f"unknown format {format!r}; there are {', '.join(READERS)}")
     try:
-        for item in READERS[format](annotations, images):
+        for item in READERS[format].read(annotations, images):
             yield item if isinstance(item, Rejected) else _checked(item, annotations)
     except TextFileError as error:
         raise AnnotationError(str(error)) from error

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from referent.core.text_files import numbered_lines, open_utf8
-from referent.data.records import AnnotationError, Record, Rejected, RowError, wrong_schema
+from referent.data.records import NO_JSON, AnnotationError, Record, Rejected, RowError, wrong_schema
 
 RowModel = TypeVar("RowModel", bound=BaseModel)
 AnnotationRows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
@@ -43,7 +43,7 @@ def _json_lines(file: Path) -> AnnotationRows:
         except ValueError as error:
             if not line.endswith(b"\n"):
                 raise AnnotationError(f"{file}:{number} is cut off: get the whole file") from error
-            yield Rejected("wrong schema: json", where)
+            yield Rejected(NO_JSON, where)
 
 
 def to_records(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 from referent.core.text_files import TableRow, read_table
 from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name, sure
 from referent.data.readers.rows import split_of
-from referent.data.records import LOST_LETTER, AnnotationError, Record, Rejected, RowError, wrong_schema
+from referent.data.records import LOST_LETTER, WRONG_SCHEMA, AnnotationError, Record, Rejected, RowError, wrong_schema
 
 COLUMNS = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -73,7 +73,7 @@ def read_csv(annotations: Path, images: Path | None) -> Iterator[Record | Reject
 def _row(columns: Sequence[str], cells: Sequence[str]) -> CsvRow:
     """Raises ValidationError and `RowError`."""
     if len(cells) < len(columns) or any(cells[len(columns) :]):  # spreadsheets add empty ones
-        raise RowError("wrong schema: more or fewer cells than columns")
+        raise RowError(f"{WRONG_SCHEMA}more or fewer cells than columns")
     row = CsvRow.model_validate(dict(zip(columns, cells, strict=False)))
     name = readable_name(row.name)
     if name is None:

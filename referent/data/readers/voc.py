@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from referent.core.text_files import read_lines
 from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name
 from referent.data.readers.rows import AnnotationRows, to_records
-from referent.data.records import AnnotationError, Record, Rejected, wrong_schema
+from referent.data.records import WRONG_SCHEMA, AnnotationError, Record, Rejected, wrong_schema
 
 SPLITS = ("train", "val", "test")
 FIELDS = {"filename": "filename", "width": "size/width", "height": "size/height"}
@@ -71,7 +71,7 @@ def _rows(files: Iterable[Path]) -> AnnotationRows:
     for file in files:
         root = _parse(file)
         if root is None:
-            yield Rejected("wrong schema: xml", file.name)
+            yield Rejected(f"{WRONG_SCHEMA}xml", file.name)
             continue
         fields = {key: root.findtext(path) for key, path in FIELDS.items()}
         objects = [

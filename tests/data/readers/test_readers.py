@@ -20,8 +20,8 @@ def test_what_is_unfit_comes_out_named_with_its_place(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match="unknown format 'yolo'; there are jsonl, refer"):
-        list(read("yolo", tmp_path))
+    with pytest.raises(AnnotationError, match="unknown format 'darknet'; there are jsonl, csv"):
+        list(read("darknet", tmp_path))
 
 
 @pytest.mark.parametrize("format", READERS)
@@ -30,7 +30,7 @@ def test_missing_annotations_are_an_error_and_not_an_empty_set(tmp_path: Path, f
         list(read(format, tmp_path / "none.json", tmp_path))
 
 
-@pytest.mark.parametrize("format", ["refcoco", "conversations", "pixmo"])
+@pytest.mark.parametrize("format", ["refcoco", "conversations", "pixmo", "yolo"])
 def test_shares_of_an_image_need_the_images(tmp_path: Path, format: str) -> None:
     (tmp_path / "rows.json").write_text("[]")
     with pytest.raises(AnnotationError, match="--images"):
