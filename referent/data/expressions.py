@@ -90,7 +90,7 @@ def unambiguous(
             found.append(Expression("name", say(rng, name), (alike[0],)))
         else:
             found += extremes(rng, say(rng, name), alike, boxes_xyxy, side, ordinals)
-    return found + _relations(rng, names, boxes_xyxy, side, say)
+    return found + relations(rng, names, boxes_xyxy, side, say)
 
 
 def extremes(
@@ -123,7 +123,7 @@ def extremes(
     return found
 
 
-def _relations(
+def relations(
     rng: random.Random, names: Sequence[str], boxes: Sequence[Box], side: float, say: Say
 ) -> list[Expression]:
     """ "the cup left of the plate": the anchor's name occurs once, and one object of the target's name fits."""

@@ -29,7 +29,8 @@ def plural(name: str) -> str | None:
     inflected = _plural(last.lower())
     if inflected is None or not last:
         return None
-    return " ".join([*before, inflected if last.islower() else last + inflected[len(last) :]])
+    written = inflected if last.islower() else inflected.capitalize() if last.istitle() else f"{last}s"
+    return " ".join([*before, written])
 
 
 def _plural(word: str) -> str | None:

@@ -53,25 +53,49 @@ def load_artwork(file: Path) -> dict[str, dict[str, Icon]]:
 
 def rasterise(downloads: Path) -> Iterator[tuple[str, Icon]]:
     """Yield ("style:name", icon) for every icon that its package has."""
-    code_points = _iconify_file(downloads, "noto", "chars.json")  # of the names by which Iconify calls emoji
-    drawers: dict[str, Draw] = {
-        "noto": _font(next(downloads.rglob("NotoColorEmoji.ttf")), 109),  # the one size of this bitmap font
-        "fluent3d": _file(next(downloads.glob("*fluent-emoji-3d*/package/assets")), ".webp"),
-        "fluentflat": _svg(next(downloads.glob("*fluent-emoji-flat*/package/assets"))),
-        "twitter": _file(next(downloads.glob("emoji-datasource-twitter*/package/img/twitter/64")), ".png"),
-        "notomono": _font(next(downloads.rglob("NotoEmoji_400Regular.ttf")), 120),
-    } | {
-        style: _iconify(package, _iconify_file(downloads, package, "icons.json"), code_points)
-        for style, package in ICONIFY.items()
-    }  # fmt: skip
-    for style, draw in drawers.items():
+    for style in (*EVALUATED_STYLES, UNSEEN_STYLE, "notomono", *ICONIFY):
+        draw = drawer(downloads, style)
         for name, emoji in tqdm(vocabulary().items(), desc=style):
-            image = draw(name, emoji)
-            box = image and image.getchannel("A").point(lambda alpha: 255 * (alpha > 24)).getbbox()
-            if image and box:
-                icon = image.crop(box)
-                icon.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-                yield f"{style}:{name}", np.asarray(_inked(icon) if style in INK_STYLES else icon)
+            icon = draw(name, emoji)
+            if icon:
+                yield f"{style}:{name}", np.asarray(icon)
+
+
+def drawer(downloads: Path, style: str) -> Draw:
+    """What draws a style's icons, cropped to what is drawn."""
+    match style:
+        case "noto":
+            draw = _font(_the(downloads, "noto/**/NotoColorEmoji.ttf"), 109)  # the one size of this bitmap font
+        case "notomono":
+            draw = _font(_the(downloads, "*noto-emoji*/**/NotoEmoji_400Regular.ttf"), 120)
+        case "fluent3d":
+            draw = _file(_the(downloads, "*fluent-emoji-3d*/package/assets"), ".webp")
+        case "fluentflat":
+            draw = _svg(_the(downloads, "lobehub-fluent-emoji-flat*/package/assets"))
+        case "twitter":
+            draw = _file(_the(downloads, "emoji-datasource-twitter*/package/img/twitter/64"), ".png")
+        case _:
+            names_of_emoji = _iconify_file(downloads, "noto", "chars.json")
+            package = ICONIFY[style]
+            draw = _iconify(package, _iconify_file(downloads, package, "icons.json"), names_of_emoji)
+
+    def draw_cropped(name: str, emoji: str) -> Image.Image | None:
+        image = draw(name, emoji)
+        box = image and image.getchannel("A").point(lambda alpha: 255 * (alpha > 24)).getbbox()
+        if not image or not box:
+            return None
+        icon = image.crop(box)
+        icon.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+        return _inked(icon) if style in INK_STYLES else icon
+
+    return draw_cropped
+
+
+def _the(downloads: Path, pattern: str) -> Path:
+    found = sorted(downloads.glob(pattern))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{downloads} has {len(found)} of {pattern}: runs/mini.sh fetches what belongs there")
+    return found[0]
 
 
 def _table(file: str) -> list[list[str]]:
@@ -117,7 +141,7 @@ def _code_points(emoji: str) -> str:
 
 
 def _iconify_file(downloads: Path, package: str, name: str) -> dict[str, Any]:
-    found = next(downloads.glob(f"iconify-json-{package}-[0-9]*/package/{name}"))
+    found = _the(downloads, f"iconify-json-{package}-[0-9]*/package/{name}")
     contents: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     return contents
 
@@ -186,7 +210,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sheet", type=Path, help="also a picture of all icons, names by styles")
     arguments = parser.parse_args()
-    icons = dict(rasterise(arguments.downloads))
+    try:
+        icons = dict(rasterise(arguments.downloads))
+    except OSError as error:
+        parser.error(str(error))
     np.savez_compressed(arguments.out, **icons)
     print(f"{len(icons)} icons -> {arguments.out}")
     if arguments.sheet:

@@ -18,6 +18,7 @@ Recolour = Callable[[Image.Image], Image.Image]  # RGB -> RGB of the same size
 Colour = tuple[int, int, int]
 
 COLOURED = ("apple", "green apple")  # names that only colour tells apart: never recoloured, never in ink
+UNSEEN = 3  # an alpha
 INK_CONTRAST = 80  # grey levels between an icon of ink alone and what lies behind
 ICON_WAYS = {
     "hue": 3.0, "permute": 2.0, "duotone": 2.0, "lines": 3.0, "posterise": 1.5, "grey": 1.5, "invert": 0.7, "flat": 1.5,
@@ -55,13 +56,15 @@ def recolouring(rng: random.Random, ways: Mapping[str, float]) -> Recolour:
 
 def ink(rng: random.Random, icon: Image.Image, see_through: float, behind: int) -> Image.Image:
     """An icon of black on white in two colours or, with probability `see_through`, of ink alone, which differs from the
-    grey level `behind` it."""
+    grey level `behind` it. What the lines enclose keeps an alpha of `UNSEEN`, which nobody sees, but is the icon's."""
     white = icon.getchannel("R")
     if rng.random() < see_through:
         levels = (0, behind - INK_CONTRAST) if behind > 127 else (behind + INK_CONTRAST, 255)
         colour = _colour(rng, levels)
         inked = Image.new("RGB", icon.size, colour)
-        inked.putalpha(ImageChops.multiply(ImageChops.invert(white), icon.getchannel("A")))
+        alpha = icon.getchannel("A")
+        lines = ImageChops.multiply(ImageChops.invert(white), alpha)
+        inked.putalpha(ImageChops.lighter(lines, alpha.point(_UNSEEN)))
         return inked
     dark_ink = rng.random() < 0.8
     dark, light = _colour(rng, (0, 110)), _colour(rng, (150, 255)) if rng.random() < 0.7 else (255, 255, 255)
@@ -77,7 +80,9 @@ def outlined(rng: random.Random, icon: Image.Image) -> Image.Image:
     wide.paste(icon.getchannel("A").point(_MASK), (width, width))
     border = Image.new("RGB", wide.size, rng.choice(((0, 0, 0), (0, 0, 0), (255, 255, 255), _colour(rng, (0, 255)))))
     border.paste(icon.convert("RGB"), (width, width), icon.getchannel("A"))
-    border.putalpha(wide.filter(ImageFilter.BoxBlur(width)).point(_NEAR))
+    shape = Image.new("L", wide.size)
+    shape.paste(icon.getchannel("A"), (width, width))
+    border.putalpha(ImageChops.lighter(wide.filter(ImageFilter.BoxBlur(width)).point(_NEAR), shape))
     return border
 
 
@@ -233,6 +238,7 @@ def _colour(rng: random.Random, levels: tuple[int, int]) -> Colour:
 
 
 _MASK = [255 * (level > 60) for level in range(256)]
+_UNSEEN = [UNSEEN * (level > 60) for level in range(256)]
 _NEAR = [255 * (level > 20) for level in range(256)]
 _PALE = (150 + np.arange(256) * 0.41).astype(np.uint8)
 _STEEP = [min(255, 6 * max(0, level - 12)) for level in range(256)]

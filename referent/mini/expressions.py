@@ -5,14 +5,24 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from referent.core.boxes import Box
-from referent.data.expressions import ORDINALS, POSITIONS, Expression, centre, extremes, unambiguous, with_articles
+from referent.data.expressions import (
+    ORDINALS,
+    POSITIONS,
+    Expression,
+    centre,
+    extremes,
+    relations,
+    unambiguous,
+    with_articles,
+)
 from referent.data.groups import groups, of_name
 from referent.mini.cards import RANKS
 
 ORDINALS_EVALUATED = ("second",)  # in `scenes` and `cards`, whose words stay as they are
 ABSENT, ABSENT_RANK = 0.15, 0.3  # shares of training expressions
+RELATED = 0.6  # share of training scenes in which relations are looked for, which takes time
 KIND_WEIGHTS = {"name": 1.2, "position": 1.5, "ordinal": 2.5, "size": 0.6, "relation": 0.8}
-SEVERAL_WEIGHTS = {"plural": 1.2, "count": 0.7, "group": 1.6, "pair": 0.5, "none": 1.0}
+SEVERAL_WEIGHTS = {"plural": 1.2, "count": 0.7, "group": 1.6, "pair": 0.5, "none": 0.6}
 PLACES = {
     "left": ("{} furthest to the left", "{} on the far left", "{} closest to the left edge", "leftmost {}"),
     "right": ("{} furthest to the right", "{} on the far right", "{} closest to the right edge", "rightmost {}"),
@@ -79,21 +89,20 @@ def _by_kind(expressions: Sequence[Expression]) -> dict[str, list[Expression]]:
 
 def _of_one(rng: random.Random, names: Sequence[str], boxes: Sequence[Box], size: tuple[int, int]) -> list[Expression]:
     side = max(size)
-    found = unambiguous(rng, names, boxes, side, _rank_or_card, ordinals=())
+    found = relations(rng, names, boxes, side, _rank_or_card) if rng.random() < RELATED else []
     alike = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
     cards = [i for i, name in enumerate(names) if name in RANKS]
     if "credit card" not in names:
         alike["card"] = cards
-        if len(cards) == 1:
-            found.append(Expression("name", "card", (cards[0],)))
     if rng.random() < 0.3:
         alike["object"] = list(range(len(names)))
     for name, those in alike.items():
+        said = _rank_or_card(rng, name)
         if len(those) > 1:
-            said = _rank_or_card(rng, name)
-            if name in ("card", "object"):
-                found += extremes(rng, name, those, boxes, side, ordinals=())
+            found += extremes(rng, said, those, boxes, side, ordinals=())
             found += _places(rng, said, those, boxes, side) + _ordinals(rng, said, those, boxes, side)
+        elif those and name != "object":
+            found.append(Expression("name", said, (those[0],)))
     rng.shuffle(found)
     return found
 
@@ -105,14 +114,15 @@ def _places(rng: random.Random, name: str, alike: Sequence[int], boxes: Sequence
         first, second, *_ = sorted(alike, key=lambda i: -sign * centre(boxes[i])[axis])
         if abs(centre(boxes[first])[axis] - centre(boxes[second])[axis]) > 0.07 * side:
             found.append(Expression("position", rng.choice(PLACES[direction]).format(name), (first,)))
+    middle = [sum(centre(boxes[i])[axis] for i in alike) / len(alike) for axis in (0, 1)]
     for vertical, down in (("top", -1), ("bottom", 1)):
         for horizontal, across in (("left", -1), ("right", 1)):
-
-            def outward(i: int, across: int = across, down: int = down) -> float:
-                return across * centre(boxes[i])[0] + down * centre(boxes[i])[1]
-
-            first, second, *_ = sorted(alike, key=lambda i: -outward(i))
-            if outward(first) - outward(second) > 0.15 * side:
+            outward = {
+                i: (across * (centre(boxes[i])[0] - middle[0]), down * (centre(boxes[i])[1] - middle[1])) for i in alike
+            }
+            first, second, *_ = sorted(alike, key=lambda i: -sum(outward[i]))
+            far = sum(outward[first]) - sum(outward[second]) > 0.15 * side
+            if far and min(outward[first]) > 0.05 * side:
                 form = rng.choice(("{} {} {name}", "{name} in the {} {} corner", "{name} at the {} {}"))
                 found.append(Expression("position", form.format(vertical, horizontal, name=name), (first,)))
     for axis in (0, 1):

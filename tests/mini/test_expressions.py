@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from referent.data.expressions import Expression
-from referent.mini.expressions import make_expressions
+from referent.data.plurals import plural
+from referent.mini.expressions import make_expressions, training_expressions
 from tests.support.objects import NAMES, labelled_objects
 
 
@@ -68,3 +69,54 @@ def test_what_is_said_of_scenes_stays_what_it_was() -> None:
         said = make_expressions(random.Random(f"pin/{seed}"), shown, boxes, 288, names, 8, 0.3)
         digest.update(json.dumps([(kind, text, *(targets or (None,))) for kind, text, targets in said]).encode())
     assert digest.hexdigest() == "4462c5bc3678bf12f6ddb9d8c41562577c0cf6f338cd0b3c2bfef2f93d6383da"
+
+
+def trained(scene: list, seed: int, several: float = 0.4, limit: int = 30) -> list[Expression]:
+    names, boxes = [name for name, _ in scene], [box for _, box in scene]
+    return training_expressions(random.Random(seed), names, boxes, (280, 280), NAMES, limit, several)
+
+
+def without_articles(expression: Expression) -> str:
+    return expression.text.removeprefix("find ").removeprefix("the ")
+
+
+def test_training_counts_from_four_ends_up_to_the_fifth() -> None:
+    diagonal = [("dog", (at, at, at + 20, at + 20)) for at in range(0, 240, 40)]
+    ordinals = {
+        (without_articles(e), e.targets) for seed in range(80) for e in trained(diagonal, seed) if e.kind == "ordinal"
+    }
+    for place, ordinal in enumerate(("first", "second", "third", "fourth", "fifth")):
+        for first, ends in ((place, ("left", "top")), (5 - place, ("right", "bottom"))):
+            for end in ends:
+                assert (f"{ordinal} dog from the {end}", (first,)) in ordinals
+
+
+@given(labelled_objects, st.integers(0, 5))
+def test_training_says_what_is_there_and_what_is_not(scene: list, seed: int) -> None:
+    names = [name for name, _ in scene]
+    for expression in trained(scene, seed):
+        words = without_articles(expression).split()
+        spoken = {name for name in NAMES if name in words or plural(name) in words}
+        if expression.kind == "absent":
+            assert not expression.targets
+            assert "from" in words or not spoken & set(names)
+        elif not expression.several:
+            (target,) = expression.targets
+            if expression.kind != "relation" and spoken:
+                assert names[target] in spoken
+            if expression.kind == "name" and spoken:
+                assert names.count(names[target]) == 1
+
+
+@given(labelled_objects, st.integers(0, 5))
+def test_training_for_one_box_has_nothing_of_several(scene: list, seed: int) -> None:
+    assert not any(e.several or len(e.targets) > 1 for e in trained(scene, seed, several=0))
+
+
+def test_the_middle_and_the_corners() -> None:
+    scene = [("cup", (10, 10, 40, 40)), ("cup", (120, 200, 150, 230)), ("cup", (230, 100, 260, 130))]
+    said = {
+        (without_articles(e), e.targets) for seed in range(80) for e in trained(scene, seed) if e.kind == "position"
+    }
+    assert {("middle cup", (1,)), ("cup in the top left corner", (0,))} <= said
+    assert not any("bottom right" in text or "bottom left" in text for text, _ in said)

@@ -1,10 +1,22 @@
 import hashlib
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from referent.mini.scenes import CLASSES, Materials
-from referent.mini.sets import Example, card_photos, example_records, icon_scenes, mixed_scene
+from referent.mini.expressions import training_expressions
+from referent.mini.scenes import CLASSES, Materials, training_scene
+from referent.mini.sets import (
+    Example,
+    card_photos,
+    example_records,
+    icon_scenes,
+    mixed_scene,
+    several_card_photo,
+    several_scene,
+)
 
 
 def materials(folder: Path, split: str = "test") -> Materials:
@@ -25,11 +37,6 @@ def test_an_item_depends_on_seed_and_index_alone(materials_folder: Path) -> None
 
 
 def test_a_mix_is_the_stream_that_training_sees(materials_folder: Path) -> None:
-    import random
-
-    from referent.mini.expressions import training_expressions
-    from referent.mini.scenes import training_scene
-
     made, mix = materials(materials_folder, "train"), {"photo": 0.3, "icons": 0.3, "alike": 0.2, "rows": 0.2}
     for index in range(6):
         rng = random.Random(f"1/{index}")
@@ -56,3 +63,30 @@ def test_evaluation_scenes_stay_what_they_were(materials_folder: Path) -> None:
             digest.update(example.image.tobytes())
             digest.update(repr([(e.text, e.targets) for e in example.expressions]).encode())
     assert digest.hexdigest() == "ca114309a5bb2331c1829bb33c0454b8f2e244a6d7a63e301fdc6bdd68ae937c"
+
+
+@pytest.mark.parametrize("made", [several_scene, several_card_photo])
+def test_records_of_several_have_the_boxes_of_all(
+    materials_folder: Path, made: Callable[[Materials, int, list[str], str], Example]
+) -> None:
+    kinds = set()
+    for seed in range(12):
+        example = made(materials(materials_folder), 0, CLASSES, str(seed))
+        for record, expression in zip(
+            example_records(example, "b.jpg", "test", "several"), example.expressions, strict=True
+        ):
+            kinds.add(expression.kind)
+            assert expression.several
+            assert record.box_xyxy is None
+            assert record.boxes == tuple(example.objects_xyxy[target] for target in expression.targets)
+            assert record.present == (expression.kind != "none")
+    assert kinds >= {"plural", "count", "none"}
+
+
+def test_cards_are_asked_for_by_rank_and_all_at_once(materials_folder: Path) -> None:
+    said = {
+        (expression.text.removeprefix("find ").removeprefix("all ").removeprefix("the "), expression.targets)
+        for seed in range(60)
+        for expression in several_card_photo(materials(materials_folder), 0, CLASSES, str(seed)).expressions
+    }
+    assert {("cards", (0, 1)), ("both cards", (0, 1)), ("kings", (0,)), ("queens", ())} <= said
