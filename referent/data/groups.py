@@ -1,7 +1,7 @@
 """Expressions that mean several objects, and such that mean none, from labelled boxes."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from referent.core.boxes import Box
 from referent.data.expressions import POSITIONS, Expression, Say, area, as_it_is, centre
@@ -21,8 +21,6 @@ GAP = 0.06  # of the longer side, between those of a group and those that are no
 GROWTH = 1.35  # of the area, likewise
 MOST = 64
 ALONE = 0.25  # share of the names of a single object that are said in the plural all the same
-
-Plural = Callable[[str], str | None]
 
 
 def groups(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 Recolour = Callable[[Image.Image], Image.Image]  # RGB -> RGB of the same size
-Colour = tuple[int, int, int]
+RGB = tuple[int, int, int]
 
 COLOURED = ("apple", "green apple")  # names that only colour tells apart: never recoloured, never in ink
 UNSEEN = 3  # an alpha
@@ -221,13 +221,13 @@ def _noise(seed: int) -> Image.Image:
     return Image.fromarray(np.broadcast_to(np.clip(levels, 0, 255), (400, 400, 3)).astype(np.uint8))
 
 
-def _between(grey: Image.Image, black: Colour, white: Colour) -> Image.Image:
+def _between(grey: Image.Image, black: RGB, white: RGB) -> Image.Image:
     """Black and white become two colours (as ImageOps.colorize does, in a tenth of its time)."""
     ramp = np.linspace(black, white, 256).round().astype(np.uint8)
     return Image.fromarray(ramp[np.asarray(grey)])
 
 
-def _colour(rng: random.Random, levels: tuple[int, int]) -> Colour:
+def _colour(rng: random.Random, levels: tuple[int, int]) -> RGB:
     """Any hue whose brightness is about within the levels."""
     low, high = levels
     middle = rng.randint(low, high)
