@@ -165,6 +165,12 @@ def _rejoined(text: str, delimiter: str, count: int, expression: int | None, whe
     return together
 
 
+def read_results(file: Path) -> Iterator[BatchResult]:
+    """The lines of a file of results that `ResultsFile` has left whole. Raises OSError."""
+    with file.open("rb") as lines:
+        yield from map(BatchResult.model_validate_json, lines)
+
+
 class ResultsFile:
     """The file of results of one model (None: the service's default), for one process at a time; made, or found with
     what an earlier one finished.

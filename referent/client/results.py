@@ -77,12 +77,17 @@ class Grounding(GroundResponse):
         boxes = np.array([referent.box_xyxy for _, referent in rows], np.float32).reshape(-1, 4)
         return supervision.Detections(xyxy=boxes, confidence=confidence, class_id=places, data=names)
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int, categories: dict[str, int] | None = None) -> list[dict[str, Any]]:
         """COCO's results format, as pycocotools' `loadRes` reads it, a row for each referent: `bbox` is x, y, width,
-        height in pixels, or `keypoints` x, y, 2 of a point; `category_id` the expression's place in the request from 1
-        on, `caption` the expression."""
+        height in pixels, or `keypoints` x, y, 2 of a point; `caption` the expression.
+
+        `categories` gives the `category_id` of each expression; those that it lacks are added to it, from 1 on. Give
+        one and the same to all pictures of a data set, or equal expressions have other ids in other pictures.
+        """
+        ids = {} if categories is None else categories
         rows = []
-        for category, result in enumerate(self.results, 1):
+        for result in self.results:
+            category = ids.setdefault(result.expression, max(ids.values(), default=0) + 1)
             for referent in result.referents:
                 row: dict[str, Any] = {"image_id": image_id, "category_id": category}
                 if referent.box_xyxy is not None:

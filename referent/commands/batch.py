@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from referent.client.batch import BatchItem, ResultsFile, ask, printable, read_items
+from referent.client.batch import BatchItem, ResultsFile, ask, printable, read_items, read_results
+from referent.client.formats import write_csv, write_pictures, write_yolo
 from referent.client.http import DEFAULT_URL, AsyncClient, ServiceError, ServiceUnreachableError
 from referent.client.progress import progress_bar
 from referent.commands.options import KEY, MAX_INSTANCES, MODEL, URL
@@ -27,6 +28,13 @@ def batch(
     model: MODEL = None,
     max_instances: MAX_INSTANCES = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    csv: Annotated[Path | None, typer.Option(help="Also write all of --out's results there as a table.")] = None,
+    yolo: Annotated[
+        Path | None, typer.Option(help="Also write them into this folder as labels of YOLO: data.yaml and labels/.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Also write the images into this folder, with the answers drawn.")
+    ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
 ) -> None:
     """Ask a running service about many images. Stopped or killed, the same command goes on where it was."""
@@ -47,6 +55,10 @@ def batch(
                 done = sum(item in results for item in items)
                 typer.echo(f"{done} of {len(items)} are in {out}; the same command goes on from there", err=True)
                 raise failure(str(error) or "stopped", 1 if str(error) else INTERRUPTED) from error
+        also = ((csv, write_csv, "rows"), (yolo, write_yolo, "files of labels"), (pictures, write_pictures, "pictures"))
+        for path, write, what in also:
+            if path is not None:
+                typer.echo(f"{write(read_results(out), path)} {what} -> {printable(str(path))}")
     except (OSError, ValueError) as error:
         raise failure(str(error)) from error
     typer.echo(f"{len(items)} results, {len(items) - before} of them new -> {printable(str(out))}")

@@ -156,6 +156,20 @@ def test_errors_are_recorded_and_asked_again_only_on_demand(service: Service, fo
     assert [Path(row["image"]).name for row in rows(out) if "error" in row] == ["8.jpg"]
 
 
+def test_results_are_written_in_other_formats_too(service: Service, folder: Path) -> None:
+    """All of them, those of an earlier run as well."""
+    out, table, labels = (folder.parent / name for name in ("out.jsonl", "out.csv", "labels"))
+    run(service, folder / "below", "the red cup", "--out", out)
+    finished = run(service, folder, "the red cup", "--out", out, "--csv", table, "--yolo", labels)
+    assert finished.returncode == 0, finished.stderr
+    assert "12 rows -> " in finished.stdout
+    assert len(table.read_text().splitlines()) == 13
+    assert len(list((labels / "labels").rglob("*.txt"))) == 12
+    refused = run(service, folder, "the red cup", "--out", out, "--pictures", folder.parent / "drawn")
+    assert refused.returncode == 1  # these are no pictures
+    assert "12 images can't be read any more" in refused.stderr
+
+
 def test_no_service_is_told_and_nothing_is_recorded(folder: Path) -> None:
     out = folder.parent / "results.jsonl"
     command = [*BATCH, str(folder), "the queen", "--out", str(out), "--url", "http://127.0.0.1:9"]

@@ -96,6 +96,14 @@ def test_coco_results_are_read_by_pycocotools(tmp_path: Path) -> None:
     assert "score" not in without_scores().to_coco(7)[0]
 
 
+def test_pictures_of_one_data_set_share_its_categories() -> None:
+    categories: dict[str, int] = {}
+    first = grounding().to_coco(1, categories)
+    second = grounding(results=[RESULTS[2], RESULTS[0], RESULTS[2]]).to_coco(2, categories)
+    assert categories == {"a": 1, "b": 2, "<c>": 3}
+    assert [row["category_id"] for row in first + second] == [1, 3, 3, 1, 3]
+
+
 def test_a_notebook_shows_picture_and_results() -> None:
     answer = grounding().of(PICTURE)
     with Image.open(io.BytesIO(answer._repr_png_() or b"")) as shown:

@@ -2,6 +2,7 @@
 labels for each, and the names of the classes in one file."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
     """
     folder = need_images(images, "labels of YOLO are shares of each image")
     data = _data_set(annotations)
-    pictures = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    pictures = [file for file in _files_below(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
         raise AnnotationError(f"{folder} holds no images: give the folder of the data set as --images")
     for number, name in data.names.items():
@@ -66,9 +67,26 @@ def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
             yield from describe(Labelled(where, width, height, things, split), classes, None)
         except RowError as error:
             yield Rejected(str(error), where)
-    for labels in sorted({file.resolve() for file in data.root.rglob("labels/**/*.txt")} - used):
-        if labels.name not in NAME_FILES:
-            yield Rejected(f"labels without an image ({', '.join(IMAGE_SUFFIXES)})", labels.name)
+    for file in _files_below(data.root):
+        if (
+            "labels" in file.relative_to(data.root).parts
+            and file.suffix == ".txt"
+            and file.name not in NAME_FILES
+            and file.resolve() not in used
+        ):
+            yield Rejected(f"labels without an image ({', '.join(IMAGE_SUFFIXES)})", file.name)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """In links to folders too, which data sets often have in the place of images."""
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()  # a link to a folder above
+            continue
+        seen.add(real)
+        found += [Path(parent, name) for name in names]
+    return sorted(found)
 
 
 def _things(labels: Path, data: YoloSet, width: int, height: int) -> Iterator[Thing | Rejected]:

@@ -128,6 +128,16 @@ def test_an_image_without_labels_says_nothing_and_an_empty_file_says_that_nothin
     assert rejected(root).count("image without a file of labels") == 20
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    elsewhere = data_set(tmp_path / "elsewhere", count=3)
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("images", "labels", "data.yaml"):
+        (root / name).symlink_to(elsewhere / name)
+    (root / "root").symlink_to(root)
+    assert {item.image for item in records(root)} == {f"images/{number}.jpg" for number in range(3)}
+
+
 def test_labels_without_an_image_are_counted(tmp_path: Path) -> None:
     root = data_set(tmp_path)
     labels(root / "labels/lost.txt", CUP)
