@@ -133,8 +133,8 @@ def check(
     `ParityError` naming the first tensor beyond its tolerance."""
     differences = {}
     for name, expected in reference.items():
-        difference = (actual[name].float() - expected.float()).abs()
-        rows = difference.flatten(2).amax(-1).flatten() if name in ranked else difference.amax()[None]
+        apart = (actual[name].float() - expected.float()).abs()
+        rows = apart.flatten(2).amax(-1).flatten() if name in ranked else apart.amax()[None]
         differences[name] = float(rows.sort().values[math.ceil(RANKED_ROWS * len(rows)) - 1])
     for name, difference in differences.items():
         allowed = tolerance(name, reference[name].float())
