@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from export.graphs import Part, Tensors
-from export.parts import generator, head
+from export.parts import generator, head, referents
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
@@ -14,10 +14,12 @@ from referent.modeling.grounding import GroundingModel
 
 class KindParts(Protocol):
     """What a module gives. `RANGES` are those of outputs whose range is known; `JUDGED` is the one of them with a bound
-    where weights are rounded; `LARGE` are the steps whose weights are worth rounding."""
+    where weights are rounded; `RANKED` are those with slots that a tie may put in another order, or fill otherwise;
+    `LARGE` are the steps whose weights are worth rounding."""
 
     RANGES: dict[str, float]
     JUDGED: str
+    RANKED: frozenset[str]
     LARGE: frozenset[str]
 
     def split(self, model: GroundingModel) -> tuple[Part, ...]:
@@ -32,7 +34,7 @@ class KindParts(Protocol):
         """Writes what the folders of the steps, <directory>/<step>, hold beside the graphs."""
 
 
-PARTS: dict[str, KindParts] = {"head": head, "generator": generator}
+PARTS: dict[str, KindParts] = {"head": head, "referents": referents, "generator": generator}
 
 
 def parts_of(spec: ModelSpec) -> KindParts:

@@ -19,6 +19,7 @@ from referent.modeling.text_decoder import TextDecoder
 
 RANGES = {"logprob": 4.0, "mass": 4.0}  # nats, from a probability of 1 to about a fiftieth
 JUDGED = "logprob"  # what scores are made of
+RANKED: frozenset[str] = frozenset()
 LARGE = frozenset({VISION_ENCODER.suffix, GENERATOR.suffix})
 DECODED_TOKENS, PAST = 6, 9  # of the examples that decode
 

@@ -16,6 +16,7 @@ from referent.modeling.grounding import GroundingModel
 
 RANGES = {BOXES.name: 1.0, SCORES.name: 1.0}
 JUDGED = BOXES.name  # the end that matters where weights are rounded
+RANKED: frozenset[str] = frozenset()
 LARGE = frozenset({VISION_ENCODER.suffix, LANGUAGE_MODEL.suffix})
 
 

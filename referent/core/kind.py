@@ -30,6 +30,9 @@ class Options(NamedTuple):
     heatmap: bool = False
 
 
+DEFAULTS = Options()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A request as tensors: expressions beyond the capacity of one inference fill further ones."""
@@ -37,6 +40,7 @@ class Prepared:
     expressions: list[str]
     frame: Frame
     inferences: list[Arrays]
+    options: Options = DEFAULTS
 
 
 class Kind(ABC):
@@ -58,6 +62,10 @@ class Kind(ABC):
     @abstractmethod
     def outputs(self, bundle: Bundle) -> tuple[Tensor, ...]:
         """The ensemble's outputs, as far as this model has them."""
+
+    def asked(self, bundle: Bundle, options: Options) -> tuple[Tensor, ...]:
+        """Those of them that a request needs."""
+        return self.outputs(bundle)
 
     @abstractmethod
     def gives(self, spec: ModelSpec) -> Literal["boxes", "points"]:

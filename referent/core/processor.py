@@ -12,12 +12,11 @@ from PIL import Image
 from referent.core.answers import Answer
 from referent.core.contract import DETECTOR_FRAME, DETECTOR_IMAGE
 from referent.core.images import MAX_PIXELS, Picture
-from referent.core.kind import Arrays, Kind, Options, Prepared
+from referent.core.kind import DEFAULTS, Arrays, Kind, Options, Prepared
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 
 Enter = Callable[[str], None]
-DEFAULTS = Options()
 
 
 class Processor:
@@ -58,7 +57,7 @@ class Processor:
                 DETECTOR_FRAME.name: np.array([detector.extent(picture.size)], np.int32),
             }
             inferences = [arrays | second for arrays in inferences]
-        return Prepared(list(expressions), self.spec.frame(picture.size), inferences)
+        return Prepared(list(expressions), self.spec.frame(picture.size), inferences, options)
 
     def answers(self, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
         """An answer for each expression, from the outputs of each inference."""

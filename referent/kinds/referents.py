@@ -10,7 +10,7 @@ from referent.core.boxes import Floats
 from referent.core.bundle import Bundle
 from referent.core.contract import VISION_ENCODER, Step, Tensor
 from referent.core.frame import Frame
-from referent.core.kind import MAX_INSTANCES, Arrays, Prepared
+from referent.core.kind import MAX_INSTANCES, Arrays, Options, Prepared
 from referent.core.spec import ModelSpec
 from referent.kinds.at_loc import HIDDEN_STATES, AtLoc, joined
 from referent.kinds.head import LANGUAGE_MODEL as READING
@@ -20,10 +20,14 @@ IMAGE_STATES = Tensor("image_states", None, ("K", "D"))
 BOXES = Tensor("boxes", "FP32", ("N", "M", "4"))  # cx,cy,w,h in 0..1 of the bundle's box frame
 SCORES = Tensor("scores", "FP32", ("N", "M"))  # the probability that it is a referent
 PRESENCE = Tensor("presence", "FP32", ("N",))  # the probability that there is any
-HEATMAP = Tensor("heatmap", "FP32", ("N", "G", "G"))  # the probability at each image token
+HEATMAP = Tensor("heatmap", "FP32", ("N", "G", "G"))  # the probability at each image token, rows from the top
+TOKEN_BOXES = Tensor("token_boxes", "FP32", ("K", "4"))  # the box at each of them; not served, parity is judged by it
 
 LANGUAGE_MODEL = READING._replace(outputs=(HIDDEN_STATES, IMAGE_STATES))
-REFERENT_HEAD = Step("referent_head", (HIDDEN_STATES, IMAGE_STATES), (BOXES, SCORES, PRESENCE, HEATMAP))
+SERVED = (BOXES, SCORES, PRESENCE, HEATMAP)
+REFERENT_HEAD = Step("referent_head", (HIDDEN_STATES, IMAGE_STATES), (*SERVED, TOKEN_BOXES))
+WHOLE = np.array([0.5, 0.5, 1.0, 1.0])  # the frame itself
+DECIMALS = 4  # of a heat map: it is looked at
 
 
 class Referents(AtLoc):
@@ -33,7 +37,13 @@ class Referents(AtLoc):
     steps = (VISION_ENCODER, LANGUAGE_MODEL, REFERENT_HEAD)
 
     def outputs(self, bundle: Bundle) -> tuple[Tensor, ...]:
-        return REFERENT_HEAD.outputs
+        return SERVED
+
+    def asked(self, bundle: Bundle, options: Options) -> tuple[Tensor, ...]:
+        return SERVED if options.heatmap else tuple(tensor for tensor in SERVED if tensor is not HEATMAP)
+
+    def heatmaps(self, spec: ModelSpec) -> bool:
+        return True
 
     def several(self, spec: ModelSpec) -> bool:
         return True
@@ -42,9 +52,23 @@ class Referents(AtLoc):
         return super().sizes(spec) | {"M": MAX_INSTANCES, "G": round(spec.image_tokens**0.5)}
 
     def answers(self, spec: ModelSpec, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
-        found = (joined(prepared.inferences, outputs, tensor) for tensor in (BOXES, SCORES, PRESENCE))
-        rows = zip(prepared.expressions, *found, strict=True)
-        return [self._answer(spec, prepared.frame, *row) for row in rows]
+        boxes, scores, presence = (joined(prepared.inferences, outputs, t) for t in (BOXES, SCORES, PRESENCE))
+        most = prepared.options.max_instances or MAX_INSTANCES
+        answers = [
+            self._answer(spec, prepared.frame, expression, *row)
+            for expression, *row in zip(
+                prepared.expressions, boxes[:, :most], scores[:, :most], presence.tolist(), strict=True
+            )
+        ]
+        if not prepared.options.heatmap:
+            return answers
+        covers = tuple(prepared.frame.boxes_to_image(WHOLE).tolist())
+        return [
+            answer.model_copy(update={"heatmap": tuple(map(tuple, cells)), "heatmap_xyxy": covers})
+            for answer, cells in zip(
+                answers, joined(prepared.inferences, outputs, HEATMAP).round(DECIMALS).tolist(), strict=True
+            )
+        ]
 
     def _answer(
         self, spec: ModelSpec, frame: Frame, expression: str, boxes: Floats, scores: Floats, presence: float

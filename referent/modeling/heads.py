@@ -53,6 +53,7 @@ class Instances(NamedTuple):
     scores: torch.Tensor  # (B, N, M)
     presence: torch.Tensor  # (B, N), the probability that there is any
     heatmap: torch.Tensor  # (B, N, G, G), the probability at each image token, rows from the top
+    token_boxes: torch.Tensor  # (B, K, 4) cx,cy,w,h in 0..1 of the frame, what each image token shows
 
 
 class ReferentHead(nn.Module):
@@ -118,7 +119,7 @@ class ReferentHead(nn.Module):
         agreement = (agreement.unflatten(1, best.shape[1:]) - SAME_OBJECT).clamp(min=0)  # (B, N, M, K)
         weights = agreement * logits.sigmoid()[:, :, None]
         boxes = (weights @ corners[:, None]) / weights.sum(-1, keepdim=True).clamp(min=1e-9)  # (B, N, M, 4)
-        boxes = torch.cat(((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]), -1)
+        boxes = _centred(boxes)
         used = (scores >= SCORE_FLOOR) & (boxes[..., 2:] > 0).all(-1)
         scores = torch.where(used, scores, 0.0)
         unused = MAX_INSTANCES - slots
@@ -127,6 +128,7 @@ class ReferentHead(nn.Module):
             nn.functional.pad(scores, (0, unused)),
             (tokens.presence_logits * self.presence_scale + self.presence_bias).sigmoid(),
             (logits * self.score_scale + self.score_bias).sigmoid().unflatten(-1, (self.grid, self.grid)),
+            _centred(corners),
         )
 
 
@@ -149,6 +151,11 @@ def _initialise(head: nn.Module) -> None:
 def _clipped_corners(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
     centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
     return torch.cat((centre - half, centre + half), -1).clamp(0, 1)
+
+
+def _centred(corners: torch.Tensor) -> torch.Tensor:
+    low, high = corners[..., :2], corners[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), -1)
 
 
 def _pairwise_iou(corners: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from tritonclient.grpc.aio import InferenceServerClient
 
 from referent.core.bundle import Bundle
-from referent.core.kind import Arrays, Prepared
+from referent.core.kind import Arrays, Options, Prepared
 from referent.triton.protocol import (
     InternalError,
     LostConnectionError,
@@ -89,7 +89,8 @@ class Triton:
         Raises `TritonError`, and `TimeoutError` where Triton takes longer than `timeout_s`.
         """
         asking = [
-            asyncio.ensure_future(self._infer(bundle, arrays, timeout_s, request_id)) for arrays in prepared.inferences
+            asyncio.ensure_future(self._infer(bundle, arrays, prepared.options, timeout_s, request_id))
+            for arrays in prepared.inferences
         ]
         try:
             return await asyncio.gather(*asking)
@@ -97,12 +98,15 @@ class Triton:
             for task in asking:
                 task.cancel()
 
-    async def _infer(self, bundle: Bundle, arrays: Arrays, timeout_s: float, request_id: str) -> Arrays:
-        request = inference_request(bundle, arrays, timeout_s) | {"request_id": request_id, "headers": self._headers()}
+    async def _infer(
+        self, bundle: Bundle, arrays: Arrays, options: Options, timeout_s: float, request_id: str
+    ) -> Arrays:
+        request = inference_request(bundle, arrays, timeout_s, options)
+        request |= {"request_id": request_id, "headers": self._headers()}
         now = asyncio.get_running_loop().time
         deadline = now() + timeout_s
         result = await self._ask(lambda: self._client.infer(**request, client_timeout=deadline - now()))
-        return read_outputs(bundle, arrays, result)
+        return read_outputs(bundle, arrays, result, options)
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         """The answer, of the next Triton where the first can't give it: all questions are pure."""

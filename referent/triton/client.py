@@ -99,7 +99,7 @@ class TritonClient:
         prepared = processor.prepare(data, expressions, options, enter=clock.enter)
         clock.enter("inference")
         try:
-            outputs = [self._infer(bundle, arrays, deadline) for arrays in prepared.inferences]
+            outputs = [self._infer(bundle, arrays, options, deadline) for arrays in prepared.inferences]
         except VersionGoneError:  # another was published: the next attempt asks that one, with its own processor
             self._load()
             raise
@@ -115,11 +115,12 @@ class TritonClient:
             timings_ms=clock.timings(),
         )
 
-    def _infer(self, bundle: Bundle, arrays: Arrays, deadline: float) -> Arrays:
+    def _infer(self, bundle: Bundle, arrays: Arrays, options: Options, deadline: float) -> Arrays:
         left_s = max(0.001, deadline - time.monotonic())
         with own_errors():
-            result = self._client.infer(**inference_request(bundle, arrays, left_s), client_timeout=left_s)
-        return read_outputs(bundle, arrays, result)
+            request = inference_request(bundle, arrays, left_s, options)
+            result = self._client.infer(**request, client_timeout=left_s)
+        return read_outputs(bundle, arrays, result, options)
 
     def _load(self) -> None:
         """The newest version that Triton has ready, held against the bundle in the repository."""

@@ -10,7 +10,7 @@ from tritonclient.grpc.model_config_pb2 import DataType
 
 from referent.core.bundle import Bundle
 from referent.core.contract import DIGEST_PARAMETER, Tensor, dims_of
-from referent.core.kind import Arrays
+from referent.core.kind import DEFAULTS, Arrays, Options
 from referent.kinds import kind_of
 
 # UNAVAILABLE is gRPC's word for a lost connection and Triton's for a full queue: only the message tells them apart.
@@ -74,9 +74,11 @@ def check_config(bundle: Bundle, digest: str, config: Any) -> None:
             raise TritonError(f"Triton serves {subject} with tensors {actual}, the contract has {expected}")
 
 
-def inference_request(bundle: Bundle, arrays: Arrays, timeout_s: float | None = None) -> dict[str, Any]:
+def inference_request(
+    bundle: Bundle, arrays: Arrays, timeout_s: float | None = None, options: Options = DEFAULTS
+) -> dict[str, Any]:
     """Arguments of tritonclient's `infer` for one inference of a prepared request, but for its own `client_timeout`;
-    steps that can heed a time limit are told it."""
+    steps that can heed a time limit are told it. `options` are those of the request."""
     kind = kind_of(bundle)
     if timeout_s is not None:
         arrays = kind.with_timeout(arrays, timeout_s)
@@ -84,20 +86,20 @@ def inference_request(bundle: Bundle, arrays: Arrays, timeout_s: float | None = 
         "model_name": bundle.name,
         "model_version": bundle.version,
         "inputs": [_input(tensor, arrays) for tensor in kind.inputs if tensor.name in arrays],
-        "outputs": [InferRequestedOutput(tensor.name) for tensor in kind.outputs(bundle)],
+        "outputs": [InferRequestedOutput(tensor.name) for tensor in kind.asked(bundle, options)],
     }
 
 
-def read_outputs(bundle: Bundle, arrays: Arrays, result: Any) -> Arrays:
-    """The outputs of the inference that was asked with these arrays. Raises `TritonError` unless they are finite and of
-    the contract's shapes."""
+def read_outputs(bundle: Bundle, arrays: Arrays, result: Any, options: Options = DEFAULTS) -> Arrays:
+    """The outputs of the inference that was asked with these arrays and options. Raises `TritonError` unless they are
+    finite and of the contract's shapes."""
     kind = kind_of(bundle)
     sizes = kind.sizes(bundle)
     for tensor in kind.inputs:
         if tensor.name in arrays:
             sizes |= dict(zip(tensor.shape, arrays[tensor.name].shape[1:], strict=True))
     outputs = {}
-    for tensor in kind.outputs(bundle):
+    for tensor in kind.asked(bundle, options):
         output = outputs[tensor.name] = result.as_numpy(tensor.name)
         shape = dims_of(tensor, sizes)
         if (

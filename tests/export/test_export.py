@@ -19,6 +19,7 @@ from referent.core.packing import Bucket
 from referent.kinds import kind_of
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_spec, save_checkpoint
 from referent.modeling.weights import load_llava
+from tests.support.several import save_referents_checkpoint
 from tests.support.tiny import MODEL_REPOSITORY
 from tests.support.visual_prompts import save_prompted_checkpoint
 
@@ -198,3 +199,14 @@ def test_check_fails_on_nan_and_names_the_tensor() -> None:
     reference = {"boxes": torch.zeros(1, 4)}
     with pytest.raises(ParityError, match="boxes differs by nan"):
         check("case", reference, {"boxes": torch.full((1, 4), torch.nan)}, tolerances("fp32", head))
+
+
+def test_every_referent_is_exported_in_either_precision(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    save_referents_checkpoint(tiny_checkpoint, tmp_path / "checkpoint")
+    for dtype in ("fp32", "fp16"):
+        exporter.export(tmp_path / "checkpoint", "several", tmp_path / "repository", dtype=dtype)
+    config = text_format.Parse(
+        (tmp_path / "repository" / "several" / "2" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    )
+    served = {output.name: list(output.dims) for output in config.output}
+    assert served == {"boxes": [-1, 64, 4], "scores": [-1, 64], "presence": [-1], "heatmap": [-1, 2, 2]}

@@ -16,6 +16,7 @@ def save_referents_checkpoint(tiny_checkpoint: Path, directory: Path, **updates:
     model.referent_head = ReferentHead(64, spec.image_tokens).eval()
     with torch.no_grad():
         model.referent_head.prior.fill_(1.0)
+        torch.nn.init.normal_(model.referent_head.mlp[-1].weight, std=0.05)
     thresholds = {"present_threshold": 0.1, "referent_threshold": 0.1}
     kind = {"kind": "referents", "base": str((tiny_checkpoint / spec.base).resolve())}
     spec = spec.model_copy(update=kind | thresholds | updates)

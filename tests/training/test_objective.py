@@ -20,6 +20,7 @@ def objective() -> Objective:
     torch.manual_seed(0)
     config = mini_config()
     config.image_token_id = TINY_PROMPT.image_token_id
+    config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers = 1, 2
     referent_head = ReferentHead(256, IMAGE_TOKENS, dropout=0.0)
     model = GroundingModel(ConvStemLlava(config), BoxHead(256, dropout=0.0), referent_head=referent_head)
     return Objective(model, PRETRAINING, DenseSupervision(256, len(NAMES))).train()
@@ -43,7 +44,7 @@ def test_steps_lower_every_part_of_the_loss_of_their_batch(
 ) -> None:
     optimizer = MuonAndAdamW(objective, 1e-3, 0.0)
     first = {name: value.item() for name, value in objective(**batch).items()}
-    for _ in range(4):
+    for _ in range(10):
         step(objective, optimizer, batch)
     last = {name: value.item() for name, value in objective(**batch).items()}
     assert {"box", "score", "point", "token", "token_box", "presence", "patch_class", "patch_box"} <= first.keys()
@@ -69,7 +70,7 @@ def test_boxes_at_tokens_are_trained_before_the_language_model(
     parts = objective(**batch)
     assert parts.keys() == {"loss", "token_box", "patch_class", "patch_box", "patch_accuracy"}
     parts["loss"].backward()
-    assert objective.model.referent_head.mlp[0].weight.grad.any()
+    assert objective.model.referent_head.mlp[-1].weight.grad.any()
 
 
 def test_a_restored_optimizer_goes_on_as_the_first_would_have(
