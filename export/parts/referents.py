@@ -16,7 +16,7 @@ JUDGED = TOKEN_BOXES.name  # the end that matters where weights are rounded
 RANKED = frozenset({BOXES.name, SCORES.name})
 
 
-class LanguageModel(nn.Module):
+class LanguageModelStates(nn.Module):
     """input_ids, segment_ids, loc_positions, image_features -> hidden_states, image_states."""
 
     def __init__(self, model: GroundingModel) -> None:
@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
         return states.hidden_states, states.image_states
 
 
-class Instances(nn.Module):
+class MergedInstances(nn.Module):
     """hidden_states, image_states -> boxes, scores, presence, heatmap, token_boxes."""
 
     def __init__(self, model: GroundingModel) -> None:
@@ -49,6 +49,6 @@ def split(model: GroundingModel) -> tuple[Part, ...]:
     """The parts of a model, sharing its weights."""
     return (
         vision_part(model),
-        Part(LANGUAGE_MODEL, LanguageModel(model), LANGUAGE_MODEL.outputs),
-        Part(REFERENT_HEAD, Instances(model), REFERENT_HEAD.outputs),
+        Part(LANGUAGE_MODEL, LanguageModelStates(model), LANGUAGE_MODEL.outputs),
+        Part(REFERENT_HEAD, MergedInstances(model), REFERENT_HEAD.outputs),
     )
