@@ -142,6 +142,8 @@ def scenes(
         raise failure(str(error)) from error
     records, absent = report["statistics"]["records"], report["statistics"]["absent_share"]
     typer.echo(f"{records} records ({absent:.0%} absent) -> {out / split.value}.jsonl")
+    _print_counts("kind", report["statistics"]["kinds"])
+    _print_counts("referents", report["statistics"]["referents"])
 
 
 def _print_counts(title: str, counts: dict[str, int]) -> None:
@@ -162,13 +164,14 @@ def _print_stats(stats: dict[str, Any], out: Path) -> None:
     from referent.data.readers import READERS
     from referent.data.records import WRONG_SCHEMA
 
-    table = Table("split", "records", "absent", "mean box area", "mean image", title=str(out))
+    table = Table("split", "records", "absent", "several", "mean box area", "mean image", title=str(out))
     for name, split in stats["splits"].items():
         area, sides = split["box_area_share"], (split["image_width_px"], split["image_height_px"])
         table.add_row(
             name,
             str(split["records"]),
             f"{split['absent_share']:.0%}",
+            str(sum(count for number, count in split["referents"].items() if number not in ("0", "1"))),
             f"{area['mean']:.1%}" if area else "",
             "x".join(f"{side['mean']:.0f}" for side in sides),
         )

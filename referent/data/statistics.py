@@ -8,6 +8,7 @@ from typing import Any
 from referent.data.records import Record
 
 SIDE_BINS = (128, 256, 384, 512, 640, 1024, 2048)  # upper edges in pixels of the histogram of longer sides
+MOST_REFERENTS = 6  # this many and more are counted together
 AREA_BINS = (0.01, 0.05, 0.2, 0.5, 1.0)  # upper edges of box areas, as shares of the image
 
 
@@ -41,6 +42,8 @@ class Statistics:
     absent: int = 0
     with_box: int = 0
     with_points: int = 0
+    referents: Counter[int] = field(default_factory=Counter)  # records by the number of objects that they mean
+    kinds: Counter[str] = field(default_factory=Counter)  # records by the tag of that name
     width: Range = field(default_factory=Range)
     height: Range = field(default_factory=Range)
     words: Range = field(default_factory=Range)
@@ -54,6 +57,9 @@ class Statistics:
         self.absent += not record.present
         self.with_box += bool(record.boxes)
         self.with_points += bool(record.points)
+        self.referents[min(len(record.boxes or record.points or ()), MOST_REFERENTS)] += 1
+        if "kind" in record.tags:
+            self.kinds[record.tags["kind"]] += 1
         self.width.add(record.width)
         self.height.add(record.height)
         self.words.add(len(record.expression.split()))
@@ -71,6 +77,11 @@ class Statistics:
             "with_points": self.with_points,
             "absent": self.absent,
             "absent_share": round(self.absent / self.records, 4) if self.records else 0.0,
+            "referents": {
+                f"{MOST_REFERENTS} or more" if count == MOST_REFERENTS else str(count): self.referents[count]
+                for count in sorted(self.referents)
+            },
+            "kinds": dict(self.kinds.most_common()),
             "image_width_px": self.width.summary(),
             "image_height_px": self.height.summary(),
             "image_longer_side_px": _in_order(self.longer_sides, SIDE_BINS),

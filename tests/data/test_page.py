@@ -16,8 +16,9 @@ CUP = (20, 10, 60, 50)  # where the page's cup is, in 200 x 100 pixels
 FILES = {
     "jsonl": "rows.jsonl", "csv": "labels.csv", "coco": "coco.json", "voc": "a.xml", "label-studio": "export.json",
     "conversations": "rows.jsonl", "pixmo": "rows.jsonl", "refcoco": "rows.jsonl", "gseval": "rows.jsonl",
+    "refdrone": "drone.json",
 }  # fmt: skip
-IN_TEXT = {"refer", "referit"}  # folders of other projects, which nobody writes by hand
+IN_TEXT = {"refer", "referit", "grefcoco"}  # folders of other projects, which nobody writes by hand
 
 
 @pytest.fixture

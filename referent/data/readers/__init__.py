@@ -7,10 +7,12 @@ from typing import NamedTuple
 from referent.core.text_files import TextFileError
 from referent.data.readers.coco import read_coco
 from referent.data.readers.conversations import read_conversations
+from referent.data.readers.grefcoco import read_grefcoco
 from referent.data.readers.gseval import read_gseval
 from referent.data.readers.label_studio import read_label_studio
 from referent.data.readers.pixmo import read_pixmo
 from referent.data.readers.refcoco import read_refcoco
+from referent.data.readers.refdrone import read_refdrone
 from referent.data.readers.refer import read_refer
 from referent.data.readers.referit import read_referit
 from referent.data.readers.table import COLUMNS, read_csv
@@ -65,6 +67,12 @@ READERS = {
         read_pixmo, 'rows {"image_url", "label", "points": [{"x", "y"}] in percent of the image, "count"}'
     ),
     "refer": AnnotationFormat(read_refer, "a folder of refs(SPLITTER).p and instances.json"),
+    "grefcoco": AnnotationFormat(read_grefcoco, "a folder of grefs(SPLITTER).json and instances.json"),
+    "refdrone": AnnotationFormat(
+        read_refdrone,
+        'an object of "images" {"id", "file_name", "width", "height", "caption"}, one an expression, "annotations" '
+        '{"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "empty"} and "categories"',
+    ),
     "refcoco": AnnotationFormat(
         read_refcoco, 'rows {"image", "text", "bbox": [centre x, centre y, width, height] in 0..1 of the image}'
     ),

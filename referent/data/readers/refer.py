@@ -32,7 +32,7 @@ class Ref(BaseModel):
 
 def read_refer(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """A refs file, or the folder that holds just one; every sentence is a record of the split that its ref names."""
-    file = _refs_file(annotations)
+    file = refs_file(annotations, "refs(*).p")
     instances = file.parent / "instances.json"
     refs = load_pickle(file)
     if not isinstance(refs, list):
@@ -66,10 +66,11 @@ def read_refer(annotations: Path, images: Path | None) -> Iterator[Record | Reje
     yield from to_records(((f"{file.name}:{number}", ref) for number, ref in enumerate(refs, 1)), Ref, convert)
 
 
-def _refs_file(annotations: Path) -> Path:
+def refs_file(annotations: Path, pattern: str) -> Path:
+    """The file itself, or the folder's only one of that pattern. Raises `AnnotationError`."""
     if not annotations.is_dir():
         return annotations
-    found = sorted(annotations.glob("refs(*).p"))
+    found = sorted(annotations.glob(pattern))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise AnnotationError(f"{annotations} holds {len(found)} refs files ({names}): name the one to read")
