@@ -19,10 +19,10 @@ COLUMNS, ROWS, SIDE, CAPTION = 6, 4, 192, 16
 MIX: dict[SceneKind, float] = {"icons": 0.4, "alike": 0.3, "rows": 0.2, "crowd": 0.1}
 
 
-def sheet(materials: Materials, seed: str) -> Image.Image:
+def sheet(materials: Materials, seed: str, rows: int = ROWS) -> Image.Image:
     """Scene k depends on the seed and k alone."""
-    page = Image.new("RGB", (COLUMNS * SIDE, ROWS * (SIDE + CAPTION)), "white")
-    for index in range(COLUMNS * ROWS):
+    page = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
+    for index in range(COLUMNS * rows):
         row, column = divmod(index, COLUMNS)
         page.paste(_scene(materials, random.Random(f"{seed}/{index}")), (column * SIDE, row * (SIDE + CAPTION)))
     return page

@@ -55,6 +55,15 @@ def test_records_say_what_kind_of_expression_they_are(materials_folder: Path) ->
         assert ("among_ranks" in record.tags) == (expression.kind == "name")  # the photograph shows two ranks
 
 
+def test_what_is_said_of_several_stays_what_it_was(materials_folder: Path) -> None:
+    """As in test_expressions.py, of the sets `several` and `several_cards`."""
+    digest, made = hashlib.sha256(), materials(materials_folder)
+    examples = [several_scene(made, index, CLASSES, "pin") for index in range(40)]
+    for example in examples + [several_card_photo(made, 0, CLASSES, f"pin/{seed}") for seed in range(40)]:
+        digest.update(repr([(*expression, example.names) for expression in example.expressions]).encode())
+    assert digest.hexdigest() == "f0595333ba643920364cf1edd3fa5d4da1e77c1c77a02d5fa0bb22136f29ad34"
+
+
 def test_evaluation_scenes_stay_what_they_were(materials_folder: Path) -> None:
     """mini's evaluation sets are made anew from their seeds: other pictures would be other sets."""
     digest = hashlib.sha256()
