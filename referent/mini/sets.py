@@ -111,8 +111,9 @@ def example_records(example: Example, image: str, split: str, set_name: str) -> 
     rows = zip(example.expressions, example.boxes_xyxy.tolist(), plain_names_among_ranks(example), strict=True)
     for number, (expression, box, among_ranks) in enumerate(rows):
         tags = {"set": set_name, "kind": expression.kind}
-        if expression.targets:
-            tags["class"] = example.names[expression.targets[0]]
+        called = {example.names[target] for target in expression.targets}
+        if len(called) == 1:
+            tags["class"] = called.pop()
         if among_ranks:
             tags["among_ranks"] = "yes"
         found: Box | None = None
