@@ -63,14 +63,15 @@ class Prediction(BaseModel):
 def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Prediction:
     """An answer as the prediction for the record of that id: its best box, and boxes or points of all its referents.
 
-    The score of an answer that gives none of these is how sure that is: of something there, it says 0.
+    The score of an answer in text that gives none of these is how sure that is: of something there, it says 0. A head's
+    is the probability that something is there, whatever it gives.
     """
     points = tuple(referent.point_xy for referent in answer.referents if referent.point_xy is not None)
     boxes = tuple(referent.box_xyxy for referent in answer.referents if referent.box_xyxy is not None)
     best = () if answer.box_xyxy is None else (answer.box_xyxy,)
     error = "this expression's pass failed" if answer.finish_reason == "error" else None
-    gives_some = answer.box_xyxy is not None or points
-    score = answer.score if gives_some or answer.score is None else 0.0
+    wrote_none = answer.text is not None and answer.box_xyxy is None and not points
+    score = 0.0 if wrote_none and answer.score is not None else answer.score
     return Prediction(
         id=id,
         box_xyxy=answer.box_xyxy,

@@ -149,7 +149,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         everything = [example for subset in examples.values() for example in subset]
         found = calibrate(model.referent_head, judged(referents, everything))
         print(json.dumps(found.figures))
-        updates = {"present_threshold": found.present_threshold, "referent_threshold": found.referent_threshold}
+        updates = {
+            "present_threshold": found.present_threshold,
+            "referent_threshold": found.referent_threshold,
+            "training": {"validation": found.figures},
+        }
         save_checkpoint(arguments.out / "referents", model, referents_spec.model_copy(update=updates), tokenizer_file)
 
 
