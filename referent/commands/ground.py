@@ -26,7 +26,7 @@ def ground(
     api_key: KEY = None,
     model: MODEL = None,
     max_instances: MAX_INSTANCES = None,
-    heatmap: Annotated[bool, typer.Option(help="Ask where the model looked; --json shows it.")] = False,
+    heatmap: Annotated[bool, typer.Option(help="Ask where the model looked; --save draws it, --json has it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
     save: Annotated[Path | None, typer.Option(help="File to write the image to, with the boxes drawn.")] = None,
 ) -> None:

@@ -15,6 +15,7 @@ from referent.evaluation.evaluate import (
     point_figures,
     point_vlm_figures,
     score_figures,
+    several_figures,
     summary,
 )
 
@@ -38,8 +39,8 @@ def analyse(results: Results) -> dict[str, Any]:
             "failures": dict(Counter(kind for kind in failures(results) if kind).most_common()),
         }
     parts = {
-        "scores": score_figures, "points": point_figures, "point_vlm": point_vlm_figures, "masks": mask_figures,
-        "latency_ms": latency,
+        "several": several_figures, "scores": score_figures, "points": point_figures,
+        "point_vlm": point_vlm_figures, "masks": mask_figures, "latency_ms": latency,
     }  # fmt: skip
     return found | {name: figures for name, part in parts.items() if (figures := part(results))}
 

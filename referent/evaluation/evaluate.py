@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from referent.core.boxes import Bools, Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.core.boxes import Bools, Box, Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.data.records import Mask, Record
-from referent.evaluation import metrics
+from referent.evaluation import metrics, several
 from referent.evaluation.predictions import Prediction, PredictionsError
 
 BASELINES = {"centre box": 0.4, "whole image": 1.0}  # share of each side
@@ -117,6 +117,9 @@ def summary(results: Results) -> dict[str, Any]:
         figures["baselines"] = {
             name: {key: row[key] for key in ("mean_iou", "acc@0.5")} for name, row in baselines(results).items()
         }
+    if any(record.boxes_xyxy for record in results.records):
+        found = several_figures(results)
+        figures["several"] = {key: value for key, value in found.items() if key != "by referents"}
     scored = np.isfinite(results.scores)
     if len(np.unique(results.present[scored])) == 2:
         # without a score neither present nor absent is told: the worst one for either
@@ -171,6 +174,26 @@ def score_figures(results: Results) -> dict[str, Any]:
         "auroc of acc@0.5": metrics.auroc(scores[boxed], ious[boxed] >= 0.5),
         "reliability": curve,
     }
+
+
+def several_figures(results: Results) -> dict[str, Any]:
+    """Of all referents together, where expressions mean several or none: over those with boxes, and absent ones."""
+    chosen = [
+        index
+        for index, record in enumerate(results.records)
+        if record.boxes or not (record.present or record.mask is not None)
+    ]
+    if all(len(results.records[index].boxes) == 1 for index in chosen):
+        return {}
+    predictions = (results.predictions[index] for index in chosen)
+    return several.several_figures(
+        [_table(() if prediction is None else prediction.boxes) for prediction in predictions],
+        [_table(results.records[index].boxes) for index in chosen],
+    )
+
+
+def _table(boxes_xyxy: Sequence[Box]) -> Floats:
+    return np.array(boxes_xyxy, np.float64).reshape(-1, 4)
 
 
 def point_figures(results: Results) -> dict[str, Any]:

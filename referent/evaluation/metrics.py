@@ -195,6 +195,11 @@ def box_mask(box_xyxy: Floats, width: int, height: int) -> dict[str, Any]:
     return dict(coco_mask.frPyObjects(np.array([[x1, y1, x2 - x1, y2 - y1]]), height, width)[0])
 
 
+def mask_pixels(mask: dict[str, Any]) -> Bools:
+    """COCO RLE -> (H, W)."""
+    return np.asarray(coco_mask.decode(mask), bool)
+
+
 def mask_box(mask: dict[str, Any]) -> Floats:
     """COCO RLE -> (4,), the smallest box xyxy in pixels around its mask."""
     x, y, width, height = coco_mask.toBbox(mask).tolist()

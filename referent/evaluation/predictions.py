@@ -30,11 +30,21 @@ class Prediction(BaseModel):
 
     id: str = Field(validation_alias=AliasChoices(*ID_NAMES))
     box_xyxy: Box | None = Field(None, validation_alias=AliasChoices(*BOX_NAMES), description="pixels of the image")
+    boxes_xyxy: tuple[Box, ...] | None = Field(
+        None, description="pixels, of all referents, where these are not `box_xyxy` alone: several, or none"
+    )
     score: float | None = Field(None, description="predicted IoU in 0..1, low where the object is absent")
     points: tuple[Point, ...] | None = Field(None, description="pixels of the image")
     mask: Mask | None = None
     ms: float | None = Field(None, description="that the request with this expression took, as its source measured it")
     error: str | None = Field(None, description="why there is no answer")
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """Of all referents."""
+        if self.boxes_xyxy is not None:
+            return self.boxes_xyxy
+        return () if self.box_xyxy is None else (self.box_xyxy,)
 
     @field_validator("box_xyxy", "score")
     @classmethod
@@ -44,22 +54,33 @@ class Prediction(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _says_something(cls, row: Any) -> Any:
-        answers = (*BOX_NAMES, "points", "mask", "error")
+        answers = (*BOX_NAMES, "boxes_xyxy", "points", "mask", "error")
         if isinstance(row, dict) and not any(name in row for name in answers):
             raise ValueError(f"a prediction has one of {', '.join(answers)} (null where nothing was found)")
         return row
 
 
 def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Prediction:
-    """An answer as the prediction for the record of that id: its best box, and the points of all its referents.
+    """An answer as the prediction for the record of that id: its best box, and boxes or points of all its referents.
 
-    The score of an answer that gives none of these is how sure that is: of something there, it says 0.
+    The score of an answer in text that gives none of these is how sure that is: of something there, it says 0. A head's
+    is the probability that something is there, whatever it gives.
     """
     points = tuple(referent.point_xy for referent in answer.referents if referent.point_xy is not None)
+    boxes = tuple(referent.box_xyxy for referent in answer.referents if referent.box_xyxy is not None)
+    best = () if answer.box_xyxy is None else (answer.box_xyxy,)
     error = "this expression's pass failed" if answer.finish_reason == "error" else None
-    gives_some = answer.box_xyxy is not None or points
-    score = answer.score if gives_some or answer.score is None else 0.0
-    return Prediction(id=id, box_xyxy=answer.box_xyxy, score=score, points=points or None, ms=ms, error=error)
+    wrote_none = answer.text is not None and answer.box_xyxy is None and not points
+    score = 0.0 if wrote_none and answer.score is not None else answer.score
+    return Prediction(
+        id=id,
+        box_xyxy=answer.box_xyxy,
+        boxes_xyxy=None if boxes == best else boxes,
+        score=score,
+        points=points or None,
+        ms=ms,
+        error=error,
+    )
 
 
 def read_predictions(file: Path) -> list[Prediction]:

@@ -26,7 +26,11 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     """All tables of a run's figures (`referent.evaluation.analysis.analyse`), the headline first."""
     found = []
     if "groups" in figures:
-        found += [_headline(figures), _errors(figures["summary"])]
+        found.append(_headline(figures))
+    if "several" in figures:
+        found.append(_several(figures["several"]))
+    if "groups" in figures:
+        found.append(_errors(figures["summary"]))
         for tag, rows in figures["groups"].items():
             found.append(Table(f"By {tag}", [tag, "n", *OVERLAPS], _rows(rows, ["n", *OVERLAPS])))
         for trait, rows in figures["audit"].items():
@@ -82,6 +86,11 @@ FAILURES = (
     "IoU below .5. Small object: below .03 of the image. Right place, wrong scale: centres closer than .15 of the "
     "image's sides and IoU below .3. Wrong location: farther than .3. Complex expression: 7 words or more."
 )
+SEVERAL = (
+    "Predicted and true boxes match one to one, at IoU >= .5. pr@f1=1: share of expressions that are right to the last "
+    "box. n_acc: share of those without a referent that get no box; t_acc: of the others that get any. count_error: "
+    "mean distance of the numbers of boxes."
+)
 SCORES = (
     "The score predicts the IoU with the true box, 0 where the object is absent; ECE is the mean distance of the two "
     "over ten bins, weighted by their rows."
@@ -136,6 +145,12 @@ def _headline(figures: Mapping[str, Any]) -> Table:
 def _errors(summary: Mapping[str, Any]) -> Table:
     keys = ["n", "valid", "invalid", "missing", "rmse", "mae"]
     return Table("Validity and coordinate errors", keys, [[number(summary[key]) for key in keys]], ERRORS)
+
+
+def _several(figures: Mapping[str, Any]) -> Table:
+    keys = ["n", "pr@f1=1", "n_acc", "t_acc", "f1", "precision", "recall", "count_error"]
+    rows = {"all": figures} | dict(figures["by referents"])
+    return Table("All referents, by their number", ["referents", *keys], _rows(rows, keys), SEVERAL)
 
 
 def _scores(figures: Mapping[str, Any]) -> Table:

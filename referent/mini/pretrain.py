@@ -10,6 +10,8 @@ import argparse
 import json
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from shutil import copyfile
 
 import torch
 from tqdm import tqdm
@@ -32,7 +34,13 @@ from referent.mini.validation import (
     validation_examples,
     validator,
 )
-from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint_encoder, save_checkpoint
+from referent.modeling.checkpoint import (
+    BASE_DIRECTORY,
+    CheckpointSpec,
+    load_checkpoint,
+    load_checkpoint_encoder,
+    save_checkpoint,
+)
 from referent.modeling.grounder import HeadGrounder, ReferentGrounder
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.heads import BoxHead, ReferentHead
@@ -75,9 +83,10 @@ def mini_spec() -> CheckpointSpec:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--dense-steps", type=int, required=True, help="first steps, on image features alone")
+    parser.add_argument("--dense-steps", type=int, default=0, help="first steps, on image features alone")
     parser.add_argument("--eval-steps", type=int, default=500)
     parser.add_argument("--save-steps", type=int, default=500, help="between states to resume from")
+    parser.add_argument("--base", type=Path, help="a checkpoint whose trunk and tokenizer to go on from")
     parser.add_argument("--heads", choices=("both", *HEADS), default="both", help="what is trained on the trunk")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile")
     arguments = parser.parse_args(argv)
@@ -85,12 +94,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(arguments.seed)
     materials = load_materials(arguments, "train")
     tokenizer_file = arguments.out / TOKENIZER_FILE
-    if not tokenizer_file.exists():
+    if not tokenizer_file.exists() and arguments.base:
+        copyfile(arguments.base / TOKENIZER_FILE, tokenizer_file)
+    elif not tokenizer_file.exists():
         train_tokenizer(_words(materials), tokenizer_file)
 
     spec = mini_spec()
     encoder = load_checkpoint_encoder(arguments.out, spec)
-    llava = ConvStemLlava(mini.mini_config())
+    llava = load_checkpoint(arguments.base)[0].llava if arguments.base else ConvStemLlava(mini.mini_config())
     hidden_size = llava.config.text_config.hidden_size
     model = GroundingModel(
         llava,
@@ -138,7 +149,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         everything = [example for subset in examples.values() for example in subset]
         found = calibrate(model.referent_head, judged(referents, everything))
         print(json.dumps(found.figures))
-        updates = {"present_threshold": found.present_threshold, "referent_threshold": found.referent_threshold}
+        updates = {
+            "present_threshold": found.present_threshold,
+            "referent_threshold": found.referent_threshold,
+            "training": {"validation": found.figures},
+        }
         save_checkpoint(arguments.out / "referents", model, referents_spec.model_copy(update=updates), tokenizer_file)
 
 

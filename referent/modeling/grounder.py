@@ -37,6 +37,10 @@ class ModelGrounder(ABC):
     def __init__(self, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> None:
         self._model, self._spec, self._encoder = model, spec, encoder
 
+    @property
+    def spec(self) -> CheckpointSpec:
+        return self._spec
+
     def decode(self, data: bytes) -> Picture:
         """An image file as the model needs it: just as the service does it. Raises `ImageError`."""
         return self._spec.image.decode(data)

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-LOSSES = ("loss", "box", "score", "text", "point", "patch_class", "patch_box")
+LOSSES = ("loss", "box", "score", "text", "point", "patch_class", "patch_box", "token", "token_box", "presence")
 VALIDATION = ("eval_mean_iou", "eval_acc@0.5", "eval_auroc", "eval_f1", "eval_success")
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from referent.core.boxes import Box, Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
+from referent.core.boxes import Bools, Box, Floats, cxcywh_to_xyxy, xyxy_to_cxcywh
 from referent.core.frame import Frame
 from referent.core.images import Picture
 from referent.core.packing import PADDING_SEGMENT, Bucket, pack
@@ -15,6 +15,7 @@ from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.training.losses import NO_LABEL
 
+MIDDLE = 0.6  # of a box's sides: tokens there show its object
 TrainingRow = dict[str, npt.NDArray[np.generic]]
 
 
@@ -75,6 +76,44 @@ def frame_boxes(boxes_xyxy: Sequence[Box], frame: Frame) -> Floats:
     """(M, 4) pixels of the image -> cx,cy,w,h in 0..1 of the box frame, clipped to it."""
     shares = frame.boxes_from_image(np.array(boxes_xyxy, np.float32).reshape(-1, 4))
     return xyxy_to_cxcywh(np.clip(cxcywh_to_xyxy(shares), 0, 1)).astype(np.float32)
+
+
+def token_targets(boxes: Sequence[Floats], masks: Sequence[Bools | None], grid: int, frame: Frame) -> TrainingRow:
+    """What K = grid**2 image tokens show, from the boxes (T, 4) cx,cy,w,h of the frame of each of N expressions, and a
+    mask (H, W) in pixels of the image where there is one.
+
+    points (N, K) bool: tokens whose centre is in the mask, or in the middle of a box; unsure (N, K) bool: the rest of a
+    box without a mask; patch_shown (K,) bool: tokens of any of these objects, and patch_boxes (K, 4) its box: of the
+    smallest, where there are several.
+    """
+    steps = (np.arange(grid) + 0.5) / grid
+    centres = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)  # (K, 2) x,y
+    points, unsure = np.zeros((2, len(boxes), grid * grid), bool)
+    patch_boxes, areas = np.full((grid * grid, 4), 0.5, np.float32), np.full(grid * grid, np.inf)
+    for slot, (rows, mask) in enumerate(zip(boxes, masks, strict=True)):
+        for box in rows:
+            offset = np.abs(centres - box[:2]) / np.maximum(box[2:] / 2, 1e-6)  # 0 in the middle, 1 on the border
+            inside = (offset < 1).all(1)
+            middle = (
+                (offset < MIDDLE).all(1) if mask is None else inside & _in_mask(mask, frame.points_to_image(centres))
+            )
+            if not middle.any():  # a box smaller than a token
+                column, row = np.clip((box[:2] * grid).astype(int), 0, grid - 1)
+                middle[row * grid + column] = True
+            points[slot] |= middle
+            unsure[slot] |= inside & (mask is None)
+            smaller = middle & (box[2] * box[3] < areas)
+            areas[smaller], patch_boxes[smaller] = box[2] * box[3], box
+    shown = np.asarray(points.any(0))
+    return {"points": points, "unsure": unsure & ~points, "patch_shown": shown, "patch_boxes": patch_boxes}
+
+
+def _in_mask(mask: Bools, points_xy: Floats) -> Bools:
+    """Whether each pixel (M, 2) is set; those beside the image are not."""
+    x, y = np.floor(points_xy).astype(int).T
+    height, width = mask.shape
+    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return np.asarray(within & mask[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)])
 
 
 def collate(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:

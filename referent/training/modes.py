@@ -5,6 +5,7 @@
 - `qlora`: the same on a base quantised to 4 bits; the checkpoint refers to the base as it is, and is merged there.
 - `full`: everything that the loss reaches, with a learning rate for each group of modules.
 - `text`: `lora` without a head, for answers in words; the embeddings of the answer's tokens are trained too.
+- `referents`: as `lora`, with a head that reads every referent of an expression.
 - `points`: adapters on all projections of PaliGemma's language model, for points in words.
 """
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Mode = Literal["frozen", "lora", "qlora", "full", "text", "points"]  # `referent.training.modes` says what each trains
+Mode = Literal[
+    "frozen", "lora", "qlora", "full", "text", "points", "referents"
+]  # `referent.training.modes` says what each trains
 # what `referent sweep` takes as well
 Base = Annotated[Path, typer.Option(help="One of our checkpoints, or a LLaVA directory; a PaliGemma one for points.")]
 Data = Annotated[Path, typer.Option(help="Folder with train.jsonl and val.jsonl of `referent data prepare`.")]
@@ -30,7 +32,8 @@ class Recipe:
     mode: Annotated[
         Mode,
         typer.Argument(
-            help="What is trained: head; adapter and head; the same on 4 bits; everything; answers in text; points."
+            help="What is trained: head; adapter and head; the same on 4 bits; everything; answers in text; points; "
+            "adapter and a head for every referent."
         ),
     ]
     base: Base

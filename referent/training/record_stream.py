@@ -19,7 +19,8 @@ from referent.core.spec import ModelSpec
 from referent.core.text_files import TextFileError
 from referent.core.transform import ImageTransform
 from referent.data.records import AnnotationError, Record, Rejected, read_records
-from referent.training.encoding import TrainingRow, answer_labels, encode_row, frame_boxes
+from referent.evaluation.metrics import mask_pixels
+from referent.training.encoding import TrainingRow, answer_labels, encode_row, frame_boxes, token_targets
 
 
 class DataError(RuntimeError):
@@ -40,7 +41,7 @@ def load_records(
         for record in read_records(file):
             if isinstance(record, Rejected):
                 raise DataError(f"{record.where}: {record.reason}; `referent data prepare` leaves such rows out")
-            has, lacks = (record.points, record.box_xyxy) if gives == "boxes" else (record.box_xyxy, record.points)
+            has, lacks = (record.points, record.boxes) if gives == "boxes" else (record.boxes, record.points)
             if has and not lacks:
                 held, wanted = ("points", "box") if gives == "boxes" else ("a box", "points")
                 raise DataError(f"record {record.id!r} of {file} has {held} and no {wanted}: {gives} are trained here")
@@ -63,7 +64,7 @@ class RecordStream(Dataset[TrainingRow]):
 
     With `end_token_id` the model answers in text: every suffix goes on with the box in words, `loc_positions` are the
     positions that predict its tokens and `labels` (as many) those tokens, NO_LABEL where unused. Records without a
-    box are then left out.
+    box are then left out. With `grid`, the side of the grid of image tokens, a row has `token_targets` too.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class RecordStream(Dataset[TrainingRow]):
         row_expressions: int,
         seed: int,
         end_token_id: int | None = None,
+        grid: int | None = None,
     ) -> None:
         self._images, self._spec, self._encoder, self._seed = images, spec, encoder, seed
-        self._end_token_id = end_token_id
+        self._end_token_id, self._grid = end_token_id, grid
         by_image: dict[str, list[Record]] = {}
         for record in records:
             if end_token_id is None or record.box_xyxy is not None:
@@ -106,7 +108,16 @@ class RecordStream(Dataset[TrainingRow]):
         image = open_image(item[0], self._images, self._spec.image)
         boxes = [record.boxes for record in item]
         suffixes = [self._input(record) for record in item]
-        row, _ = encode_row(image, suffixes, boxes, self._spec, self._encoder, self.row)
+        row, frame = encode_row(image, suffixes, boxes, self._spec, self._encoder, self.row)
+        if self._grid is not None:
+            empty = [()] * (self.row.expressions - len(item))
+            masks = [mask_pixels(record.mask.model_dump()) if record.mask else None for record in item]
+            row |= token_targets(
+                [frame_boxes(rows, frame) for rows in [*boxes, *empty]],
+                [*masks, *[None] * len(empty)],
+                self._grid,
+                frame,
+            )
         if self._end_token_id is None:
             return row
         size = self.row.expressions * self._answer_tokens

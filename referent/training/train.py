@@ -11,12 +11,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import isqrt
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -38,22 +41,24 @@ from referent.modeling.checkpoint import (
     load_checkpoint_spec,
     load_head,
     load_tokenizer,
+    make_head,
     make_model,
     save_checkpoint,
 )
-from referent.modeling.grounder import ModelGrounder, make_grounder
+from referent.modeling.grounder import ModelGrounder, ReferentGrounder, make_grounder
 from referent.modeling.grounding import GroundingModel
-from referent.modeling.heads import BoxHead
+from referent.modeling.heads import ReferentHead
 from referent.modeling.importers.paligemma import POINT_TEMPLATE, paligemma_spec
 from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer, text_generation
 from referent.modeling.weights import load_llava, load_paligemma
+from referent.training.calibration import Judged, calibrate
 from referent.training.curves import plot_curves
 from referent.training.encoding import collate, collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import end_token, parameter_groups, select_trained
 from referent.training.point_stream import PointStream, collate_answers
 from referent.training.recipe import RESULT_FILE, Recipe, RecipeError
-from referent.training.record_stream import DataError, RecordStream, load_records
+from referent.training.record_stream import DataError, RecordStream, load_records, open_image
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,6 +72,7 @@ class Judge(NamedTuple):
     figures: tuple[str, ...]
 
 
+REFERENTS = Judge("boxes", summary, ("f1",))  # of calibrated scores: `referents_validator`
 BOXES = Judge("boxes", summary, ("mean_iou", "acc@0.5", "auroc", "present_threshold", "invalid", "n"))
 POINTS = Judge("points", point_figures, ("f1", "precision", "recall", "success", "parse_rate", "distance_share", "n"))
 
@@ -77,9 +83,9 @@ def train(recipe: Recipe) -> dict[str, float]:
     Raises `RecipeError`, `DataError` and `referent.modeling.checkpoint.CheckpointError`.
     """
     set_seed(recipe.seed)
-    judge = POINTS if recipe.mode == "points" else BOXES
+    judge = {"points": POINTS, "referents": REFERENTS}.get(recipe.mode, BOXES)
     arguments = _arguments(recipe, judge)  # before the model: ZeRO-3 builds it in pieces
-    model, spec = open_base(recipe) if judge is BOXES else open_paligemma(recipe)
+    model, spec = open_paligemma(recipe) if judge is POINTS else open_base(recipe)
     encoder = load_checkpoint_encoder(recipe.out, spec)
     select_trained(model, spec, encoder, recipe)
     model.checkpointing = recipe.gradient_checkpointing
@@ -98,7 +104,8 @@ def train(recipe: Recipe) -> dict[str, float]:
         )
     else:
         end = end_token(model) if recipe.mode == "text" else None
-        stream = RecordStream(records, recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end)
+        grid = isqrt(spec.image_tokens) if judge is REFERENTS else None
+        stream = RecordStream(records, recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end, grid)
     together = recipe.batch * recipe.accumulate * arguments.world_size
     steps = recipe.steps or math.ceil(recipe.epochs * len(stream.items) / together)
     stream.samples = steps * together
@@ -109,8 +116,13 @@ def train(recipe: Recipe) -> dict[str, float]:
     objective = Objective(model, LossWeights(recipe.l1_weight, recipe.giou_weight, recipe.score_weight))
     writer = CheckpointWriter(recipe, model, spec)
     collator = collate_answers if judge is POINTS else collate if recipe.compile else collate_trimmed
+    grounder = make_grounder(model, spec, encoder)
+    if isinstance(grounder, ReferentGrounder):
+        validate = referents_validator(grounder, model.referent_head, validation, recipe.images)
+    else:
+        validate = validator(grounder, validation, recipe.images, judge)
     trainer = GroundingTrainer(
-        objective, stream, validator(make_grounder(model, spec, encoder), validation, recipe.images, judge),
+        objective, stream, validate,
         keep=writer.keep, parameter_groups=parameter_groups(model, recipe), data_collator=collator, args=arguments,
     )  # fmt: skip
     writer.trainer = trainer
@@ -151,21 +163,25 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
     llava = load_llava(directory, DTYPES[recipe.base_dtype], _quantization(recipe))
     check_base(recipe.base, spec, llava.config, tokenizer)
     hidden_size = llava.config.text_config.hidden_size
-    keep_head = ours and spec.kind == "head" and not recipe.fresh_head and not text
-    head = load_head(recipe.base, spec, hidden_size) if keep_head else None
-    if head is None and not text:
-        head = BoxHead(hidden_size, spec.head_dropout, recipe.scores)
-    model = GroundingModel(llava, head)
+    kind = {"text": "generator", "referents": "referents"}.get(recipe.mode, "head")
+    has_kind = ours and spec.kind == kind
     updates: dict[str, Any] = {
         "base": BASE_DIRECTORY if recipe.mode == "full" else str(directory.resolve()),
-        "kind": "generator" if text else "head",
-        "generation": text_generation(end_token(model)) if text else None,
-        "has_scores": head is not None and head.score is not None,
-        "present_threshold": None,
+        "kind": kind,
+        "generation": text_generation(end_token(GroundingModel(llava, None))) if text else None,
+        "has_scores": not text and (spec.has_scores if has_kind and not recipe.fresh_head else recipe.scores),
+        "present_threshold": 0.5 if kind == "referents" else None,  # until validation says better
+        "referent_threshold": 0.5 if kind == "referents" else None,
         "evaluation": {},
     }
+    try:
+        own = CheckpointSpec(**spec.model_dump() | updates)
+    except ValidationError as error:
+        raise RecipeError(f"{recipe.base} cannot be trained so: {error.errors()[0]['msg']}") from error
+    keep_head = has_kind and not recipe.fresh_head
+    head = load_head(recipe.base, spec, hidden_size) if keep_head else make_head(own, hidden_size)
     _keep_tokenizer(tokenizer, recipe)
-    return model, CheckpointSpec(**spec.model_dump() | updates)
+    return make_model(llava, head), own
 
 
 def open_paligemma(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
@@ -253,6 +269,39 @@ def validator(
     return validate
 
 
+def referents_validator(
+    grounder: ReferentGrounder, head: ReferentHead, records: Sequence[Record], images: Path
+) -> Callable[[], dict[str, float]]:
+    """Calibrates the head and gives its thresholds and figures; each process asks about its share of the images.
+
+    Raises `DataError` where the records cannot say what an absent object scores.
+    """
+    if len({record.present for record in records}) < 2:
+        raise DataError(
+            "val.jsonl needs expressions of objects that are there and of some that are not: add the others"
+        )
+    state = PartialState()
+    about: dict[str, list[Record]] = {}
+    for record in records:
+        about.setdefault(record.image, []).append(record)
+    shares = 1 if is_deepspeed_zero3_enabled() else state.num_processes
+    own = list(about.values())[state.process_index if shares > 1 else 0 :: shares]
+
+    def validate() -> dict[str, float]:
+        found = []
+        for of_image in own:
+            picture = open_image(of_image[0], images, grounder.spec.image)
+            candidates = grounder.candidates(picture, [record.expression for record in of_image])
+            for record, given in zip(of_image, candidates, strict=True):
+                found.append(Judged(given, np.array(record.boxes, np.float64).reshape(-1, 4)))
+        calibration = calibrate(head, gather_object(found) if shares > 1 else found)
+        thresholds = {"present_threshold": calibration.present_threshold}
+        thresholds["referent_threshold"] = calibration.referent_threshold
+        return calibration.figures | thresholds | {"n": len(records)}
+
+    return validate
+
+
 class CheckpointWriter:
     """Writes `last` at every validation, and `best` where it is the best so far."""
 
@@ -281,6 +330,7 @@ class CheckpointWriter:
         spec = self._spec.model_copy(
             update={
                 "present_threshold": None if threshold is None else math.floor(1000 * threshold) / 1000,
+                "referent_threshold": figures.get("referent_threshold"),
                 "training": {
                     "commit": _commit(),
                     "mode": self._recipe.mode,

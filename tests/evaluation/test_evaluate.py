@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from referent.core.answers import Answer, Referent
 from referent.data.readers import read
 from referent.data.records import Mask, Record
+from referent.evaluation.analysis import analyse
 from referent.evaluation.evaluate import (
     groups,
     join,
@@ -14,7 +16,8 @@ from referent.evaluation.evaluate import (
     score_figures,
     summary,
 )
-from referent.evaluation.predictions import Prediction, PredictionsError, read_predictions
+from referent.evaluation.predictions import Prediction, PredictionsError, prediction_of, read_predictions
+from referent.evaluation.tables import tables
 from tests.support.scored import BOX, FAR, HALF, record, results
 
 NAN = float("nan")
@@ -155,3 +158,31 @@ def _iou(a: tuple, b: tuple) -> float:
 def _mask(pixels: np.ndarray) -> Mask:
     encoded = coco_mask.encode(np.asfortranarray(pixels))
     return Mask(size=tuple(encoded["size"]), counts=encoded["counts"].decode())
+
+
+def test_several_and_none_are_judged_by_all_their_boxes() -> None:
+    left, right, beside = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
+
+    def expressed(id: str, *boxes: tuple[int, ...]) -> Record:
+        one = {"box_xyxy": boxes[0]} if len(boxes) == 1 else {"boxes_xyxy": boxes or None}
+        return Record(id=id, image="a.png", width=100, height=100, expression=id, **one)
+
+    records = [expressed("both", left, right), expressed("one", left), expressed("none"), expressed("nothing")]
+    answers = {
+        "both": [right, left], "one": [left, beside], "none": [], "nothing": [beside],
+    }  # fmt: skip
+    predictions = [
+        prediction_of(
+            name,
+            Answer.of(name, [Referent.of_box(name, np.array(b), (100, 100), 0.9, True) for b in boxes], present=None),
+        )
+        for name, boxes in answers.items()
+    ]
+    figures = analyse(join(records, predictions))
+    assert figures["several"]["pr@f1=1"] == 2 / 4
+    assert (figures["several"]["n_acc"], figures["several"]["f1"]) == (1 / 2, 6 / 8)
+    assert figures["summary"]["several"]["count_error"] == 2 / 4
+    assert figures["several"]["by referents"]["2"]["f1"] == 1
+    assert figures["summary"]["n"] == 1  # one box alone is judged as one
+    names = [table.title for table in tables(figures)]
+    assert names.index("All referents, by their number") < 4

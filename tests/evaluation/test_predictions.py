@@ -20,6 +20,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         Prediction(id="2", box_xyxy=None),
         Prediction(id="3", points=((1, 2), (3, 4))),
         Prediction(id="4", error="the image can't be read"),
+        Prediction(id="5", box_xyxy=(1, 2, 3, 4), boxes_xyxy=((1, 2, 3, 4), (5, 6, 7, 8)), score=0.5),
+        Prediction(id="6", boxes_xyxy=()),
     ]
     write_predictions(tmp_path / "predictions.jsonl", predictions)
     assert read_predictions(tmp_path / "predictions.jsonl") == predictions
@@ -81,5 +83,6 @@ def test_how_sure_a_model_is_that_nothing_is_there_is_no_score_of_something() ->
         Answer.of("the cup", (point,), present=True),
     ]
     assert [prediction_of("1", answer).score for answer in answers] == [0.0, 0.9, 0.9, 0.9]
+    assert prediction_of("1", Answer.of("the cup", (), present=False, score=0.3)).score == 0.3  # of a referent head
     failed = Answer.of("the cup", (), present=None, finish_reason="error")
     assert (prediction_of("1", failed).score, prediction_of("1", failed).error is None) == (None, False)

@@ -95,3 +95,14 @@ def test_boxes_stay_within_the_frame_and_few_tokens_fill_few_slots() -> None:
 def test_tokens_that_are_no_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="577 image tokens are no square"):
         ReferentHead(32, 577)
+
+
+def test_shapes_at_the_widths_of_seven_billion() -> None:
+    """LLaVA-1.5-7B: 4096 wide, 576 image tokens; nothing is computed."""
+    with torch.device("meta"):
+        head = ReferentHead(4096, 576)
+        found = head.merge(head(torch.empty(2, 16, 4096, dtype=torch.float16), torch.empty(2, 576, 4096)))
+    assert [tuple(tensor.shape) for tensor in found] == [
+        (2, 16, 64, 4), (2, 16, 64), (2, 16), (2, 16, 24, 24), (2, 576, 4),
+    ]  # fmt: skip
+    assert {tensor.dtype for tensor in found} == {torch.float32}

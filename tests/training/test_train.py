@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder
+from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder, load_checkpoint_spec
 from referent.modeling.grounder import TextGrounder, load_grounder
 from referent.training.encoding import collate_trimmed
 from referent.training.losses import LossWeights, Objective
@@ -36,9 +37,9 @@ def prepare(recipe: Recipe) -> tuple[Objective, dict[str, torch.Tensor]]:
     model, spec = open_base(recipe)
     encoder = load_checkpoint_encoder(recipe.out, spec)
     select_trained(model, spec, encoder, recipe)
-    end = 2 if recipe.mode == "text" else None
+    end, grid = {"text": (2, None), "referents": (None, 2)}.get(recipe.mode, (None, None))
     records = load_records(recipe.data / "train.jsonl", recipe.images)
-    stream = RecordStream(records, recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end)
+    stream = RecordStream(records, recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end, grid)
     return Objective(model, LossWeights()), collate_trimmed([stream[0], stream[1], stream[2]])
 
 
@@ -47,6 +48,7 @@ def prepare(recipe: Recipe) -> tuple[Objective, dict[str, torch.Tensor]]:
     [
         ("frozen", {"box_head"}, {"llava"}),
         ("lora", {"lora_A", "lora_B", "trainable_tokens", "box_head"}, {"base_layer", "vision_tower", "mlp.up_proj"}),
+        ("referents", {"lora_A", "lora_B", "trainable_tokens", "referent_head"}, {"base_layer", "vision_tower"}),
         ("text", {"lora_A", "lora_B", "trainable_tokens"}, {"base_layer", "vision_tower", "lm_head"}),
         ("full", {"vision_tower", "multi_modal_projector", "language_model", "box_head"}, {"lm_head"}),
     ],
@@ -84,6 +86,30 @@ def test_checkpointed_layers_give_the_same_gradients(make_recipe: MakeRecipe) ->
         gradients.append([p.grad for p in objective.parameters() if p.grad is not None])
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, again)
+
+
+def test_a_run_for_every_referent_leaves_thresholds_and_goes_on_from_its_own_head(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("referents", eval_steps=1)
+    result = train(recipe)
+    assert {"f1", "present_threshold", "referent_threshold", "calibration_error_score"} <= result.keys()
+    spec = load_checkpoint_spec(recipe.out / "best")
+    assert (spec.kind, spec.referent_threshold) == ("referents", result["referent_threshold"])
+    image = Image.new("RGB", (40, 30), (0, 0, 255))
+    (answer,) = load_grounder(recipe.out / "best", device="cpu").ground(image, ["red cup"])
+    assert answer.present == bool(answer.referents)
+    head = load_file(recipe.out / "best" / "head.safetensors")
+    copytree(recipe.out / "best", recipe.out.parent / "next", ignore=ignore_patterns("adapter"))
+    again = prepare(replace(recipe, base=recipe.out.parent / "next", out=recipe.out.parent / "again"))[0].model
+    assert torch.equal(again.referent_head.query.weight, head["query.weight"])
+
+
+def test_what_cannot_be_trained_for_every_referent_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("referents")
+    for name in ("train", "val"):
+        rows = (recipe.data / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / f"{name}.jsonl").write_text("".join(row for row in rows if "box_xyxy" in row))
+    with pytest.raises(DataError, match="some that are not"):
+        train(replace(recipe, data=tmp_path))
 
 
 def test_a_lora_run_leaves_checkpoints_with_its_adapter(make_recipe: MakeRecipe) -> None:
