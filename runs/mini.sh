@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# mini, from nothing to model_repository/: artwork, base, data, LoRA and head, test figures, export.
-# Some hours on two cores; killed and started again, it goes on from where it was.
+# mini, mini-all and mini-text, from nothing to model_repository/: artwork, one trunk, data, what each kind of answer
+# needs, test figures, export. Some hours on two cores; killed and started again, it goes on from where it was.
 #
 #   DATA=folder WORK=folder runs/mini.sh
 #
@@ -34,21 +34,32 @@ fi
 [ -f "$SPLIT" ] || $PYTHON -m referent.mini.cards "$DATA/cards" "$SPLIT"
 
 export HF_HUB_OFFLINE=1
-$PYTHON -m referent.mini.pretrain --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" \
-    --backgrounds "$DATA/backgrounds" --out "$WORK/base" --steps "${STEPS:-4000}" --dense-steps 1000
+materials=(--artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" --backgrounds "$DATA/backgrounds")
+[ -d "$WORK/base/referents" ] || $PYTHON -m referent.mini.pretrain "${materials[@]}" --out "$WORK/base" \
+    --steps "${STEPS:-9000}" --dense-steps 1500 --eval-steps 1000 --save-steps 250
+[ -d "$WORK/text/checkpoint" ] || $PYTHON -m referent.mini.text "${materials[@]}" --base "$WORK/base/head" \
+    --out "$WORK/text" --steps "${TEXT_STEPS:-3000}" --validation-scenes 40
 
 scenes=($REFERENT data scenes --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split-file "$SPLIT" --out "$WORK/data")
 [ -f "$WORK/data/train.jsonl" ] || "${scenes[@]}" --split train --count 8000 --backgrounds "$DATA/backgrounds"
 [ -f "$WORK/data/val.jsonl" ] || "${scenes[@]}" --split val --set scenes --set cards --count 150
-for set in cards scenes unseen_style; do
+for set in cards scenes unseen_style several several_cards; do
     [ -f "$WORK/$set/test.jsonl" ] || "${scenes[@]}" --split test --set "$set" --count 400 --out "$WORK/$set"
 done
 
 # the base's head goes on, so its box loss keeps the weights that it was trained with: 2 sum(L1) = 8 mean(L1)
 $REFERENT train lora --base "$WORK/base/head" --data "$WORK/data" --images "$WORK/data/images" --out "$WORK/mini" \
     --steps 250 --eval-steps 125 --batch 32 --learning-rate 1e-3 --warmup 30 --l1-weight 8 --bf16 --compile
-for set in cards scenes unseen_style; do
-    $REFERENT evaluate jsonl --annotations "$WORK/$set/test.jsonl" --images "$WORK/$set/images" \
-        --checkpoint "$WORK/mini/best" --out "$WORK/reports" --name "$set" --record "$set"
-done
-$PYTHON -m export "$WORK/mini/best" --name mini --to model_repository
+
+judge() { # CHECKPOINT NAME SET...: figures of the test sets, which go into the checkpoint's spec
+    local checkpoint=$1 name=$2
+    shift 2
+    for set in "$@"; do
+        $REFERENT evaluate jsonl --annotations "$WORK/$set/test.jsonl" --images "$WORK/$set/images" \
+            --checkpoint "$checkpoint" --out "$WORK/reports/$name" --name "$set" --record "$set"
+    done
+    $PYTHON -m export "$checkpoint" --name "$name" --to model_repository
+}
+judge "$WORK/mini/best" mini cards scenes unseen_style
+judge "$WORK/base/referents" mini-all cards scenes unseen_style several several_cards
+judge "$WORK/text/checkpoint" mini-text cards scenes unseen_style several several_cards
