@@ -7,7 +7,11 @@ IMAGE ?= $(PLACEHOLDER)
 # the repository's URL, for the wheel's metadata: where it is hosted is known to the release alone
 SOURCE ?=
 
-.PHONY: serve test test-web lint format docs export bench perf-analyzer deploy-check audit image dist clean help page chromium web/openapi.json
+# two processes, each with the tests of whole files; 2 GB of memory each
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: serve test test-fast test-web lint format docs export bench perf-analyzer deploy-check constraints audit image dist clean help page chromium web/openapi.json
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,7 +20,10 @@ serve: .venv/serving page  ## run Triton, the gateway and the web page with the 
 	$(BIN)/referent serve
 
 test: .venv/development  ## all tests, with the real Triton
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
+
+test-fast: .venv/development  ## the tests that need no Triton and neither export nor train a model
+	$(BIN)/pytest $(PARALLEL) -m "not triton and not slow"
 
 test-web: .venv/development web/node_modules/.testing web/openapi.json chromium $(PAGE)  ## the web page in a real Chromium
 	npm --prefix web run --silent check
@@ -45,6 +52,11 @@ docs: .venv-docs/tools  ## build the documentation into site/; a broken link or 
 
 deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
 	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/system/test_compose.py
+
+constraints: .venv/development  ## write the versions that are installed into constraints.txt
+	{ echo "# Versions that make lint and make test last passed with; make constraints writes the file anew."; \
+	$(BIN)/pip freeze --exclude-editable | grep -v '^torch==\| @ ' | sed 's/+.*//' | sort -f; } >constraints.txt.new
+	mv constraints.txt.new constraints.txt
 
 audit: .venv-audit/bin/pip-audit  ## known vulnerabilities of the packages in the gateway's image; asks PyPI
 	.venv-audit/bin/pip-audit --requirement gateway/constraints.txt --require-hashes --disable-pip
@@ -100,9 +112,9 @@ chromium:
 	touch $@
 
 # torch first: the version pinned here is the one that the tests were run with
-.venv/development: .venv/bin/python pyproject.toml
+.venv/development: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[gateway,local,export,train,demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gateway,local,export,train,demo,dev]'
 	touch $@ .venv/serving
 
 .venv-docs/tools: pyproject.toml

@@ -8,6 +8,36 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests.support.tiny import SPECIAL_TOKENS, TINY_BUCKETS, TINY_IMAGE, TINY_IMAGE_TOKENS, TINY_PROMPT, WORDS
 
+TESTS = Path(__file__).parent
+TRITON = ("system", "runtime")  # folders of what starts the real tritonserver
+# what exports or trains models, or holds them against the code of other projects
+SLOW = ("training", "modeling", "export/test_export.py", "export/test_generator.py", "commands/test_wheel.py")
+# what judges a service that is under load: of these, one at a time
+UNDER_LOAD = (
+    "system/test_faults.py", "system/test_scale.py", "system/test_healing.py", "system/test_damages.py",
+    "runtime/test_launcher.py",
+)  # fmt: skip
+FIRST = (*UNDER_LOAD, *TRITON, *SLOW)  # the longest, so that processes end together
+
+
+def pytest_configure() -> None:
+    """A thread a process: small models gain nothing from more, and processes would wait for each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what `make test-fast` leaves out. Of several processes, one runs all tests of a file."""
+    places = {item: item.path.relative_to(TESTS).as_posix() for item in items}
+    for item, place in places.items():
+        if place.startswith(TRITON):
+            item.add_marker("triton")
+        if place.startswith(SLOW):
+            item.add_marker("slow")
+    if hasattr(config, "workerinput"):  # one of several processes
+        for item, place in places.items():
+            item.add_marker(pytest.mark.xdist_group("load" if place in UNDER_LOAD else place))
+        items.sort(key=lambda item: next((i for i, s in enumerate(FIRST) if places[item].startswith(s)), len(FIRST)))
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:

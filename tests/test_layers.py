@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -122,3 +123,10 @@ def test_serving_and_asking_load_no_torch(package: str) -> None:
     program += f"print(*sorted(set({HEAVY}) & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
+
+
+def test_no_test_module_imports_another() -> None:
+    tests = Path(__file__).parent
+    for file in tests.rglob("*.py"):
+        names = [imported.name for imported in imports(ast.parse(file.read_text()))]
+        assert not [name for name in names if name.startswith("tests.") and ".test_" in name], file

@@ -53,6 +53,8 @@ def evaluate(
         with needs("evaluating a checkpoint", "train"):
             import referent.modeling.grounder  # noqa: F401
     try:
+        from referent import __version__
+        from referent.core.provenance import commit, digest_of
         from referent.evaluation.analysis import analyse
         from referent.evaluation.evaluate import join
         from referent.evaluation.report import write_report
@@ -63,20 +65,23 @@ def evaluate(
             from referent.evaluation.predictions import read_predictions
 
             found: Iterable[Prediction] = read_predictions(predictions)
+            judged: dict[str, str | None] = {"digest": digest_of(predictions)}
         elif checkpoint is not None:
             found = _ask_checkpoint(checkpoint, records, images, batch)
+            judged = _of_checkpoint(checkpoint)
         else:
-            found = _ask_service(url, records, images, model, concurrency)
+            judged = _of_service(url, model)
+            found = _ask_service(url, records, images, judged["model"], concurrency)
         results = join(records, found)
         reasons = [prediction.error if prediction else None for prediction in results.predictions]
         if all(reasons):
             raise ValueError(f"nothing could be asked: {reasons[0]}")
         run = {
             "name": name or format, "date": f"{datetime.now():%Y-%m-%d %H:%M}",
-            "source": f"{given[0]} {sources[given[0]]}", "model": model,
-            "latency": _clock(given[0], batch, concurrency), "format": format,
-            "annotations": str(annotations), "images": str(images.resolve()) if images else None, "split": split,
-            "limit": limit, "rejected": dict(rejected),
+            "source": f"{given[0]} {sources[given[0]]}", **judged, "latency": _clock(given[0], batch, concurrency),
+            "format": format, "annotations": str(annotations), "annotations_digest": digest_of(annotations),
+            "images": str(images.resolve()) if images else None, "split": split, "limit": limit,
+            "rejected": dict(rejected), "referent": __version__, "evaluation_commit": commit(),
         }  # fmt: skip
         figures = analyse(results)
         if record:
@@ -139,6 +144,29 @@ def _ask_service(
 
     with Client(url) as client:
         return list(tqdm(ask_service(client, records, images, model, concurrency), total=len(records), desc=url))
+
+
+def _of_checkpoint(directory: Path) -> dict[str, str | None]:
+    """What is judged: a checkpoint's name, the digest of its files, and the commit that trained it."""
+    from referent.core.provenance import digest_of
+    from referent.modeling.checkpoint import load_checkpoint_spec
+
+    training = load_checkpoint_spec(directory).training
+    name, digest = directory.resolve().name, digest_of(directory)
+    return {"model": name, "digest": digest, "training_commit": training.get("commit")}
+
+
+def _of_service(url: str, model: str | None) -> dict[str, str | None]:
+    """What is judged: a served model, its version and digest. Raises ValueError where it is not served."""
+    from referent.client.http import Client
+
+    with Client(url) as client:
+        served = client.models()
+    for entry in served:
+        if entry.name == model or (model is None and entry.default):
+            return {"model": entry.name, "version": entry.version, "digest": entry.digest}
+    names = ", ".join(entry.name for entry in served) or "none"
+    raise ValueError(f"{url} does not serve {model or 'a default model'}; it serves {names}")
 
 
 def _clock(source: str, batch: int, concurrency: int) -> str:

@@ -80,18 +80,25 @@ def write_pages(
     folder: Path, title: str, run: Mapping[str, Any], shown: Sequence[Table], charts: Mapping[str, bytes],
     galleries: Sequence[Gallery], note: str = "",
 ) -> None:  # fmt: skip
-    """report.html and report.md."""
+    """report.html and report.md; the pictures stand before the tables."""
+    stated = {key: _stated(value) for key, value in run.items() if value not in (None, "", {})}
     environment = Environment(
         loader=PackageLoader("referent.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     html = environment.get_template("report.html.jinja").render(
-        title=title, run={key: value for key, value in run.items() if value not in (None, {})}, tables=shown,
+        title=title, run=stated, tables=shown,
         charts={name: data_url(png, "image/png") for name, png in charts.items()}, galleries=galleries, note=note,
     )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")
-    text = "\n\n".join([f"# {title}", *map(markdown, shown), *([note] if note else [])])
+    about = "\n".join(f"- {key}: {value}" for key, value in stated.items())
+    text = "\n\n".join([f"# {title}", about, *([note] if note else []), *map(markdown, shown)])
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
+
+
+def _stated(value: object) -> str:
+    """Counts by name as words."""
+    return ", ".join(f"{count} {name}" for name, count in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, caption: str) -> ReportPicture | None:

@@ -7,7 +7,6 @@ uninterrupted run would have seen.
 import json
 import math
 import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +27,7 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.grammar import PointGrammar
 from referent.core.prompts import LOC_MARK, Prompt
+from referent.core.provenance import commit
 from referent.data.records import Record
 from referent.evaluation.evaluate import Results, join, point_figures, summary
 from referent.evaluation.predictors import ask_checkpoint
@@ -332,7 +332,7 @@ class CheckpointWriter:
                 "present_threshold": None if threshold is None else math.floor(1000 * threshold) / 1000,
                 "referent_threshold": figures.get("referent_threshold"),
                 "training": {
-                    "commit": _commit(),
+                    "commit": commit(),
                     "mode": self._recipe.mode,
                     "step": self.trainer.state.global_step,
                     "settings": self._recipe.settings(),
@@ -355,14 +355,3 @@ def _gathered(model: GroundingModel) -> AbstractContextManager[None]:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
-
-
-def _commit() -> str:
-    """The sources' git commit; empty outside a checkout."""
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return asked.stdout.strip()

@@ -3,15 +3,24 @@
 import json
 import subprocess
 import sys
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from shutil import copytree
 
+import httpx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from referent import __version__
+from referent.client.http import Client
 from referent.commands.app import app
+from referent.core.api import EXAMPLE
+from referent.core.provenance import digest_of
 from referent.data.records import write_records
+from tests.support.answers import box_answer
+from tests.support.commands import MODEL
 from tests.support.scored import BOX, HALF, record
 
 
@@ -52,6 +61,9 @@ def test_json_has_all_figures_and_what_was_left_out(annotations: Path, predictio
     assert answer["summary"]["acc@0.5"] == pytest.approx(3 / 5)
     assert {name: row["n"] for name, row in answer["groups"]["split"].items()} == {"val": 2, "test": 3}
     assert "left out: 1 wrong schema: image" in errors
+    assert answer["run"]["annotations_digest"] == f"sha256:{sha256(annotations.read_bytes()).hexdigest()}"
+    assert answer["run"]["digest"] == f"sha256:{sha256(predictions.read_bytes()).hexdigest()}"
+    assert answer["run"]["referent"] == __version__
 
 
 def test_table_shows_model_and_baselines(annotations: Path, predictions: Path) -> None:
@@ -76,7 +88,8 @@ def test_checkpoint_is_judged_and_keeps_its_figures(
         *given, "--checkpoint", checkpoint, "--record", "cups", "--json", "--out", tmp_path / "out"
     )
     assert code == 0, errors
-    summary = json.loads(output)["summary"]
+    summary, about = (json.loads(output)[key] for key in ("summary", "run"))
+    assert (about["model"], about["digest"]) == ("checkpoint", digest_of(tiny_checkpoint))
     recorded = json.loads((checkpoint / "referent.json").read_text())["evaluation"]["cups"]
     assert recorded == {key: value for key, value in summary.items() if key != "present_threshold"}
     assert {"n", "mean_iou", "acc@0.5", "rmse", "mae", "auroc", "baselines"} <= set(recorded)
@@ -85,6 +98,26 @@ def test_checkpoint_is_judged_and_keeps_its_figures(
         *given[:4], "--predictions", folder / "predictions.jsonl", "--json"
     )  # what a run leaves can be rescored
     assert json.loads(again[1])["summary"] == summary
+
+
+def test_a_served_model_is_named_by_its_version_and_digest(
+    annotations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"models": [MODEL | {"name": "cards", "default": False}, MODEL]})
+        return httpx.Response(200, json=EXAMPLE | {"results": [box_answer("the cup", BOX, 0.9, True).model_dump()] * 2})
+
+    monkeypatch.setattr("referent.client.http.Client", partial(Client, transport=httpx.MockTransport(answer)))
+    given = ("evaluate", "jsonl", "--annotations", annotations, "--images", tmp_path, "--url", "http://127.0.0.1:9")
+    code, output, errors = run(*given, "--json", "--out", tmp_path / "out")
+    assert code == 0, errors
+    about = json.loads(output)["run"]
+    assert (about["model"], about["version"], about["digest"]) == ("mini", "3", "sha256:0")
+    (page,) = (tmp_path / "out").rglob("report.html")
+    assert "<dd>sha256:0</dd>" in page.read_text()
+    code, _, errors = run(*given, "--model", "maxi")
+    assert (code, "does not serve maxi; it serves cards, mini" in errors) == (1, True)
 
 
 @pytest.mark.parametrize(

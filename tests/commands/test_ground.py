@@ -51,8 +51,9 @@ def test_save_draws_what_is_there_in_colours_of_its_own(picture: Path) -> None:
 
 
 @pytest.mark.usefixtures("asked")
-def test_missing_file_and_unknown_output_format_are_told(picture: Path) -> None:
-    code, _, errors = ground(picture.parent / "none.png", "a")
+def test_missing_file_and_unknown_output_format_are_told(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(picture.parent)
+    code, _, errors = ground("none.png", "a")
     assert (code, "none.png" in errors) == (1, True)
     code, _, errors = ground(picture, "a", "--save", picture.parent / "out.xyz")
     assert (code, "unknown file extension" in errors) == (1, True)

@@ -42,8 +42,20 @@ def test_steps_run_targets_of_the_makefile(workflow: Path) -> None:
 def test_python_versions_are_those_that_are_promised() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+
+
+def test_the_workflow_runs_the_jobs_of_the_list() -> None:
+    """.ci/jobs is the list, which .ci/run runs as well."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     run_by_ci = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
-    assert {"make lint", "make test", "make test-web", "make deploy-check"} <= run_by_ci
+    assert {f"make {job}" for job in (ROOT / ".ci/jobs").read_text().split()} <= run_by_ci
+
+
+def test_actions_are_pinned_by_hash() -> None:
+    for workflow in WORKFLOWS:
+        used = re.findall(r"uses: (.*)", workflow.read_text())
+        assert used
+        assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v[\d.]+", action)] == []
 
 
 def test_nothing_but_what_needs_it_may_write() -> None:

@@ -80,6 +80,14 @@ def test_page_holds_tables_charts_and_pictures_in_itself(folder: Path) -> None:
         Image.open(io.BytesIO(b64decode(data))).verify()
 
 
+def test_pictures_stand_before_tables_and_the_run_is_named_in_all_forms(folder: Path) -> None:
+    page = Page(folder / "report.html")
+    headings = page.text["h2"]
+    assert (headings[0], headings[1]) == ("Worst 3", "Best 3")
+    assert {"source", "given"} <= {*page.text["dt"], *page.text["dd"]}
+    assert "- source: given" in (folder / "report.md").read_text()
+
+
 def test_expressions_are_only_text(folder: Path) -> None:
     page = Page(folder / "report.html")
     assert "script" not in page.tags

@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import gradio_client
@@ -43,6 +42,7 @@ from referent.modeling.grounder import HeadGrounder, load_grounder
 from referent.triton.client import TritonClient
 from runtime.launcher import TritonServer
 from tests.support.hostile import CORPUS, MAX_PIXELS, fault_of
+from tests.support.load import until
 from tests.support.tiny import MODEL_REPOSITORY
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -78,20 +78,13 @@ def gateway(server: TritonServer, repository: Path) -> Iterator[httpx.Client]:
     runner = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
     thread = threading.Thread(target=runner.run)
     thread.start()
-    until(lambda: runner.started, 30)
+    until(lambda: runner.started)
     port = runner.servers[0].sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
-        until(lambda: http.get("/readyz").status_code == 200, 30)
+        until(lambda: http.get("/readyz").status_code == 200)
         yield http
     runner.should_exit = True
     thread.join()
-
-
-def until(condition: Callable[[], object], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
 
 
 def ground(gateway: httpx.Client, name: str, expressions: list[str]) -> dict:
@@ -337,7 +330,7 @@ def test_a_version_published_while_running_is_served_next(gateway: httpx.Client,
         answers.append(ground(gateway, CASES[0]["image"], ["dog"]))  # no request fails meanwhile
         return answers[-1]["version"] == new.version
 
-    until(served_new, 30)
+    until(served_new)
     assert answers[-1]["digest"] == new_digest
     assert answers[-1]["results"][0]["present"] is False
     assert answers[-1]["results"][0]["box_xyxy"] == pytest.approx(before["results"][0]["box_xyxy"], abs=0.05)

