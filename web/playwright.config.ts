@@ -24,7 +24,7 @@ export default defineConfig({
     reducedMotion: "reduce",
   },
   projects: [
-    { name: "page", testMatch: ["page.spec.ts", "answers.spec.ts"] },
+    { name: "page", testMatch: ["rules.spec.ts", "page.spec.ts", "answers.spec.ts", "use.spec.ts"] },
     { name: "screenshot", testMatch: "screenshot.spec.ts" },
   ],
 });

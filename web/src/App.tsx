@@ -1,13 +1,15 @@
 /** The page: a picture, words, and where in the picture is what they refer to. */
-import { useMemo, useRef, useState, type ReactNode } from "react";
-import { clip, colour, viewOf } from "./boxes";
+import { useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
+import { clip, colour, viewOf, type Box } from "./boxes";
 import { Camera } from "./Camera";
-import { Copy } from "./Copy";
 import { History } from "./History";
-import { useEscape, useFiles, useService } from "./hooks";
+import { useEscape, useFiles, useMedia, useService } from "./hooks";
 import { Intake } from "./Intake";
+import { Keep } from "./Keep";
+import { Knows, Nothing } from "./Knows";
 import { Models } from "./Models";
 import { Notice } from "./Notice";
+import { Options } from "./Options";
 import { readPicture, SAMPLES, type Picture, type Sample } from "./pictures";
 import {
   expressionsOf,
@@ -18,96 +20,91 @@ import {
   responsesOf,
   resultsOf,
   spoken,
-  truthKey,
   truthsOf,
-  type Outcome,
+  warmOf,
   type Question,
   type Target,
-  type Truths,
 } from "./questions";
-import { Results } from "./Results";
-import { ground, ServiceError, type Model } from "./service";
+import { Rows } from "./Rows";
+import { ground, ServiceError, type Model, type Options as Asking } from "./service";
 import { Stage } from "./Stage";
+import { isAnswered, reduce, START } from "./state";
 import { ThemeToggle } from "./ThemeToggle";
 import { Threshold } from "./Threshold";
-import { Timings } from "./Timings";
-import { Words } from "./Words";
-
-const REMEMBERED = 30; // questions of the visit
+import { ms, Timings } from "./Timings";
 
 export function App() {
   const { models, metadata, outage, look } = useService();
-  const [chosen, setChosen] = useState<string[]>([]); // models to ask; none: the service's default
-  const [picture, setPicture] = useState<Picture | null>(null);
-  const [refused, setRefused] = useState(""); // why a file is no picture for the service
-  const [text, setText] = useState("");
-  const [questions, setQuestions] = useState<Question[]>([]); // of this visit, the latest first
-  const [shownId, setShownId] = useState<number | null>(null);
-  const [threshold, setThreshold] = useState<number | null>(null); // null: each model's own
-  const [truths, setTruths] = useState<Truths>({});
-  const [overlaid, setOverlaid] = useState(false); // compared models on one picture
-  const [camera, setCamera] = useState(false);
-  // of the question shown: what is pointed at, and looked at closely; the expression whose true box is being drawn
-  const [active, setActive] = useState<Target | null>(null);
-  const [zoomed, setZoomed] = useState<Target | null>(null);
-  const [drawing, setDrawing] = useState<number | null>(null);
-  const [isAsking, setAsking] = useState(false);
+  const [state, dispatch] = useReducer(reduce, START);
+  const { chosen, options, rows, isTyped, picture, refused, questions, shownId, isAsking } = state;
+  const { threshold, truths, isOverlaid, hasCamera, active, drawing, view, zoomed } = state;
   const asking = useRef<AbortController>(null); // of the latest request
+  const isWaiting = useRef(false); // a sample, to be asked about when the models are known
+  const top = useRef<HTMLElement>(null);
+  const isNarrow = useMedia("(width < 900px)");
 
-  const question = questions.find(({ id }) => id === shownId) ?? null;
-  const results = useMemo(
-    () => (question ? resultsOf(question, threshold, truths) : []),
-    [question, threshold, truths],
-  );
-  const responses = question ? responsesOf(question) : [];
-  const isComparing = question !== null && question.models.length > 1;
   const selected = useMemo(() => selectedOf(models ?? [], chosen), [models, chosen]);
+  const question = questions.find(({ id }) => id === shownId) ?? null;
+  const asked = expressionsOf(rows);
+  const results = useMemo(() => {
+    const found = question ? resultsOf(question, threshold, truths) : [];
+    return found.map((row, index) => (rows.some((text) => text.trim() === question!.expressions[index]) ? row : []));
+  }, [question, threshold, truths, rows]);
+  const shown = results.filter((row) => row.length);
+  const found = shown.filter((row) => row.some(({ present }) => present)).length;
+  const isComparing = question !== null && question.models.length > 1;
+  const places = useMemo(() => placesThere(results), [results]);
+  const warm = useMemo(() => (question ? warmOf(question) : []), [question]);
+  const sample = SAMPLES.find(({ name }) => name === picture?.name);
+  const suggested = sample ? wordsOf(sample, selected).filter((words) => !asked.includes(words)) : [];
+  const isReady = picture !== null && asked.length > 0 && selected.length > 0;
 
-  const show = (next: Picture, shown: number | null) => {
-    setPicture(next);
-    setRefused("");
-    setShownId(shown);
-    setActive(null);
-    setZoomed(null);
-    setDrawing(null);
-  };
-
-  /** Another picture, or question, than the one being asked about. */
-  const turnTo = (next: Picture, shown: number | null) => {
+  const ask = async (
+    about: Picture,
+    expressions: string[],
+    typed: boolean,
+    models = selected,
+    wanted: Asking = options,
+  ) => {
     asking.current?.abort();
-    show(next, shown);
-  };
-
-  const ask = async (about: Picture, text: string) => {
-    asking.current?.abort();
-    const { signal } = (asking.current = new AbortController());
+    const controller = (asking.current = new AbortController());
+    const { signal } = controller;
     const id = performance.now();
-    const asked: Question = { id, picture: about, expressions: expressionsOf(text), models: selected, outcomes: {} };
-    setQuestions((before) => [asked, ...before.filter(isAnswered)].slice(0, REMEMBERED));
-    setAsking(true);
-    if (about !== picture) show(about, null);
-
-    const settle = (name: string, outcome: Outcome) => {
-      if (signal.aborted) return;
-      const settled = (each: Question) => ({ ...each, outcomes: { ...each.outcomes, [name]: outcome } });
-      setQuestions((all) => all.map((each) => (each.id === id ? settled(each) : each)));
-    };
-    let isShown = false; // the answer before stays until there is one
+    const next: Question = { id, picture: about, expressions, isTyped: typed, models, outcomes: {} };
+    dispatch({ type: "asked", question: next });
     await Promise.all(
-      selected.map(async ({ name }) => {
+      models.map(async ({ name }) => {
         try {
-          settle(name, { response: await ground(about.blob, about.name, asked.expressions, name, signal) });
+          const response = await ground(about.blob, about.name, expressions, name, wanted, signal);
+          if (!signal.aborted) dispatch({ type: "answered", id, model: name, outcome: { response } });
         } catch (error) {
           if (signal.aborted) return;
           if (!(error instanceof ServiceError)) throw error;
-          settle(name, { failure: error.failure });
+          dispatch({ type: "answered", id, model: name, outcome: { failure: error.failure } });
           void look(); // the service may be gone, or serve something else
         }
-        if (!isShown && !signal.aborted) show(about, id);
-        isShown = true;
       }),
     );
-    if (asking.current?.signal === signal) setAsking(false);
+    if (asking.current !== controller) return;
+    dispatch({ type: "ended" });
+  };
+
+  /** On phones: picture and answers are seen together. */
+  const toPicture = () => {
+    if (isNarrow) top.current?.scrollIntoView({ block: "start" });
+  };
+
+  const submit = () => {
+    if (!isReady) return;
+    void ask(picture, asked, isTyped);
+    if (isNarrow) (document.activeElement as HTMLElement | null)?.blur(); // its keyboard goes
+    toPicture();
+  };
+
+  const show = (next: Picture) => {
+    isWaiting.current = false;
+    asking.current?.abort();
+    dispatch({ type: "shown", picture: next });
   };
 
   const take = async (file: File) => {
@@ -115,47 +112,82 @@ export function App() {
     try {
       if (file.size > limit)
         throw new Error(`${file.name} has ${megabytes(file.size)}; the service takes ${megabytes(limit)} at most.`);
-      turnTo(await readPicture(file, file.name), null);
+      show(await readPicture(file, file.name));
+      if (!isTyped) dispatch({ type: "filled", rows: [""] });
+      if (!isTyped)
+        requestAnimationFrame(() =>
+          document.querySelector<HTMLElement>(".rows textarea")?.focus({ preventScroll: true }),
+        );
     } catch (error) {
-      setRefused((error as Error).message);
+      dispatch({ type: "refused", why: (error as Error).message });
     }
   };
 
-  const takeSample = async (sample: Sample) => {
-    const words = sample.expressions.join("\n");
+  const takeSample = async (next: Sample) => {
     try {
-      const next = await readPicture(await (await fetch(sample.url)).blob(), sample.name);
-      setText(words);
-      if (selected.length) void ask(next, words);
-      else turnTo(next, null);
+      const about = await readPicture(await (await fetch(next.url)).blob(), next.name);
+      const words = isTyped ? asked : wordsOf(next, selected); // what a person typed stays
+      if (!isTyped) dispatch({ type: "filled", rows: words });
+      if (selected.length && words.length) void ask(about, words, isTyped);
+      else show(about);
+      isWaiting.current = !selected.length;
+      toPicture();
     } catch (error) {
-      setRefused(`${sample.name} can't be loaded: ${(error as Error).message}`);
+      dispatch({ type: "refused", why: `${next.name} can't be loaded: ${(error as Error).message}` });
     }
   };
 
-  useFiles(take);
-  useEscape(() => (drawing !== null ? setDrawing(null) : setZoomed(null)));
+  useEffect(() => {
+    if (!isWaiting.current || !isReady) return; // for the models
+    isWaiting.current = false;
+    submit();
+  });
 
-  const stage = (model: Model | null, caption: ReactNode, takesKeys = true) => (
-    <Stage
-      key={model?.name ?? ""}
-      picture={picture!}
-      places={placesThere(results).filter((place) => !model || place.model.name === model.name)}
-      truths={question ? truthsOf(question, truths) : []}
-      view={view}
-      active={active}
-      onActive={setActive}
-      drawing={question && drawing !== null ? { expression: question.expressions[drawing]!, takesKeys } : null}
-      onDrawn={(box) => {
-        setTruths((all) => ({ ...all, [truthKey(picture!, question!.expressions[drawing!]!)]: clip(box, picture!) }));
-        setDrawing(null);
+  useFiles(take, (address) => dispatch({ type: "refused", why: addressed(address, metadata?.image_urls) }));
+  useEscape(() =>
+    dispatch(drawing !== null ? { type: "drawing", expression: null } : { type: "looked", view: null, target: null }),
+  );
+
+  const zoom = (target: Target | null) => {
+    const extent = picture && target && extentOf(placesAt(results, target), picture);
+    const closer = extent && viewOf(extent, picture, picture.width / picture.height);
+    dispatch({ type: "looked", view: closer, target });
+    toPicture();
+  };
+
+  const stage = (model: Model | null, caption: ReactNode, takesKeys = true) => {
+    const isOurs = (name: string) => !model || name === model.name;
+    return (
+      <Stage
+        key={model?.name ?? ""}
+        picture={picture!}
+        places={model ? places.filter((place) => isOurs(place.model.name)) : places}
+        truths={question ? truthsOf(question, truths) : []}
+        warm={warm.filter((each) => isOurs(each.model) && results[each.expression]!.length > 0)}
+        view={view}
+        onView={(next: Box | null) => dispatch({ type: "looked", view: next, target: null })}
+        active={active}
+        onActive={(target) => dispatch({ type: "pointed", target })}
+        drawing={drawing !== null ? { expression: drawing, takesKeys } : null}
+        onDrawn={(box) => dispatch({ type: "drawn", expression: drawing!, box: clip(box, picture!) })}
+        caption={caption}
+      />
+    );
+  };
+  const names = isComparing ? question.models.map((model, i) => <Named key={i} model={model} index={i} />) : [];
+  const history = (
+    <History
+      samples={SAMPLES}
+      onSample={takeSample}
+      questions={questions.filter(isAnswered)}
+      shownId={shownId}
+      onQuestion={(before) => {
+        asking.current?.abort();
+        dispatch({ type: "returned", question: before });
+        toPicture();
       }}
-      caption={caption}
     />
   );
-  const looked = picture && zoomed && extentOf(placesAt(results, zoomed), picture);
-  const view = looked && viewOf(looked, picture, picture.width / picture.height);
-  const names = isComparing ? question.models.map((model, i) => <Named key={i} model={model} index={i} />) : [];
 
   return (
     <>
@@ -167,7 +199,7 @@ export function App() {
         <ThemeToggle />
       </header>
       <main>
-        <section className="look" aria-label="Picture">
+        <section className="look" aria-label="Picture" ref={top}>
           {outage && <Notice failure={outage} onRetry={look} />}
           {!outage && models?.length === 0 && (
             <Message>
@@ -179,11 +211,11 @@ export function App() {
             picture={picture}
             formats={metadata?.formats ?? []}
             isZoomed={view !== null}
-            onWhole={() => setZoomed(null)}
+            onWhole={() => dispatch({ type: "looked", view: null, target: null })}
             onFile={take}
-            onCamera={() => setCamera(true)}
+            onCamera={() => dispatch({ type: "set", values: { hasCamera: true } })}
           >
-            {picture && isComparing && !overlaid ? (
+            {picture && isComparing && !isOverlaid ? (
               <div className="side-by-side">
                 {question.models.map((model, index) => stage(model, names[index], index === 0))}
               </div>
@@ -191,28 +223,75 @@ export function App() {
               picture && stage(null, isComparing && names)
             )}
           </Intake>
-          <History
-            samples={SAMPLES}
-            onSample={takeSample}
-            questions={questions.filter(isAnswered)}
-            shownId={shownId}
-            onQuestion={(before) => {
-              setText(before.expressions.join("\n"));
-              turnTo(before.picture, before.id);
-            }}
-          />
+          {!isNarrow && history}
         </section>
         <section className="ask" aria-label="Question and answer">
-          <Words
-            text={text}
-            onText={setText}
-            models={models ?? []}
-            selected={selected}
-            onSelect={setChosen}
-            picture={picture?.url ?? null}
-            isBusy={isAsking}
-            onSubmit={() => ask(picture!, text)}
-          />
+          <form
+            onSubmit={(event) => {
+              event.preventDefault();
+              submit();
+            }}
+          >
+            <h2 className="found">
+              {shown.length > 0 ? `${found} of ${shown.length} found` : "What to look for"}
+              {question && shown.length > 0 && (
+                <span>
+                  {responsesOf(question)
+                    .map(({ timings_ms }) => ms(timings_ms.total))
+                    .join(" and ")}
+                </span>
+              )}
+            </h2>
+            {question && shown.length > 0 && found === 0 && (
+              <Nothing
+                question={question}
+                results={shown}
+                threshold={threshold}
+                onThreshold={(value) => dispatch({ type: "set", values: { threshold: value } })}
+              />
+            )}
+            <Rows
+              rows={rows}
+              examples={sample ? wordsOf(sample, selected) : wordsOf(SAMPLES[1]!, selected)}
+              question={question}
+              results={results}
+              truths={truths}
+              active={active}
+              zoomed={zoomed}
+              drawing={drawing}
+              onZoom={zoom}
+              onSubmit={submit}
+              dispatch={dispatch}
+            />
+            {suggested.length > 0 && (
+              <div className="suggested" role="group" aria-label="Words that work here">
+                <span aria-hidden="true">Try</span>
+                {suggested.map((words) => (
+                  <button key={words} type="button" onClick={() => dispatch({ type: "added", text: words })}>
+                    {words}
+                  </button>
+                ))}
+              </div>
+            )}
+            <Options
+              models={models ?? []}
+              selected={selected}
+              onSelect={(names) => dispatch({ type: "set", values: { chosen: names } })}
+              options={options}
+              onOptions={(next) => {
+                dispatch({ type: "set", values: { options: next } });
+                if (question && isReady && next.heatmap !== options.heatmap)
+                  void ask(picture, asked, isTyped, selected, next);
+              }}
+            />
+            <button className="primary" disabled={!isReady}>
+              {isAsking ? "Looking…" : "Find"}
+            </button>
+            <p className="hint by-mouse">
+              <kbd>Enter</kbd> finds, <kbd>Shift</kbd> <kbd>Enter</kbd> adds an expression.
+            </p>
+            {!(shown.length > 0 && found === 0) && <Knows models={selected} />}
+          </form>
           {question &&
             !outage &&
             failuresOf(question).map(({ model, failure }) => (
@@ -220,34 +299,28 @@ export function App() {
                 key={model}
                 failure={failure}
                 model={isComparing ? model : null}
-                onRetry={() => ask(question.picture, question.expressions.join("\n"))}
+                onRetry={() => ask(question.picture, question.expressions, question.isTyped)}
               />
             ))}
-          {question && responses.length > 0 && (
+          {question && shown.length > 0 && (
             <>
-              <Results
-                question={question}
-                results={results}
-                truths={truths}
-                active={active}
-                onActive={setActive}
-                zoomed={zoomed}
-                onZoom={setZoomed}
-                drawing={drawing}
-                onDraw={setDrawing}
-                onForget={(expression) =>
-                  setTruths(({ [truthKey(question.picture, expression)]: _, ...others }) => others)
-                }
-              />
+              <Keep answered={{ question, results, threshold, truths }} />
               {isComparing && (
                 <label className="check">
-                  <input type="checkbox" checked={overlaid} onChange={({ target }) => setOverlaid(target.checked)} />
+                  <input
+                    type="checkbox"
+                    checked={isOverlaid}
+                    onChange={({ target }) => dispatch({ type: "set", values: { isOverlaid: target.checked } })}
+                  />
                   All models on one picture
                 </label>
               )}
-              <Threshold models={question.models} value={threshold} onChange={setThreshold} />
-              <Timings responses={responses} />
-              <Copy question={question} threshold={threshold} />
+              <Threshold
+                models={question.models}
+                value={threshold}
+                onChange={(value) => dispatch({ type: "set", values: { threshold: value } })}
+              />
+              <Timings responses={responsesOf(question)} />
             </>
           )}
           <p className="visually-hidden" role="status">
@@ -255,6 +328,7 @@ export function App() {
               ? "Draw the true box: drag on the picture, or use the arrow keys and Enter. Escape leaves."
               : spoken(results)}
           </p>
+          {isNarrow && history}
         </section>
       </main>
       <footer>
@@ -264,7 +338,7 @@ export function App() {
           {metadata && ` of ${metadata.name} ${metadata.version}`}
         </p>
       </footer>
-      {camera && <Camera onFile={take} onClose={() => setCamera(false)} />}
+      {hasCamera && <Camera onFile={take} onClose={() => dispatch({ type: "set", values: { hasCamera: false } })} />}
     </>
   );
 }
@@ -302,6 +376,16 @@ function selectedOf(models: Model[], chosen: string[]): Model[] {
   return picked.length || !fallback ? picked : [fallback];
 }
 
-const isAnswered = (question: Question) => responsesOf(question).length > 0;
+/** What of a sample to ask these models for. */
+const wordsOf = ({ words, plurals }: Sample, models: Model[]) =>
+  models.length > 0 && models.every(({ several }) => several) ? plurals : words;
+
+/** What to do about the address of a picture. */
+function addressed(address: string, service: string | undefined): string {
+  const start = `${address} is the address of a picture, and this page shows pictures alone. `;
+  const here = "Copy the picture itself and paste it, or save it and drop the file here.";
+  const api = " The API takes addresses: docs/api.md has its requests.";
+  return start + here + (service && service !== "off" ? api : "");
+}
 
 const megabytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MB`;

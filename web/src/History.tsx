@@ -19,7 +19,8 @@ export function History({ samples, onSample, questions, shownId, onQuestion }: P
           <li key={sample.name}>
             <button
               onClick={() => onSample(sample)}
-              aria-label={`Sample ${index + 1}: ${sample.expressions.join(", ")}`}
+              aria-label={`Sample ${index + 1}: ${sample.words.join(", ")}`}
+              title={sample.words.join("\n")}
             >
               <img src={sample.url} alt="" />
             </button>

@@ -38,8 +38,14 @@ export function Intake({ picture, formats, isZoomed, onWhole, onFile, onCamera, 
             <circle cx="16" cy="18" r="3.5" />
             <path d="m6 35 11-10 8 7 7-6 10 9" />
           </svg>
-          <strong>Drop a picture here</strong>
-          <span>or paste it, or click to choose a file</span>
+          <span className="by-mouse">
+            <strong>Drop a picture here</strong>
+            or paste it, or click to choose a file
+          </span>
+          <span className="by-touch">
+            <strong>Tap to choose a picture</strong>
+            or take one with the camera
+          </span>
         </button>
       )}
       <div className="tools">

@@ -14,10 +14,10 @@ export function Threshold({ models, value, onChange }: Props) {
   return (
     <div className="threshold">
       <label htmlFor="threshold">
-        In the picture from a score of <b>{value?.toFixed(2) ?? owns}</b>
+        Counts as there from a score of <b>{value?.toFixed(2) ?? owns}</b>
       </label>
       {value === null ? (
-        <span>{own.length === 1 ? "the model's own" : "the models' own"}</span>
+        <span>{own.length === 1 ? "the model’s own" : "the models’ own"}</span>
       ) : (
         <button className="quiet" onClick={() => onChange(null)}>
           Reset to {owns}

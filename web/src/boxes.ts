@@ -52,14 +52,32 @@ const CLOSEST = 1 / 12; // smallest view, in sides of the picture
 
 /** The part of the picture to look at to see the box well: of the given aspect (width / height), inside the picture if
  * that has room for it. */
-export function viewOf([x1, y1, x2, y2]: Box, picture: Size, aspect: number): Box {
+export function viewOf([x1, y1, x2, y2]: Box, picture: Size, aspect: number, room = ROOM): Box {
   const least = Math.max(picture.width, picture.height) * CLOSEST;
-  const width = Math.max((x2 - x1) * ROOM, (y2 - y1) * ROOM * aspect, least, least * aspect);
+  const width = Math.max((x2 - x1) * room, (y2 - y1) * room * aspect, least, least * aspect);
   const height = width / aspect;
   const start = (centre: number, side: number, whole: number) =>
     side >= whole ? (whole - side) / 2 : Math.min(Math.max(centre - side / 2, 0), whole - side);
   const [x, y] = [start((x1 + x2) / 2, width, picture.width), start((y1 + y2) / 2, height, picture.height)];
   return [x, y, x + width, y + height];
+}
+
+/** A closer (factor > 1) or wider view, which keeps a point of the picture where it is; null for the whole picture. */
+export function zoomed(view: Box, [x, y]: Point, factor: number, picture: Size): Box | null {
+  const most = (view[2] - view[0]) / (CLOSEST * picture.width);
+  const scale = 1 / Math.min(factor, Math.max(1, most));
+  return inside([x - (x - view[0]) * scale, y - (y - view[1]) * scale, x + (view[2] - x) * scale, y + (view[3] - y) * scale], picture); // prettier-ignore
+}
+
+export const panned = ([x1, y1, x2, y2]: Box, [dx, dy]: Point, picture: Size): Box | null =>
+  inside([x1 + dx, y1 + dy, x2 + dx, y2 + dy], picture);
+
+/** A view of the picture's own aspect, moved into the picture; null where it would show all. */
+function inside([x1, y1, x2, y2]: Box, { width, height }: Size): Box | null {
+  const [across, down] = [x2 - x1, y2 - y1];
+  if (across >= width * 0.999) return null;
+  const [left, top] = [Math.min(Math.max(x1, 0), width - across), Math.min(Math.max(y1, 0), height - down)];
+  return [left, top, left + across, top + down];
 }
 
 /** Where the whole picture goes in a frame that shows the view. */

@@ -1,5 +1,6 @@
 /** The page's ties to what is outside it: the service, the document's events. */
-import { useCallback, useEffect, useState } from "react";
+import { useCallback, useEffect, useState, useSyncExternalStore, type RefObject } from "react";
+import type { Size } from "./boxes";
 import * as service from "./service";
 import { ServiceError, type Failure, type Metadata, type Model } from "./service";
 
@@ -34,20 +35,25 @@ export function useService() {
   return { models, metadata, outage, look };
 }
 
-/** Files that are pasted or dropped anywhere. */
-export function useFiles(onFile: (file: File) => void) {
+const ADDRESS = /^https?:\/\/\S+$/i;
+
+/** Files that are pasted or dropped anywhere, and addresses that are pasted or dropped instead of them. */
+export function useFiles(onFile: (file: File) => void, onAddress: (address: string) => void) {
   useEffect(() => {
     const root = document.documentElement;
-    const taken = (event: Event, files: FileList | undefined) => {
-      if (!files?.[0]) return;
+    const taken = (event: Event, data: DataTransfer | null) => {
+      const file = data?.files[0];
+      const address = (data?.getData("text/uri-list") || data?.getData("text/plain") || "").trim();
+      if (!file && !ADDRESS.test(address)) return;
       event.preventDefault();
-      onFile(files[0]);
+      if (file) onFile(file);
+      else onAddress(address);
     };
     return listening({
-      paste: (event) => taken(event, event.clipboardData?.files),
+      paste: (event) => taken(event, event.clipboardData),
       drop: (event) => {
         delete root.dataset.dropping;
-        taken(event, event.dataTransfer?.files);
+        taken(event, event.dataTransfer);
       },
       dragover: (event) => {
         event.preventDefault(); // or the browser would leave the page for the file
@@ -57,7 +63,30 @@ export function useFiles(onFile: (file: File) => void) {
         if (!event.relatedTarget) delete root.dataset.dropping;
       },
     });
-  }, [onFile]);
+  }, [onFile, onAddress]);
+}
+
+/** The element's size in pixels of the screen; 0 until it is known. */
+export function useSize(element: RefObject<HTMLElement | null>): Size {
+  const [size, setSize] = useState<Size>({ width: 0, height: 0 });
+  useEffect(() => {
+    const observer = new ResizeObserver(([entry]) => {
+      const { width, height } = entry!.contentRect;
+      setSize({ width, height });
+    });
+    observer.observe(element.current!);
+    return () => observer.disconnect();
+  }, [element]);
+  return size;
+}
+
+export function useMedia(query: string): boolean {
+  const media = window.matchMedia(query);
+  const subscribe = (onChange: () => void) => {
+    media.addEventListener("change", onChange);
+    return () => media.removeEventListener("change", onChange);
+  };
+  return useSyncExternalStore(subscribe, () => media.matches);
 }
 
 export function useEscape(onEscape: () => void) {

@@ -11,20 +11,31 @@ export interface Picture extends Size {
 export interface Sample {
   name: string;
   url: string;
-  expressions: string[];
+  words: string[]; // expressions that work: of things that are there, and of one that is not
+  plurals: string[]; // for models that give several referents
+}
+
+interface Case {
+  image: string;
+  objects: Record<string, number[]>;
+  groups?: { plural: string; singular: string }[];
 }
 
 const EXPRESSIONS = 4;
 const files = import.meta.glob<string>("../../tests/samples/*.jpg", { eager: true, query: "?url", import: "default" });
+const scenes = cases as unknown as Case[];
 
-/** Scenes of the project's own generator: things that are there, and one of the next scene that is not. */
-export const SAMPLES: Sample[] = cases.map(({ image, objects }, index) => {
+/** Scenes of the project's own generator, with one thing of the next scene that is not there. */
+export const SAMPLES: Sample[] = scenes.map(({ image, objects, groups = [] }, index) => {
   const there = Object.keys(objects);
-  const elsewhere = Object.keys(cases[(index + 1) % cases.length]!.objects).filter((name) => !there.includes(name));
+  const next = Object.keys(scenes[(index + 1) % scenes.length]!.objects);
+  const elsewhere = next.filter((name) => !there.includes(name)).slice(0, 1);
+  const rest = (most: number) => [...there.slice(0, most), ...elsewhere].map((name) => `the ${name}`);
   return {
     name: image,
     url: files[`../../tests/samples/${image}`]!,
-    expressions: [...there.slice(0, EXPRESSIONS), ...elsewhere.slice(0, 1)].map((name) => `the ${name}`),
+    words: [...groups.map(({ singular }) => singular), ...rest(EXPRESSIONS - groups.length)],
+    plurals: [...groups.map(({ plural }) => plural), ...rest(EXPRESSIONS - groups.length)],
   };
 });
 

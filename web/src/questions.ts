@@ -7,6 +7,7 @@ export interface Question {
   id: number;
   picture: Picture;
   expressions: string[];
+  isTyped: boolean; // by a person, not by a sample
   models: Model[];
   outcomes: Record<string, Outcome>; // by the model's name; none yet while it is being answered
 }
@@ -29,6 +30,7 @@ export interface Place {
   box: Box | null;
   point: Point | null;
   rank: number | null; // from 1 on, the best first; null: the answer has no other place
+  number: number; // of all that the model found, from 1 on: what its label says where there is no room for words
   model: Model;
   colourIndex: number;
   present: boolean;
@@ -53,7 +55,7 @@ export const truthKey = (picture: Picture, expression: string) => `${picture.url
 export const truthsOf = ({ picture, expressions }: Question, truths: Truths) =>
   expressions.map((expression) => truths[truthKey(picture, expression)]).filter((box) => box !== undefined);
 
-export const expressionsOf = (text: string) => text.split("\n").flatMap((line) => line.trim() || []);
+export const expressionsOf = (rows: string[]) => [...new Set(rows.flatMap((row) => row.trim() || []))];
 
 export const responsesOf = ({ models, outcomes }: Question): GroundResponse[] =>
   models.flatMap(({ name }) => (outcomes[name] && "response" in outcomes[name] ? outcomes[name].response : []));
@@ -77,6 +79,7 @@ export function referentsOf(answer: Answer): Referent[] {
 /** For each expression, what each model that has answered found. */
 export function resultsOf(question: Question, threshold: number | null, truths: Truths): Result[][] {
   const { picture, expressions, models, outcomes } = question;
+  const numbers = models.map(() => 0);
   return expressions.map((text, expression) => {
     const truth = truths[truthKey(picture, text)];
     return models.flatMap((model, column) => {
@@ -87,15 +90,18 @@ export function resultsOf(question: Question, threshold: number | null, truths: 
       const places = referentsOf(answer).map((referent, index, { length }): Place => {
         const [box, point] = [referent.box_xyxy as Box | null, referent.point_xy as Point | null];
         const rank = length > 1 ? index + 1 : null;
+        const present = isPresent(referent, threshold);
+        if (present) numbers[column]!++;
         return {
           target: rank === null ? { expression } : { expression, model: model.name, rank },
           referent,
           box,
           point,
           rank,
+          number: numbers[column]!,
           model,
           colourIndex,
-          present: isPresent(referent, threshold),
+          present,
           fit: truth ? fit(truth, box, point) : null,
         };
       });
@@ -149,3 +155,42 @@ export function verdict({ answer, places, present }: Result): string {
   if (!present) return !places.length && answer.present !== false ? "no place in the answer" : "not in the picture";
   return places.length > 1 ? `${places.filter(({ present }) => present).length} found` : "found";
 }
+
+/** The highest score of what no model takes to be there; null without scores. */
+export function bestGuess(results: Result[][]) {
+  const scored = results
+    .flat()
+    .flatMap(({ answer, model, places }) =>
+      answer.score === null
+        ? []
+        : { score: answer.score, expression: answer.expression, model, hasPlace: places.length > 0 },
+    );
+  return scored.sort((a, b) => b.score - a.score)[0] ?? null;
+}
+
+/** Where a model looked for an expression. */
+export interface Warm {
+  cells: number[][];
+  frame: Box; // what they cover; it may reach beyond the picture
+  colourIndex: number;
+  expression: number;
+  model: string;
+}
+
+/** The heat maps of the answers that have one. */
+export const warmOf = ({ models, outcomes }: Question): Warm[] =>
+  models.flatMap(({ name }, column) => {
+    const outcome = outcomes[name];
+    if (!outcome || "failure" in outcome) return [];
+    return outcome.response.results.flatMap(({ heatmap, heatmap_xyxy }, expression) =>
+      heatmap && heatmap_xyxy
+        ? {
+            cells: heatmap,
+            frame: heatmap_xyxy as Box,
+            colourIndex: models.length > 1 ? column : expression,
+            expression,
+            model: name,
+          }
+        : [],
+    );
+  });

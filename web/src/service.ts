@@ -41,17 +41,34 @@ export const keepApiKey = (key: string) => sessionStorage.setItem(KEY, key.trim(
 
 /** What the model answers with, in words. */
 export const givesOf = ({ gives, several }: Model) =>
-  `${several ? "any number of" : "one"} ${several ? gives : gives.slice(0, -1)} for each expression`;
+  `${several ? `any number of ${gives}` : { boxes: "one box", points: "one point" }[gives]} for each expression`;
 
 export const models = async () => (await ask<Schemas["ServedModels"]>("v1/models")).models;
 export const metadata = () => ask<Metadata>("v1/metadata");
 
+export const MOST_INSTANCES = 64;
+
+/** What may be asked for beside the expressions; models that have no use for it ignore it. */
+export interface Options {
+  maxInstances: number | null; // of each expression; null: the model's own limit
+  heatmap: boolean;
+}
+
 /** Where in the image file is what each expression refers to? Throws ServiceError, and AbortError by the signal. */
-export function ground(image: Blob, name: string, expressions: string[], model: string, signal: AbortSignal) {
+export function ground(
+  image: Blob,
+  name: string,
+  expressions: string[],
+  model: string,
+  { maxInstances, heatmap }: Options,
+  signal: AbortSignal,
+) {
   const body = new FormData();
   body.append("image", image, name);
   body.append("model", model);
   for (const expression of expressions) body.append("expression", expression);
+  if (maxInstances !== null) body.append("max_instances", String(maxInstances));
+  if (heatmap) body.append("heatmap", "true");
   return ask<GroundResponse>("v1/ground", { method: "POST", body, signal });
 }
 

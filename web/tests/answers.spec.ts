@@ -3,7 +3,20 @@ import type { Page } from "@playwright/test";
 import { join } from "node:path";
 import { contains, type Box, type Point } from "../src/boxes";
 import type { Answer, GroundResponse, Model, Referent } from "../src/service";
-import { ask, checkAxe, copied, expect, onScreen, picture, rows, SAMPLES, test, type Stack } from "./stack";
+import {
+  ask,
+  checkAxe,
+  copied,
+  expect,
+  onScreen,
+  picture,
+  rows,
+  SAMPLES,
+  saved,
+  test,
+  words,
+  type Stack,
+} from "./stack";
 
 const SCENE = "scene-2.jpg";
 const SIZE = { width: 175, height: 288 };
@@ -87,11 +100,13 @@ for (const [device, size] of [
     await expect(points(page)).toHaveCount(3);
     await expect(lines(page)).toHaveCount(0);
     for (const [index, [x, y]] of places.entries()) {
-      const { width, height, ...corner } = (await points(page).nth(index).boundingBox())!;
-      const [left, top] = await onScreen(page, [x, y, x, y], SIZE);
-      expect(Math.abs(corner.x + width / 2 - left)).toBeLessThan(1.5);
-      expect(Math.abs(corner.y + height / 2 - top)).toBeLessThan(1.5);
-      expect(width).toBeGreaterThan(18); // on every screen
+      const off = async () => {
+        const { width, height, ...corner } = (await points(page).nth(index).boundingBox())!;
+        const [left, top] = await onScreen(page, [x, y, x, y], SIZE);
+        expect(width).toBeGreaterThan(17); // on every screen
+        return Math.hypot(corner.x + width / 2 - left, corner.y + height / 2 - top);
+      };
+      await expect.poll(off).toBeLessThan(1.5);
       await expect(rows(page).nth(index)).toContainText((0.9 - index / 10).toFixed(2));
     }
     await expect(page.getByRole("img", { name: "Points: thing 0, thing 1, thing 2" })).toBeVisible();
@@ -161,7 +176,7 @@ for (const [gives, place, marks] of [
 
     await places.nth(1).hover(); // one of them
     await expect(page.locator(".label:not(.faded)")).toHaveText(/^2/);
-    await rows(page).nth(0).getByRole("heading").hover(); // all of them
+    await words(page).first().hover(); // all of them
     await expect(page.locator(".label:not(.faded)")).toHaveCount(3);
 
     const before = (await picture(page).boundingBox())!.width;
@@ -261,11 +276,11 @@ test("a model of points and one of several boxes are compared", async ({ page, o
   );
   await page.goto(one.url);
   await expect(
-    page.getByText("pointer gives one point for each expression. It knows: what people point at"),
+    page.getByText("pointer knows what people point at. It gives one point for each expression."),
   ).toBeVisible();
   await page.getByRole("checkbox", { name: "finder" }).check();
   await page.getByLabel("Picture file").setInputFiles(join(SAMPLES, SCENE));
-  await page.getByLabel("What to look for").fill("a card\nthe swan");
+  await words(page).first().fill("a card\nthe swan");
   await page.getByRole("button", { name: "Find" }).click();
   const figure = (model: string) => page.getByRole("figure").filter({ hasText: model });
   await expect(figure("pointer").locator(".point")).toHaveCount(1);
@@ -311,6 +326,50 @@ test("what is copied has every referent, points too", async ({ page, one }) => {
   await page.getByRole("slider").fill("0.5");
   expect(JSON.parse(await copied(page, "COCO")).annotations).toEqual([first, { ...swan, id: 2 }]);
   expect(await copied(page, "Python")).toContain("referent.box_xyxy or referent.point_xy");
+});
+
+test("a limit and a heat map are asked for where the model has them", async ({ page, one }) => {
+  const cells = Array.from({ length: 6 }, (_, y) => Array.from({ length: 6 }, (_, x) => (x === 4 && y === 1 ? 1 : 0)));
+  const warm = { heatmap: cells, heatmap_xyxy: [-56.5, 0, 231.5, 288] };
+  const answers = [answer("the cards", [boxed([10, 20, 40, 60], 0.9)], warm), answer("the swan", [])];
+  await answered(page, one, { several: true, heatmaps: true, knows: `${"many things and ".repeat(20)}more` }, answers);
+  const asked = page.waitForRequest("**/v1/ground");
+  await page.getByLabel("At most").fill("5");
+  await page.getByLabel("Show where it looked").check(); // and asks again
+  const form = await new Response(new Uint8Array((await asked).postDataBuffer()!), {
+    headers: { "Content-Type": (await asked).headers()["content-type"]! },
+  }).formData();
+  expect([form.get("max_instances"), form.get("heatmap")]).toEqual(["5", "true"]);
+  await expect(page.locator("canvas.heat")).toHaveCount(1);
+  const [x1, y1, x2, y2] = await onScreen(page, [-56.5, 0, 231.5, 288], SIZE);
+  const heat = (await page.locator("canvas.heat").boundingBox())!;
+  for (const [side, expected] of [
+    [heat.x, x1],
+    [heat.y, y1],
+    [heat.width, x2 - x1],
+    [heat.height, y2 - y1],
+  ] as const)
+    expect(Math.abs(side - expected)).toBeLessThan(1);
+  await expect(page.getByText("knows many things and")).toBeVisible();
+  await page.getByText("All that it knows").click();
+  await expect(page.locator("form details[open]")).toContainText("and more");
+  expect((await saved(page, "PNG")).content.length).toBeGreaterThan(10_000);
+});
+
+test("where there is no room for words, labels are numbers, and rows have the same", async ({ page, one }) => {
+  const long = (index: number) => `the one of many things in the middle, that has the number ${index}`;
+  const answers = Array.from({ length: 14 }, (_, index) => answer(long(index), [boxed([80, 140, 90, 150], 0.5)]));
+  await page.setViewportSize(PHONE);
+  await answered(page, one, {}, answers);
+  const labels = page.locator(".label");
+  await expect(labels).toHaveCount(14);
+  const boxes = await Promise.all((await labels.all()).map(async (label) => (await label.boundingBox())!));
+  for (const [index, a] of boxes.entries())
+    for (const b of boxes.slice(index + 1))
+      expect(a.x + a.width <= b.x + 1 || b.x + b.width <= a.x + 1 || a.y + a.height <= b.y + 1 || b.y + b.height <= a.y + 1).toBe(true); // prettier-ignore
+  await expect(rows(page).nth(13).locator(".number")).toHaveText("14");
+  const { content } = await saved(page, "PNG");
+  expect(content.readUInt32BE(20)).toBeGreaterThan(SIZE.height); // a legend below
 });
 
 for (const colorScheme of ["light", "dark"] as const) {

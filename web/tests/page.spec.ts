@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { iou, type Box } from "../src/boxes";
-import { ask, BIN, ROOT, checkAxe, copied, expect, onScreen, picture, rows, SAMPLES, test } from "./stack";
+import { ask, BIN, ROOT, checkAxe, copied, expect, onScreen, picture, rows, SAMPLES, test, words } from "./stack";
 
 const SCENE = "scene-2.jpg";
 const WORDS = ["the pumpkin", "the swan", "the rocket"]; // the last one is not there
@@ -138,7 +138,7 @@ test("two models are compared, side by side and on one picture", async ({ page, 
   await page.goto(two.url);
   await page.getByRole("checkbox", { name: "strict" }).check();
   await page.getByLabel("Picture file").setInputFiles(join(SAMPLES, SCENE));
-  await page.getByLabel("What to look for").fill("the pumpkin\nthe swan");
+  await words(page).first().fill("the pumpkin\nthe swan");
   await expect(page.getByRole("button", { name: "Find" })).toBeEnabled();
   await page.keyboard.press("Enter");
   await expect(page.locator("[data-model=strict].score").first()).toBeVisible();
@@ -201,7 +201,7 @@ test("files are pasted, dropped, and taken by the camera", async ({ page, one })
     );
     await expect(picture(page)).toHaveAccessibleName(`The picture, ${type}.jpg`);
   }
-  await page.getByRole("button", { name: "Camera" }).click();
+  await page.getByRole("button", { name: "Camera", exact: true }).click();
   await page.getByRole("button", { name: "Take the picture" }).click();
   await expect(picture(page)).toHaveAccessibleName("The picture, camera.jpg");
 });
@@ -215,12 +215,12 @@ test("a picture taken while another is asked about stays", async ({ page, one })
   });
   await page.getByRole("button", { name: "Find" }).click();
   await expect(page.getByRole("button", { name: "Looking…" })).toBeVisible();
-  await expect(rows(page)).toHaveCount(WORDS.length); // the answer before
+  await expect(page.getByRole("heading", { name: "2 of 3 found" })).toBeVisible(); // the answer before
   await page.getByLabel("Picture file").setInputFiles(join(SAMPLES, "scene-1.jpg"));
   await expect(page.getByRole("button", { name: "Find" })).toBeVisible();
   release();
   await expect(picture(page)).toHaveAccessibleName("The picture, scene-1.jpg");
-  await expect(rows(page)).toHaveCount(0);
+  await expect(page.getByRole("heading", { name: "What to look for" })).toBeVisible();
 });
 
 test("the visit is remembered", async ({ page, one }) => {
@@ -228,8 +228,8 @@ test("the visit is remembered", async ({ page, one }) => {
   await page.getByRole("button", { name: "Sample 3" }).click();
   await expect(page.getByRole("button", { name: "scene-3.jpg: " })).toHaveAttribute("aria-current", "true");
   await page.getByRole("button", { name: `${SCENE}: ${WORDS.join(", ")}` }).click();
-  await expect(rows(page)).toHaveText(WORDS.map((expression) => new RegExp(expression)));
-  await expect(page.getByLabel("What to look for")).toHaveValue(WORDS.join("\n"));
+  await expect(rows(page)).toHaveCount(WORDS.length);
+  for (const [index, expression] of WORDS.entries()) await expect(words(page).nth(index)).toHaveValue(expression);
   await expect(lines(page)).toHaveCount(2);
 });
 
@@ -260,11 +260,12 @@ test("what is copied is the answer, and commands that give it again", async ({ p
 test("copying works where browsers withhold the clipboard, over plain http", async ({ page, one }) => {
   await page.addInitScript(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
   await ask(page, one, SCENE, WORDS);
-  await page.getByRole("button", { name: "JSON" }).click();
-  await page.getByLabel("What to look for").focus();
+  await page.getByRole("group", { name: "Copy as" }).getByRole("button", { name: "JSON" }).click();
+  await words(page).first().focus();
   await page.keyboard.press("ControlOrMeta+a");
-  await page.keyboard.press("ControlOrMeta+v");
-  await expect(page.getByLabel("What to look for")).toHaveValue(/"digest": "sha256:/);
+  await page.keyboard.press("ControlOrMeta+v"); // a row for each line
+  const typed = () => words(page).evaluateAll((fields) => fields.map((field) => (field as HTMLTextAreaElement).value));
+  await expect.poll(async () => (await typed()).join()).toContain('"digest": "sha256:');
 });
 
 test("what is no picture is refused in plain words", async ({ page, one }) => {
@@ -281,7 +282,7 @@ test("a problem of the service is shown with what to do", async ({ page, one }) 
   await page.goto(one.url);
   const gif = Buffer.from("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7", "base64"); // browsers show it
   await page.getByLabel("Picture file").setInputFiles({ name: "dot.gif", mimeType: "image/gif", buffer: gif });
-  await page.getByLabel("What to look for").fill("the dot");
+  await words(page).first().fill("the dot");
   await page.getByRole("button", { name: "Find" }).click();
   await expect(notice(page)).toContainText("Not an image of a supported format");
   await expect(notice(page)).toContainText("Change the picture or the words");
@@ -299,7 +300,7 @@ test("a service that goes away is said to be, and found again", async ({ page, s
   await start({}, undefined, first.port);
   await expect(page.getByRole("region", { name: "Picture" }).getByRole("alert")).toHaveCount(0);
   await page.getByRole("button", { name: "Try again" }).click();
-  await expect(rows(page)).toHaveCount(WORDS.length);
+  await expect(page.getByRole("heading", { name: "2 of 3 found" })).toBeVisible();
 });
 
 test("a key is asked for, and Retry-After is waited for", async ({ page, start }) => {
@@ -339,13 +340,19 @@ test("all of it works by keys, with the focus in sight", async ({ page, one }) =
   await go(/^Sample 2/);
   await page.keyboard.press("Enter");
   await expect(page.getByRole("heading", { name: /found/ })).toBeVisible();
-  await go("What to look for", "textbox");
+  for (let count = 5; count > 1; count--) {
+    await go("What to look for, 1", "textbox");
+    await page.keyboard.press("ControlOrMeta+a");
+    await page.keyboard.press("Backspace");
+    await page.keyboard.press("Backspace"); // and the empty row
+    await expect(rows(page)).toHaveCount(count - 1);
+  }
   await page.keyboard.press("ControlOrMeta+a");
   await page.keyboard.type("the pumpkin");
   await page.keyboard.press("Shift+Enter");
   await page.keyboard.type("the swan");
   await page.keyboard.press("Enter");
-  await expect(rows(page)).toHaveCount(2);
+  await expect(page.getByRole("heading", { name: "2 of 2 found" })).toBeVisible();
   await go("Look closely at the swan");
   await page.keyboard.press("Enter");
   await expect(page.getByRole("button", { name: "Whole picture" })).toBeVisible();
@@ -356,7 +363,7 @@ test("all of it works by keys, with the focus in sight", async ({ page, one }) =
   for (const press of ["ArrowUp", "ArrowRight", "Shift+ArrowLeft", "Shift+ArrowUp", "Enter"])
     await page.keyboard.press(press);
   await expect(rows(page).nth(1)).toContainText("IoU");
-  await go(/In the picture/, "slider");
+  await go(/Counts as there/, "slider");
   await page.keyboard.press("End");
   await expect(page.getByRole("heading", { name: "0 of 2 found" })).toBeVisible();
 });
@@ -372,9 +379,9 @@ test("it fits a phone", async ({ page, two }) => {
   await expect(page.locator("[data-model=strict].score").first()).toBeVisible();
   await page.getByText("mini version").click();
   await fits();
-  await page.getByLabel("What to look for").fill("long".repeat(60));
+  await words(page).first().fill("long".repeat(60));
   await page.getByRole("button", { name: "Find" }).click();
-  await expect(rows(page)).toHaveCount(1);
+  await expect(page.getByRole("button", { name: "Find" })).toBeVisible();
   await fits();
 });
 

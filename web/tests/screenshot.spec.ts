@@ -9,8 +9,8 @@ test("the page with a sample", async ({ page, one }) => {
   await page.goto(one.url);
   await page.getByRole("button", { name: "Sample 4" }).click();
   await expect(page.getByRole("heading", { name: /found/ })).toBeVisible();
-  await page.getByRole("button", { name: "Sample 2" }).click();
-  await expect(page.getByRole("heading", { name: "the pumpkin" })).toBeVisible();
+  await page.getByRole("button", { name: "Sample 7" }).click();
+  await expect(page.getByRole("img", { name: /the teapot/ })).toBeVisible();
   await page.mouse.move(0, 0);
   const browser = await page.context().newCDPSession(page);
   const { data } = await browser.send("Page.captureScreenshot", { format: "webp", quality: 90 });

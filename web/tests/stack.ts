@@ -116,14 +116,17 @@ export async function ask(page: Page, stack: Stack, picture: string | Buffer, ex
   await page.goto(stack.url);
   const file = typeof picture === "string" ? join(SAMPLES, picture) : { name: "p.jpg", mimeType: "", buffer: picture };
   await page.getByLabel("Picture file").setInputFiles(file);
-  await page.getByLabel("What to look for").fill(expressions.join("\n"));
+  await words(page).first().fill(expressions.join("\n"));
   await expect(page.getByRole("button", { name: "Find" })).toBeEnabled();
   await page.keyboard.press("Enter");
-  await expect(rows(page)).toHaveCount(expressions.length);
+  await expect(page.getByRole("heading", { name: new RegExp(`of ${expressions.length} found`) })).toBeVisible();
 }
 
-/** The results, one an expression. */
-export const rows = (page: Page) => page.getByRole("list", { name: "Results" }).locator("> li");
+/** The fields of the expressions. */
+export const words = (page: Page) => page.getByLabel(/^What to look for/);
+
+/** The rows of the expressions with what was found. */
+export const rows = (page: Page) => page.getByRole("list", { name: "Expressions" }).locator("> li");
 
 export const picture = (page: Page) => page.getByRole("img", { name: "The picture" });
 
@@ -140,9 +143,17 @@ export async function onScreen(
 
 /** What the button of the format puts on the clipboard. */
 export async function copied(page: Page, format: string): Promise<string> {
-  await page.getByRole("button", { name: format, exact: true }).click();
+  await page.getByRole("group", { name: "Copy as" }).getByRole("button", { name: format, exact: true }).click();
   await expect(page.getByText(`${format} copied`)).toBeVisible();
   return page.evaluate(() => navigator.clipboard.readText());
+}
+
+/** The file that the button of the format saves. */
+export async function saved(page: Page, format: string): Promise<{ name: string; content: Buffer }> {
+  const downloading = page.waitForEvent("download");
+  await page.getByRole("group", { name: "Save as" }).getByRole("button", { name: format, exact: true }).click();
+  const download = await downloading;
+  return { name: download.suggestedFilename(), content: readFileSync(await download.path()) };
 }
 
 export async function checkAxe(page: Page): Promise<void> {

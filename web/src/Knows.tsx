@@ -1,0 +1,67 @@
+/** What the models know, and why nothing may have been found. */
+import { bestGuess, type Question, type Result } from "./questions";
+import { givesOf, type Model } from "./service";
+
+const SENTENCE = 140; // characters of what a model knows that are shown without being asked for
+
+export function Knows({ models }: { models: Model[] }) {
+  return models.map((model) => {
+    const { knows, name } = model;
+    const gives = `It gives ${givesOf(model)}.`;
+    if (!knows)
+      return (
+        <p key={name} className="hint">
+          {name} does not say what it knows. {gives}
+        </p>
+      );
+    const end = knows.length <= SENTENCE ? knows.length : knows.lastIndexOf(" ", SENTENCE);
+    return (
+      <div key={name} className="hint">
+        <p>
+          <b>{name}</b> knows {knows.slice(0, end).replace(/[.,;:\s]+$/, "")}
+          {end < knows.length ? "…" : "."} {gives}
+        </p>
+        {end < knows.length && (
+          <details>
+            <summary>All that it knows</summary>
+            {knows}
+          </details>
+        )}
+      </div>
+    );
+  });
+}
+
+interface NothingProps {
+  question: Question;
+  results: Result[][];
+  threshold: number | null;
+  onThreshold: (threshold: number) => void;
+}
+
+/** Where no expression was found: why that may be, and what to do. */
+export function Nothing({ question, results, threshold, onThreshold }: NothingProps) {
+  const best = bestGuess(results);
+  const limit = threshold ?? best?.model.present_threshold ?? null;
+  return (
+    <div className="nothing">
+      <p>
+        {results.length === 1 ? "The model takes it to be absent." : "The model takes all of them to be absent."}
+        {best && limit !== null && (
+          <>
+            {" "}
+            Its best score is {best.score.toFixed(2)}, for {best.expression}; from {limit.toFixed(2)} on it counts as
+            there.
+          </>
+        )}
+      </p>
+      <p>Either they are not in the picture, or the model does not know these words or pictures of this kind.</p>
+      <Knows models={question.models} />
+      {best?.hasPlace && (
+        <button type="button" onClick={() => onThreshold(0)}>
+          Show its best guesses
+        </button>
+      )}
+    </div>
+  );
+}
