@@ -59,8 +59,10 @@ class Drawn:
     is_first: bool
 
 
-def draw(image: Image.Image, answers: Sequence[Answer]) -> Image.Image:
+def draw(image: Image.Image, answers: Sequence[Answer], truths: Sequence[Box] = ()) -> Image.Image:
     """A copy of the RGB image with a box or a dot and a label for each referent; a colour an expression.
+
+    True boxes (x1, y1, x2, y2) in pixels are white dashes.
 
     An answer's heat map lies below them. Labels lie on no other label and inside the image. Where there is no room
     for an expression's words, its label is a number, and a legend below the image has the words: then the result is
@@ -76,6 +78,8 @@ def draw(image: Image.Image, answers: Sequence[Answer]) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
     for each, mark in sorted(zip(drawn, marks, strict=True), key=lambda pair: -_area(pair[1].box_xyxy)):
         _outline(pen, each, mark, style)
+    for box in truths:
+        _dashes(pen, box, style)
     for each, mark, label in zip(drawn, marks, labels, strict=True):
         if label and label.is_led:
             _lead(pen, mark, label, colour(each.expression), style)
@@ -173,6 +177,20 @@ def _outline(pen: ImageDraw.ImageDraw, drawn: Drawn, mark: Mark, style: Style) -
         pen.circle(drawn.point_xy, style.dot + 2 * style.halo, fill=HALO)
         pen.circle(drawn.point_xy, style.dot + style.halo, fill=PAPER)
         pen.circle(drawn.point_xy, style.dot, fill=tint, outline=HALO, width=style.halo)
+
+
+def _dashes(pen: ImageDraw.ImageDraw, box: Box, style: Style) -> None:
+    reach = style.line / 2 + style.halo
+    pen.rectangle(_whole(_grown(box, reach)), outline=HALO, width=style.line + 2 * style.halo)
+    x1, y1, x2, y2 = box
+    dash = 3 * style.line
+    for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
+        (x, y), (across, down) = start, (end[0] - start[0], end[1] - start[1])
+        steps = max(1, round(math.hypot(across, down) / (2 * dash)))
+        for step in range(steps):
+            share, until = step / steps, (step + 0.6) / steps
+            ends = [(x + across * share, y + down * share), (x + across * until, y + down * until)]
+            pen.line(ends, fill=PAPER, width=style.line)
 
 
 def _lead(pen: ImageDraw.ImageDraw, mark: Mark, label: Label, tint: Colour, style: Style) -> None:

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic import PrivateAttr
 from referent.client.drawing import draw
 from referent.core.answers import Answer, Referent
 from referent.core.api import GroundResponse
+from referent.core.boxes import Box
 from referent.core.sources import ImageSource, held, is_url, picture_of
 
 if TYPE_CHECKING:
@@ -41,15 +43,18 @@ class Grounding(GroundResponse):
         self._elapsed_ms = elapsed_ms
         return self
 
-    def plot(self, image: ImageSource | None = None) -> Image.Image:
+    def plot(self, image: ImageSource | None = None, truths: Sequence[Box] = ()) -> Image.Image:
         """The image with a box or dot and a label for each referent; `image` where it was given by URL before.
+
+        True boxes (x1, y1, x2, y2) in pixels are white dashes. Where there is no room for an expression's words, a
+        legend below the image has them, and the result is larger than the image.
 
         Raises ValueError, and OSError for a file that can't be read any more.
         """
         source = self._image if image is None else image
         if source is None:
             raise ValueError("the answer has no image: give it here")
-        return draw(picture_of(source), self.results)
+        return draw(picture_of(source), self.results, truths)
 
     def to_supervision(self) -> "supervision.Detections | supervision.KeyPoints":
         """A row for each referent: `Detections` of boxes, `KeyPoints` (one each) of points.

@@ -1,8 +1,9 @@
-"""`referent demo`: a Gradio page that asks a running service: models side by side, IoU with boxes that one knows."""
+"""`referent demo`: a Gradio page that asks a running service: models side by side, IoU with true boxes."""
 
 import json
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 64
 REQUESTS_AT_A_TIME = 4
+FIRST = ("baseline", "frozen", "main")  # the models of visual-grounding-api, as its own page has them side by side
+HOW_TO_DRAW = "To draw a true box, click on two opposite corners in the picture."
+CORNER = "The first corner is at {}, {}: click on the opposite one."
 HEADERS = ["model", *COLUMNS, "IoU", "ms"]
 
 
@@ -43,6 +47,15 @@ def demo(
         raise failure(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What one model answered."""
+
+    picture: Image.Image  # with its referents, and the true boxes in white dashes
+    caption: str
+    text: str  # what it wrote, of models that answer in text
+
+
 def build(client: Client) -> "gradio.Blocks":
     """The page, for the models that the service has now.
 
@@ -50,35 +63,62 @@ def build(client: Client) -> "gradio.Blocks":
     """
     import gradio  # here, since it takes seconds
 
-    models = client.models()
+    models = sorted(client.models(), key=lambda model: FIRST.index(model.name) if model.name in FIRST else len(FIRST))
     names = [model.name for model in models]
-    defaults = [model.name for model in models if model.default] or names
+    beside = [name for name in names if name in FIRST]
+    defaults = beside or [model.name for model in models if model.default] or names
 
-    def answer(
-        image: str | None, expressions: str, chosen: list[str], truth: str
-    ) -> tuple[list[tuple[Image.Image, str]], list[list[str]]]:
-        """A picture a model, and a row a model and expression."""
+    def answer(image: str | None, expressions: str, chosen: list[str], truth: str) -> list[Any]:
+        """The table of all models; then a picture, and what it wrote, of each model."""
         try:
-            return ground(client, image, expressions.splitlines(), chosen, truth.splitlines())
+            shown, rows = ground(client, image, expressions.splitlines(), chosen, truth.splitlines())
         except (OSError, ValueError, ServiceError) as error:
             raise gradio.Error(str(error), print_exception=False) from error
+        outputs: list[Any] = [rows]
+        for name in names:
+            if each := shown.get(name):
+                outputs.append(gradio.update(value=each.picture, label=each.caption, visible=True))
+                outputs.append(gradio.update(value=each.text, visible=bool(each.text)))
+            else:
+                outputs += [gradio.update(value=None, visible=False), gradio.update(visible=False)]
+        return outputs
+
+    def click(
+        truth: str, expressions: str, corner: tuple[int, int] | None, event: gradio.SelectData
+    ) -> tuple[str, tuple[int, int] | None, str]:
+        """A first corner, and then the box in the first line that has none."""
+        x, y = event.index
+        if corner is None:
+            return truth, (x, y), CORNER.format(x, y)
+        return with_box(truth, expressions, corner, (x, y)), None, HOW_TO_DRAW
 
     page = gradio.Blocks(title="Referent", analytics_enabled=False)
     with page:
         gradio.Markdown("# Referent\nWhere in this image is what these words refer to?")
         with gradio.Row():
-            image = gradio.Image(type="filepath", label="Image")
-            pictures = gradio.Gallery(label="Found", columns=2, object_fit="contain")
+            with gradio.Column():
+                image = gradio.Image(type="filepath", label="Image")
+                hint = gradio.Markdown(HOW_TO_DRAW)
+            with gradio.Column():
+                expressions = gradio.Textbox(label="What to look for: one expression on each line", lines=3)
+                truth = gradio.Textbox(
+                    label="True boxes, where you know them: x1, y1, x2, y2 on the same lines", lines=3
+                )
+                chosen = gradio.CheckboxGroup(names, value=defaults, label="Models")
+                button = gradio.Button("Find", variant="primary")
+        outputs = []
         with gradio.Row():
-            expressions = gradio.Textbox(label="What to look for: one expression on each line", lines=3)
-            truth = gradio.Textbox(label="Where you know it: x1, y1, x2, y2 in pixels, in the same lines", lines=3)
-        chosen = gradio.CheckboxGroup(names, value=defaults, label="Models")
-        button = gradio.Button("Find", variant="primary")
+            for name in names:
+                with gradio.Column(min_width=240):
+                    outputs.append(gradio.Image(label=name, interactive=False, visible=name in defaults))
+                    outputs.append(gradio.Textbox(label=f"What {name} wrote", lines=2, visible=False))
         table = gradio.Dataframe(headers=HEADERS, label="Boxes", interactive=False)
+        corner = gradio.State(None)
+        image.select(click, [truth, expressions, corner], [truth, corner, hint], api_visibility="private")
         button.click(
             answer,
             [image, expressions, chosen, truth],
-            [pictures, table],
+            [table, *outputs],
             api_name="ground",
             concurrency_limit=REQUESTS_AT_A_TIME,
         )
@@ -90,8 +130,8 @@ def build(client: Client) -> "gradio.Blocks":
 
 def ground(
     client: Client, image: str | None, expressions: list[str], models: list[str], truth: list[str]
-) -> tuple[list[tuple[Image.Image, str]], list[list[str]]]:
-    """A picture with a caption for each model, and a row of `HEADERS` for each model and expression.
+) -> tuple[dict[str, Shown], list[list[str]]]:
+    """What each model answers, by its name, and a row of `HEADERS` for each model and referent.
 
     Raises ValueError for what is missing or wrong, and as `Client.ground` does.
     """
@@ -99,18 +139,31 @@ def ground(
     asked.pop("", None)
     if not image or not asked or not models:
         raise ValueError("give an image, something to look for, and a model")
-    pictures, rows = [], []
+    truths = [tuple(box.tolist()) for box in asked.values() if box is not None]
+    shown, rows = {}, []
     for model in models:
         found = client.ground(image, list(asked), model)
         ms = f"{found.timings_ms.total:.0f}"
-        pictures.append((found.plot(), f"{found.model} version {found.version}, {ms} ms"))
+        text = "\n".join(f"{result.expression}: {result.text}" for result in found.results if result.text is not None)
+        shown[model] = Shown(found.plot(truths=truths), f"{found.model} version {found.version}, {ms} ms", text)
         for result in found.results:
             for referent, cells in zip(result.referents or (result,), rows_of(result), strict=True):
                 known = asked[result.expression]
                 comparable = known is not None and referent.box_xyxy is not None
                 overlap = f"{iou(np.array(referent.box_xyxy), known):.2f}" if comparable else ""
                 rows.append([model, *cells, overlap, ms])
-    return pictures, rows
+    return shown, rows
+
+
+def with_box(truth: str, expressions: str, corner: tuple[int, int], other: tuple[int, int]) -> str:
+    """The lines of true boxes with that of two corners in the first expression's line that has none; else the last."""
+    lines = truth.splitlines()
+    count = max(1, len(expressions.rstrip().splitlines()))
+    lines += [""] * (count - len(lines))
+    free = next((index for index, line in enumerate(lines[:count]) if not line.strip()), count - 1)
+    sides = [sorted(pair) for pair in zip(corner, other, strict=True)]
+    lines[free] = ", ".join(str(round(sides[axis][end])) for end in (0, 1) for axis in (0, 1))
+    return "\n".join(lines)
 
 
 def parse_box(text: str) -> Floats | None:

@@ -66,6 +66,11 @@ def test_a_dot_is_drawn_above_boxes_and_no_label_is_on_it() -> None:
     assert drawn.getpixel(point) == colour(0)
 
 
+def test_a_true_box_is_dashed() -> None:
+    row = [draw(Image.new("RGB", SIZE, "#808080"), [], [BOX]).getpixel((x, BOX[1])) for x in range(BOX[0], BOX[2])]
+    assert {WHITE, (0, 0, 0)} == set(row)
+
+
 def test_a_legend_below_the_picture_has_the_words_that_find_no_room() -> None:
     narrow = Image.new("RGB", (30, 100), "white")
     drawn = draw(narrow, [box_answer("the second cat from the left", (2, 2, 25, 90), 0.5, True)])

@@ -192,7 +192,7 @@ def test_the_demo_shows_and_compares_what_the_service_answers(gateway: httpx.Cli
             page = demo.stdout.readline().removeprefix("The demo is at ").strip()
             assert "Where in this image is what these words refer to?" in httpx.get(page).text
             asking = gradio_client.Client(page, verbose=False)
-            pictures, table = asking.predict(
+            table, *shown = asking.predict(
                 gradio_client.handle_file(image), expressions, ["mini", "tiny"], boxes, api_name="/ground"
             )
             with pytest.raises(gradio_client.exceptions.AppError, match="give an image"):
@@ -200,7 +200,8 @@ def test_the_demo_shows_and_compares_what_the_service_answers(gateway: httpx.Cli
         finally:
             demo.terminate()
         answer = service.ground(image, expressions.splitlines(), "mini")
-    assert [picture["caption"].split()[0] for picture in pictures] == ["mini", "tiny"]
+    pictures = [each for each in shown[::2] if each["visible"]]
+    assert [each["label"].split()[0] for each in pictures] == ["mini", "tiny"]
     rows = [dict(zip(table["headers"], row, strict=True)) for row in table["data"]]
     assert len(rows) == 2 * len(answer.results)
     for row, result, box in zip(rows, answer.results, boxes.splitlines(), strict=False):
