@@ -76,7 +76,7 @@ def mini_spec() -> CheckpointSpec:
     )  # fmt: skip
     return CheckpointSpec(
         image=mini.IMAGE, image_tokens=mini.IMAGE_TOKENS, box_frame="transformed", prompt=prompt,
-        buckets=mini.BUCKETS, present_threshold=None, base=BASE_DIRECTORY, head_dropout=0.0,
+        buckets=mini.BUCKETS, knows=mini.KNOWS, present_threshold=None, base=BASE_DIRECTORY, head_dropout=0.0,
     )  # fmt: skip
 
 

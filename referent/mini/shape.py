@@ -11,6 +11,10 @@ IMAGE_TOKENS = (IMAGE.size // ConvStem.STRIDE) ** 2
 VOCABULARY_SIZE = 1280  # 256 of them are bytes
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "[LOC]")
 TEMPLATE = "<image>{expression}[LOC]"
+KNOWS = (
+    "255 things drawn as icons (animals, food, tools, vehicles and more) and six ranks of playing cards, by name, "
+    "position, size, order and relation"
+)
 BUCKETS = (Bucket(160, 1), Bucket(192, 4), Bucket(256, 8), Bucket(384, 16))
 
 
