@@ -47,6 +47,11 @@ class Load:
         return Counter(answer.status for answer in self.answers if answer.due_s >= 0)
 
     @property
+    def failed(self) -> int:
+        """Answers that are not 200, or did not come."""
+        return self.statuses.total() - self.statuses[200]
+
+    @property
     def per_s(self) -> float:
         """Answers with 200, a second."""
         return self.goodput(math.inf)

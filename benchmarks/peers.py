@@ -173,10 +173,6 @@ def _distance(a: float, b: float) -> float:
     return abs(a - b)
 
 
-def _failed(load: Load) -> int:
-    return load.statuses.total() - load.statuses[200]
-
-
 def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--model-repository", type=Path, default=REPOSITORY)
@@ -203,7 +199,7 @@ def main() -> None:
         for (name, count), load in loads.items():
             ratio = loads[OURS, count].per_s / load.per_s if load.per_s else None
             row = {"server": name, "clients": count, "images/s": load.per_s, "(d) is times as fast": ratio}
-            closed_rows.append(row | {"failed": _failed(load)} | load.times())
+            closed_rows.append(row | {"failed": load.failed} | load.times())
         report.add("closed loop", closed_rows)
         best = {name: max(load.per_s for (own, _), load in loads.items() if own == name) for name in names}
         for title, rate in (
@@ -211,7 +207,7 @@ def main() -> None:
             ("half of the slowest", min(best.values()) / 2),
         ):
             calm = {name: opened(url, bodies, rate, arguments.seconds) for name, url in urls.items()}
-            rows = [{"server": name, "failed": _failed(load)} | load.times() for name, load in calm.items()]
+            rows = [{"server": name, "failed": load.failed} | load.times() for name, load in calm.items()]
             report.add(f"equal load, open loop, {rate:.1f} requests/s: {title}", rows)
         rows = []
         for name, url in urls.items():

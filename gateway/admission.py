@@ -49,7 +49,7 @@ class Admission:
             return
         headers, state = Headers(scope=scope), scope.setdefault("state", {})
         self._check_rate(scope)
-        held, received, expected, complete = 0, 0, 0, False
+        held, received, expected, complete, places = 0, 0, 0, False, 0
 
         def hold(more: int) -> None:
             nonlocal held
@@ -65,7 +65,19 @@ class Admission:
             hold(size - expected)
             expected = size
 
-        budget = state["budget"] = Budget(_timeout_s(headers, self._settings.deadline_s), hold)
+        def take(more: int) -> None:
+            nonlocal places
+            if self._requests + more > self._settings.max_inflight_requests:
+                raise OverloadedError(
+                    f"{self._requests} requests are being answered, all that it takes beside this one: try again soon"
+                )
+            self._requests += more
+            places += more
+
+        def weigh(requests: int) -> None:  # what weighs more than the limit is let in where it is alone
+            take(min(requests, self._settings.max_inflight_requests) - 1)
+
+        budget = state["budget"] = Budget(_timeout_s(headers, self._settings.deadline_s), hold, weigh)
 
         async def metered() -> Message:
             nonlocal received, complete
@@ -80,14 +92,12 @@ class Admission:
                 expect(received)
             return message
 
-        if self._requests >= self._settings.max_inflight_requests:
-            raise OverloadedError(f"{self._requests} requests are being answered, all that it takes: try again soon")
-        self._requests += 1
+        take(1)
         try:
             expect(int(headers.get("content-length", 0)))
             await self._app(scope, metered, send)
         finally:
-            self._requests -= 1
+            self._requests -= places
             self._bytes -= held
 
     def _check_rate(self, scope: Scope) -> None:

@@ -21,12 +21,13 @@ class SlowBodyError(DeadlineError):
 
 class Budget:
     """Ends `seconds` from now; make it in the event loop. `hold` reserves so many more bytes of what requests share,
-    until the request ends; it raises `gateway.admission.OverloadedError` if too few are left."""
+    and `weigh` says that one of its images costs as much as so many requests, until the request ends; both raise
+    `gateway.admission.OverloadedError` if too few are left."""
 
-    def __init__(self, seconds: float, hold: Callable[[int], None]) -> None:
+    def __init__(self, seconds: float, hold: Callable[[int], None], weigh: Callable[[int], None]) -> None:
         self._clock = asyncio.get_running_loop().time
         self.seconds, self._end = seconds, self._clock() + seconds
-        self.hold = hold
+        self.hold, self.weigh = hold, weigh
 
     def left_s(self) -> float:
         """What remains of the time; negative once it is over."""

@@ -83,6 +83,7 @@ class Pipeline:
         try:
             async with asyncio.timeout(budget.left_s()):
                 chosen = self._registry.get(model)
+                budget.weigh(chosen.processor.kind.requests(chosen.bundle, len(expressions), query.options))
                 data = await self._read(query.image, budget)
                 for tries_left in reversed(range(VERSION_TRIES)):
                     try:
@@ -98,6 +99,7 @@ class Pipeline:
                         await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
                         chosen = self._registry.get(model)
                 clock.enter("postprocess")
+                clock.parts(chosen.processor.kind.timings_ms(outputs))
                 results = chosen.processor.answers(prepared, outputs)
                 if all(result.finish_reason == "error" for result in results):
                     raise TritonUnavailableError("the passes of all expressions failed")

@@ -50,6 +50,14 @@ class Timings(BaseModel):
     decode: float
     preprocess: float
     inference: float = Field(description="transport, Triton's queues and the model")
+    prefill: float | None = Field(
+        default=None,
+        description="part of inference: reading image and words; absent unless the model writes its answers",
+        exclude_if=lambda ms: ms is None,
+    )
+    generation: float | None = Field(
+        default=None, description="part of inference: writing the answers; likewise", exclude_if=lambda ms: ms is None
+    )
     postprocess: float
     total: float
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from referent.core.api import Timings
 
@@ -24,6 +24,12 @@ class StageClock:
         self._seconds[self.stage] += seconds
         self._on_end(self.stage, seconds)
         self.stage = stage
+
+    def parts(self, milliseconds: Mapping[str, float]) -> None:
+        """Adds stages within one that is over."""
+        for stage, ms in milliseconds.items():
+            self._seconds[stage] += ms / 1000
+            self._on_end(stage, ms / 1000)
 
     def timings(self) -> Timings:
         """Ends the last stage."""

@@ -1,7 +1,7 @@
 """Grammars of answers in text: what a model may write (llguidance's Lark), and how it is read back.
 
 A label is the caller's text. It is escaped, and the grammar forces it, so that no label can break or extend an answer.
-Every list closes itself: no limit on tokens ever cuts it.
+Every list closes itself: the limit on its instances is part of the grammar, and none on tokens ever cuts it.
 """
 
 import json
@@ -36,6 +36,10 @@ class _Grammar(BaseModel, ABC):
     @abstractmethod
     def tokens(self, label_tokens: int, most: int) -> int:
         """At most so many tokens an answer has up to its last decision; what is forced after it is never computed."""
+
+    def tail(self, label_tokens: int) -> int:
+        """So many more it takes to see whether the model would go on beyond the limit."""
+        return 0
 
 
 class BoxGrammar(_Grammar):
@@ -162,6 +166,9 @@ class DetectionGrammar(_Grammar):
 
     def tokens(self, label_tokens: int, most: int) -> int:
         return most * 4 + (most - 1) * (label_tokens + len(" ; "))
+
+    def tail(self, label_tokens: int) -> int:
+        return label_tokens
 
     def read(self, text: str) -> list[Written]:
         """The boxes that have an area, in the order in which they were written."""

@@ -95,6 +95,10 @@ class Kind(ABC):
         Raises `referent.core.prompts.ExpressionError`.
         """
 
+    def requests(self, spec: ModelSpec, expressions: int, options: Options) -> int:
+        """As how many requests of one expression an image with so many counts, where a service is bounded."""
+        return 1
+
     def with_timeout(self, arrays: Arrays, timeout_s: float) -> Arrays:
         """The inputs of an inference that must not take longer, for a kind whose steps can heed that."""
         return arrays
@@ -102,6 +106,11 @@ class Kind(ABC):
     @abstractmethod
     def answers(self, spec: ModelSpec, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
         """An answer for each expression, from the outputs of each inference."""
+
+    def timings_ms(self, outputs: Sequence[Arrays]) -> dict[str, float]:
+        """The stages within inference that the outputs tell of, of inferences side by side the longest; fields of
+        `referent.core.api.Timings`."""
+        return {}
 
     @abstractmethod
     def check_golden(self, outputs: Sequence[Arrays]) -> None:

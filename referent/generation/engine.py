@@ -6,7 +6,8 @@ answer's last decision and all that is forced after it, and asks for its next de
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
@@ -69,23 +70,59 @@ class Decision(NamedTuple):
     mass: float
 
 
-class WrittenAnswer:
-    """One expression's answer as it is written. Raises ValueError for a grammar that llguidance refuses."""
+class Ask(NamedTuple):
+    """One thing that a pass is to tell: the best of the allowed tokens behind a place, and who wants to know."""
 
-    def __init__(self, tokenizer: LLTokenizer, lark: str, suffix: Sequence[int]) -> None:
+    place: int  # among the tokens that the row feeds
+    allowed: Bits  # at least V / 8 bytes
+    take: Callable[[int, float, float], None]  # its token, logprob and mass, as in `Decisions`
+
+
+class Doubt(NamedTuple):
+    """A place where the limit on instances keeps the model from a token."""
+
+    fed: int  # so many of the pending tokens stand before it
+    wished: Bits  # what would be allowed with one instance more
+    fits: Callable[[int], bool]  # whether the limit leaves a token
+
+
+class WrittenAnswer:
+    """One expression's answer as it is written.
+
+    `longer` is the grammar with one instance more, where the answer is a list: `finish_reason` is `length` where the
+    model wanted to write more than the limit lets it, `stop` where it ended of itself.
+    Raises ValueError for a grammar that llguidance refuses.
+    """
+
+    def __init__(self, tokenizer: LLTokenizer, lark: str, suffix: Sequence[int], longer: str = "") -> None:
         self._tokenizer, self._matcher = tokenizer, _compiled(tokenizer, lark).deep_copy()
+        self._longer = _compiled(tokenizer, longer).deep_copy() if longer else None
+        self._doubt: Doubt | None = None
         self.pending = list(suffix)  # tokens that no pass has fed yet
         self.position = 0  # of the first of them
         self.ids: list[int] = []
         self.decisions: list[Decision] = []
         self.finish_reason: FinishReason | Literal[""] = ""
+        self._ended: FinishReason = "stop"  # why it ends, once it does
         self._force()
 
-    def allowed(self) -> Bits:
-        """What may follow, a bit a token: at least V / 8 bytes."""
-        return np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+    def asks(self, first: int) -> list[Ask]:
+        """What the next pass is to tell; `first` is the place of the first pending token."""
+        asked = []
+        if self._doubt:
+            asked.append(Ask(first + self._doubt.fed - 1, self._doubt.wished, self._judge))
+        if not self._matcher.is_stopped():
+            asked.append(Ask(first + len(self.pending) - 1, _bits(self._matcher), self._decide))
+        return asked
 
-    def decide(self, token: int, logprob: float, mass: float) -> None:
+    def _judge(self, token: int, logprob: float, mass: float) -> None:
+        """Takes what the model would write without the limit: no decision, and no part of a score."""
+        if self._doubt and not self._doubt.fits(token):
+            self._ended, self._longer = "length", None
+        self._doubt = None
+        self._end()
+
+    def _decide(self, token: int, logprob: float, mass: float) -> None:
         """Takes the model's choice; `pending` is then what the next pass must feed."""
         self.position += len(self.pending)
         self.pending = [token]
@@ -93,19 +130,49 @@ class WrittenAnswer:
         self._matcher.consume_token(token)
         if self._matcher.is_error():
             self.finish_reason = "error"
-        else:
-            if token not in self._tokenizer.eos_tokens:
-                self.ids.append(token)
-            self._force()
+            return
+        if self._longer:
+            self._longer.consume_token(token)
+        if token not in self._tokenizer.eos_tokens:
+            self.ids.append(token)
+        self._force()
 
     def _force(self) -> None:
-        if not self._matcher.is_stopped():
-            forced = self._matcher.compute_ff_tokens()
-            self._matcher.consume_tokens(forced)
-            self.pending += forced
-            self.ids += [token for token in forced if token not in self._tokenizer.eos_tokens]
-        if self._matcher.is_stopped():
-            self.finish_reason = "stop"
+        fed, forced = len(self.pending), self._matcher.compute_ff_tokens()
+        self._matcher.consume_tokens(forced)
+        self.pending += forced
+        self.ids += [token for token in forced if token not in self._tokenizer.eos_tokens]
+        if self._longer:
+            self._doubt = self._compare(self._longer, forced, fed)
+        if self._doubt and self._matcher.is_stopped():
+            del self.pending[self._doubt.fed :]  # what is forced behind it needs no pass
+        self._end()
+
+    def _end(self) -> None:
+        if self._matcher.is_stopped() and not self._doubt:
+            self.finish_reason = self._ended
+
+    def _compare(self, longer: LLMatcher, forced: list[int], fed: int) -> Doubt | None:
+        """Takes the longer grammar past what is forced, behind `fed` pending tokens, and finds where it leaves more."""
+        free, stopped = longer.compute_ff_tokens(), self._matcher.is_stopped()
+        same = next((i for i, pair in enumerate(zip(forced, free, strict=False)) if pair[0] != pair[1]), len(free))
+        same = min(same, len(forced))
+        longer.consume_tokens(forced[:same])
+        wished, rest = _bits(longer), b"".join(map(self._bytes, forced[same:]))
+        longer.consume_tokens(forced[same:])
+        held = _bits(self._matcher)
+
+        def fits(token: int) -> bool:
+            if not rest and not stopped:  # a decision there, too
+                return _has(held, token)
+            text = self._bytes(token)
+            # other tokens for the same text are no other wish
+            return (
+                token in self._tokenizer.eos_tokens or rest.startswith(text) or (not stopped and text.startswith(rest))
+            )
+
+        more = wished if rest else wished & ~held
+        return Doubt(fed + same, wished, fits) if not all(map(fits, _tokens(more))) else None
 
     @property
     def text(self) -> str:
@@ -136,6 +203,19 @@ class WrittenAnswer:
         return bytes(self._tokenizer.decode_bytes([token]))
 
 
+def _bits(matcher: LLMatcher) -> Bits:
+    """What may follow, a bit a token."""
+    return np.frombuffer(matcher.compute_bitmask(), np.uint8)
+
+
+def _tokens(bits: Bits) -> list[int]:
+    return np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() if bits.any() else []
+
+
+def _has(bits: Bits, token: int) -> bool:
+    return bool(bits[token // 8] >> token % 8 & 1)
+
+
 @lru_cache(maxsize=256)  # a box's grammar is the same for every label, a common label's is met again
 def _compiled(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
     matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(lark))
@@ -157,6 +237,9 @@ class DecoderRow:
     slot: int = -1
     used: int = 0
     passes: int = 0
+    began: float = 0  # of time.perf_counter: when it got its slot, when its prefill was over, and when it left
+    prefilled: float = 0
+    ended: float = 0
     owners: npt.NDArray[np.int16] = field(default_factory=lambda: np.empty(0, np.int16))
 
     @property
@@ -169,11 +252,10 @@ class Chunk(NamedTuple):
     """What one row feeds in a pass."""
 
     row: DecoderRow
-    answers: list[WrittenAnswer]
     tokens: list[int]
     owners: npt.NDArray[np.int16]
     positions: list[int]
-    select: list[int]
+    asks: list[Ask]
 
 
 class Engine:
@@ -193,7 +275,7 @@ class Engine:
 
     def admit(self, row: DecoderRow) -> None:
         """Prefills a row, alone: arithmetic bounds a prefill, so a batch would not make it cheaper."""
-        columns = self._decoder.columns
+        columns, row.began = self._decoder.columns, time.perf_counter()
         row.slot, row.used, row.owners = len(self.active), 0, np.full(columns, HOLE, np.int16)
         self.active.append(row)
         prefix = len(row.prefix)
@@ -203,8 +285,9 @@ class Engine:
         if len(chunk.tokens) > columns:
             self._release(row)
             raise ValueError(f"the prompt has {len(chunk.tokens)} tokens; at most {columns} are possible")
-        if chunk.answers:
+        if chunk.asks:
             self._run([chunk], 0, prefix if row.bidirectional else 0)
+        row.prefilled = time.perf_counter()
 
     def step(self) -> list[DecoderRow]:
         """One pass for all rows that are being written; returns those that are finished, which have left."""
@@ -230,15 +313,14 @@ class Engine:
 
     def _chunk(self, row: DecoderRow, prefix: Sequence[int] = ()) -> Chunk:
         tokens, owners, positions = list(prefix), [PREFIX] * len(prefix), list(range(len(prefix)))
-        select, answers = [], []
+        asks: list[Ask] = []
         for number, answer in row.writing:
             count = len(answer.pending)
+            asks += answer.asks(len(tokens))
             tokens += answer.pending
             owners += [number] * count
             positions += range(answer.position, answer.position + count)
-            select.append(len(tokens) - 1)
-            answers.append(answer)
-        return Chunk(row, answers, tokens, np.array(owners, np.int16), positions, select)
+        return Chunk(row, tokens, np.array(owners, np.int16), positions, asks)
 
     def _run(self, chunks: Sequence[Chunk], past: int, bidirectional: int = 0) -> None:
         """A pass; if it fails, its rows go alone, and those that fail then are the ones in error."""
@@ -250,7 +332,7 @@ class Engine:
                     self._run([chunk], past)
                 return
             self.errors.append(error)
-            for answer in chunks[0].answers:
+            for _, answer in chunks[0].row.writing:
                 answer.finish_reason = "error"
             return
         self.passes += 1
@@ -260,11 +342,11 @@ class Engine:
             row.owners[row.used : row.used + count] = chunk.owners
             row.used += count
             row.passes += 1
-            for n, answer in enumerate(chunk.answers):
-                answer.decide(*(values[b, n].item() for values in decisions))
+            for n, ask in enumerate(chunk.asks):
+                ask.take(*(values[b, n].item() for values in decisions))
 
     def _inputs(self, chunks: Sequence[Chunk], past: int, bidirectional: int) -> Pass:
-        batch, wide, many = len(chunks), max(len(c.tokens) for c in chunks), max(len(c.select) for c in chunks)
+        batch, wide, many = len(chunks), max(len(c.tokens) for c in chunks), max(len(c.asks) for c in chunks)
         ids, positions = np.zeros((2, batch, wide), np.int64)
         select = np.zeros((batch, many), np.int64)
         width = -(-self._decoder.vocabulary // 8)
@@ -272,11 +354,9 @@ class Engine:
         mask = np.zeros((batch, wide, past + wide), np.bool_)
         for b, chunk in enumerate(chunks):
             count, owners = len(chunk.tokens), chunk.owners
-            ids[b, :count], positions[b, :count], select[b, : len(chunk.select)] = (
-                chunk.tokens, chunk.positions, chunk.select
-            )  # fmt: skip
-            for n, answer in enumerate(chunk.answers):
-                allowed[b, n] = answer.allowed()[:width]
+            ids[b, :count], positions[b, :count] = chunk.tokens, chunk.positions
+            for n, ask in enumerate(chunk.asks):
+                select[b, n], allowed[b, n] = ask.place, ask.allowed[:width]
             if past:
                 mask[b, :count, :past] = (chunk.row.owners == PREFIX) | (chunk.row.owners == owners[:, None])
             own = (owners == PREFIX) | (owners == owners[:, None])
@@ -294,6 +374,7 @@ class Engine:
 
     def _release(self, row: DecoderRow) -> None:
         """Keeps the active rows together: the last one moves into the gap."""
+        row.ended = time.perf_counter()
         last = self.active.pop()
         if last is not row:
             self._decoder.move(last.slot, row.slot, last.used)

@@ -25,7 +25,7 @@ class OnnxDecoder:
         inputs = {node.name: node for node in self._session.get_inputs()}
         self._names = [name for name in inputs if name not in INPUTS]  # key and value of each layer
         self._dtype = np.float16 if "float16" in inputs["image_features"].type else np.float32
-        self._width: int = inputs["image_features"].shape[2]
+        self.width: int = inputs["image_features"].shape[2]  # of image features
         self.slots, self.columns, self.vocabulary = slots, columns, 8 * int(inputs["allowed"].shape[2])
         _, heads, _, width = inputs[self._names[0]].shape
         self.cache: list[npt.NDArray[Any]] = [
@@ -42,7 +42,7 @@ class OnnxDecoder:
         past = inputs.mask.shape[2] - new_columns
         features = inputs.image_features
         if features is None:
-            features = np.zeros((batch, 1, self._width))
+            features = np.zeros((batch, 1, self.width))
         arrays = (inputs.input_ids, features, inputs.position_ids, inputs.mask, inputs.select, inputs.allowed)
         dtypes = {"image_features": self._dtype}
         bound = {n: np.ascontiguousarray(a, dtypes.get(n)) for n, a in zip(INPUTS, arrays, strict=True)}

@@ -11,10 +11,12 @@ from referent.kinds.generator import (
     ANSWER_SCORES,
     BOXES,
     FINISH_REASONS,
+    GENERATION_MS,
     MASS,
     OWNERS,
     PASSES,
     POINTS,
+    PREFILL_MS,
     REASONS,
     SCORES,
     TEXTS,
@@ -32,6 +34,8 @@ def outputs_of(rows: Sequence[DecoderRow], grammar: Grammar) -> Arrays:
     found = [(index, written) for index, text in enumerate(texts) for written in grammar.read(text)]
     marks = BOXES if grammar.gives == "boxes" else POINTS
     width = int(marks.shape[1])
+    prefill_s = sum(row.prefilled - row.began for row in rows)
+    whole_s = max(row.ended for row in rows) - min(row.began for row in rows)
     return {
         TEXTS.name: texts_to_bytes(texts),
         marks.name: np.array([written.values for _, written in found], np.float32).reshape(1, -1, width),
@@ -43,4 +47,6 @@ def outputs_of(rows: Sequence[DecoderRow], grammar: Grammar) -> Arrays:
             [[REASONS.index(answer.finish_reason or "error") for answer in answers]], np.int32
         ),
         PASSES.name: np.array([[max(row.passes for row in rows)]], np.int32),
+        PREFILL_MS.name: np.array([[1000 * prefill_s]], np.float32),
+        GENERATION_MS.name: np.array([[1000 * (whole_s - prefill_s)]], np.float32),
     }

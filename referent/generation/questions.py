@@ -65,13 +65,16 @@ def plan(
         need = grammar.tokens(label_tokens, most)
         if need > free:
             raise QuestionError(f"the expression {label[:40]!r} needs more than the {columns} tokens of a row")
+        longer = ""
+        if grammar.several and need + (tail := grammar.tail(label_tokens)) <= free:  # with a very long label it is not
+            longer, need = grammar.lark(label, most + 1), need + tail
         if generation.bidirectional:
-            groups.append(([*prefix, *suffix], [WrittenAnswer(tokenizer, grammar.lark(label, most), [])]))
+            groups.append(([*prefix, *suffix], [WrittenAnswer(tokenizer, grammar.lark(label, most), [], longer)]))
             continue
         if not groups or len(suffix) + need > room:
             groups.append((prefix, []))
             room = columns - len(prefix)
-        groups[-1][1].append(WrittenAnswer(tokenizer, grammar.lark(label, most), suffix))
+        groups[-1][1].append(WrittenAnswer(tokenizer, grammar.lark(label, most), suffix, longer))
         room -= len(suffix) + need
     return [DecoderRow(ids, question.image_features, answers, generation.bidirectional) for ids, answers in groups]
 
@@ -89,7 +92,8 @@ def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> L
 def columns_of(spec: ModelSpec) -> int:
     """How long a row must be for a full bucket and its answers, whose labels are not very long."""
     generation = generation_of(spec)
-    answer = generation.grammar.tokens(LABEL_TOKENS, generation.max_instances)
+    grammar = generation.grammar
+    answer = grammar.tokens(LABEL_TOKENS, generation.max_instances) + grammar.tail(LABEL_TOKENS)
     answers = (1 if generation.bidirectional else bucket.expressions for bucket in spec.buckets)
     longest = max(bucket.tokens + count * answer for bucket, count in zip(spec.buckets, answers, strict=True))
     return -(-longest // COLUMNS) * COLUMNS

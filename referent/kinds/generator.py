@@ -30,9 +30,11 @@ ANSWER_SCORES = Tensor("answer_scores", "FP32", ("N",))  # likewise of all decis
 MASS = Tensor("mass", "FP32", ("N",))  # mean log of what the model itself gave to the tokens that were allowed
 FINISH_REASONS = Tensor("finish_reasons", "INT32", ("N",))  # index in `REASONS`
 PASSES = Tensor("passes", "INT32", ("1",))
+PREFILL_MS = Tensor("prefill_ms", "FP32", ("1",))  # what the prompts of its rows took
+GENERATION_MS = Tensor("generation_ms", "FP32", ("1",))  # from the first row's slot to the last one's end, without that
 
 REASONS: tuple[FinishReason, ...] = ("stop", "length", "error")
-ABOUT_ANSWERS = (OWNERS, SCORES, ANSWER_SCORES, MASS, FINISH_REASONS, PASSES)
+ABOUT_ANSWERS = (OWNERS, SCORES, ANSWER_SCORES, MASS, FINISH_REASONS, PASSES, PREFILL_MS, GENERATION_MS)
 GENERATOR = Step(
     "generator",
     (IMAGE_FEATURES, INPUT_IDS, SEGMENT_IDS, LABELS, TIMEOUT_MS, MAX_INSTANCES),
@@ -102,6 +104,16 @@ class Generator(Kind):
             for row in pack(encoder.prefix, suffixes, spec.buckets, spec.prompt.pad_token_id)
         ]
 
+    def requests(self, spec: ModelSpec, expressions: int, options: Options) -> int:
+        """As many as the rows that are written: one holds what the largest bucket asks for by default, or a single
+        expression where the whole prompt sees itself."""
+        generation = generation_of(spec)
+        if generation.bidirectional:
+            return expressions
+        usual = generation.max_instances
+        most = options.max_instances if options.max_instances and generation.grammar.several else usual
+        return -(-expressions * most // (spec.buckets[-1].expressions * usual))
+
     def with_timeout(self, arrays: Arrays, timeout_s: float) -> Arrays:
         return arrays | {TIMEOUT_MS.name: np.array([[max(1, int(timeout_s * 1000))]], np.int32)}
 
@@ -138,6 +150,10 @@ class Generator(Kind):
         referent = Referent.of_box(expression, frame.boxes_to_image(mark), size, score, True)
         x1, y1, x2, y2 = referent.box_xyxy or (0, 0, 0, 0)
         return referent if x2 > x1 and y2 > y1 else None
+
+    def timings_ms(self, outputs: Sequence[Arrays]) -> dict[str, float]:
+        stages = {"prefill": PREFILL_MS, "generation": GENERATION_MS}
+        return {stage: max(float(arrays[tensor.name][0, 0]) for arrays in outputs) for stage, tensor in stages.items()}
 
     def check_golden(self, outputs: Sequence[Arrays]) -> None:
         for arrays in outputs:

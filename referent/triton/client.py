@@ -104,6 +104,7 @@ class TritonClient:
             self._load()
             raise
         clock.enter("postprocess")
+        clock.parts(processor.kind.timings_ms(outputs))
         results = processor.answers(prepared, outputs)
         width, height = prepared.frame.image_size
         return Grounding(

@@ -12,6 +12,10 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from gateway.settings import Settings
+from referent.core.kind import Options
+from referent.core.spec import ModelSpec
+from referent.kinds import KINDS
+from referent.kinds.head import Head
 from tests.support.fake_triton import FakeTriton
 from tests.support.gateway import Start
 from tests.support.requests import in_json, jpeg
@@ -51,6 +55,29 @@ async def test_request_beyond_the_budget_is_shed_at_once(start: Start, triton: F
         assert (await client.get("/livez")).status_code == 200
         await end(held, triton)
         assert (await client.post("/v1/ground", json=GOOD)).status_code == 200
+
+
+class Heavy(Head):
+    """Each expression costs as much as a whole request."""
+
+    def requests(self, spec: ModelSpec, expressions: int, options: Options) -> int:
+        return expressions
+
+
+@pytest.mark.parametrize(("held", "asked", "status"), [(1, 3, 200), (2, 2, 200), (2, 3, 429), (3, 3, 429), (4, 1, 429)])
+async def test_a_request_that_costs_more_counts_more(
+    start: Start, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch, held: int, asked: int, status: int
+) -> None:
+    monkeypatch.setitem(KINDS, "head", Heavy())
+    async with start(max_inflight_requests=4) as client:
+        holding = await hold(client, triton, json=in_json(jpeg(), *["the queen"] * held))
+        triton.holds = False
+        answer = await client.post("/v1/ground", json=in_json(jpeg(), *["the queen"] * asked))
+        assert answer.status_code == status
+        assert status == 200 or problem(answer)[1] == "overloaded"
+        await end(holding, triton)
+        # what costs more than the limit is let in where it is alone
+        assert (await client.post("/v1/ground", json=in_json(jpeg(), *["the queen"] * 9))).status_code == 200
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])

@@ -58,3 +58,12 @@ async def test_instances_asked_for_reach_the_generator(client: httpx.AsyncClient
     (await client.post("/v1/ground", files={"image": jpeg()}, data=body)).raise_for_status()
     assert triton.requests[-1]["max_instances"][0, 0] == 9
     assert bytes(triton.requests[-1]["labels"][0, 0]) == b"the cup"
+
+
+async def test_where_inference_spent_its_time_is_told(client: httpx.AsyncClient) -> None:
+    response = await ground(client, "the cup")
+    told = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    timings = response.json()["timings_ms"]
+    assert (timings["prefill"], timings["generation"]) == (0.25, 0.5)
+    assert {stage: float(ms) for stage, ms in told.items()} == timings
+    assert list(timings).index("inference") < list(timings).index("prefill") < list(timings).index("total")

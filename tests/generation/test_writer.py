@@ -11,7 +11,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from referent.core.grammar import BoxGrammar, DetectionGrammar, Generation, Grammar, PointGrammar
+from referent.core.grammar import BoxGrammar, BoxOrPointsGrammar, DetectionGrammar, Generation, Grammar, PointGrammar
 from referent.generation.engine import Decisions, DecoderRow, Pass, WrittenAnswer
 from referent.generation.questions import GenerationQuestion, QuestionError
 from referent.generation.writer import LateError, RefusedError, Writer, WriterLoad
@@ -20,6 +20,7 @@ from tests.support.text_tokenizer import EOS_ID, FIRST_LOC_ID, TEXT_VOCABULARY, 
 
 ANSWERS = int(os.environ.get("REFERENT_ANSWERS", "200"))  # of each grammar
 FEATURES = np.zeros((1, 4, 8), np.float32)
+PROMPT = [1, 2, 4, 4, 4, 4, 303]
 
 
 class RandomDecoder:
@@ -58,6 +59,28 @@ def writer(decoder: RandomDecoder) -> Iterator[Writer]:
     yield writer
     decoder.gate.set()
     writer.stop()
+
+
+class WishfulDecoder(RandomDecoder):
+    """Writes one text as far as it may, and what it must beside it; tokens as long as possible."""
+
+    def __init__(self, wish: str) -> None:
+        super().__init__()
+        self.wish, self.fed = wish.encode(), b""
+
+    def run(self, inputs: Pass) -> Decisions:
+        allowed = np.unpackbits(inputs.allowed, axis=-1, count=self.vocabulary, bitorder="little")[0]
+        first = 0 if inputs.mask.shape[1] < inputs.mask.shape[2] else len(PROMPT)
+        texts = [text_tokenizer().decode_bytes([token]) for token in inputs.input_ids[0]]
+        chosen = []
+        for place, bits in zip(inputs.select[0], allowed, strict=True):
+            written = self.fed + b"".join(texts[first : place + 1])
+            left = self.wish.removeprefix(written) if self.wish.startswith(written) else b""
+            tokens = np.flatnonzero(bits).tolist()
+            liked = [t for t in tokens if t != EOS_ID and left.startswith(text_tokenizer().decode_bytes([t]))]
+            chosen.append(max(liked, key=lambda t: len(text_tokenizer().decode_bytes([t])), default=tokens[0]))
+        self.fed += b"".join(texts[first : inputs.counts[0]])
+        return Decisions(np.array([chosen]), np.zeros((1, len(chosen))), np.zeros((1, len(chosen))))
 
 
 def make_writer(decoder: RandomDecoder, grammar: Grammar, **settings: object) -> Writer:
@@ -117,7 +140,7 @@ def test_every_answer_to_every_label_parses_and_ends(grammar: Grammar) -> None:
         answers += len(labels)
     for future in asked:
         for answer in answers_of(future):
-            assert answer.finish_reason == "stop"
+            assert answer.finish_reason == "stop" or (grammar.several and answer.finish_reason == "length")
             found = grammar.read(answer.text)
             assert all(0 <= value <= 1 for written in found for value in written.values)
             if grammar.form == "points" and answer.text != "none":
@@ -204,6 +227,59 @@ def test_stopping_finishes_what_is_written_and_refuses_the_rest(writer: Writer, 
     stopped.result(30)
 
 
+CUP = ' alt="cup">cup'
+POINT = f'<point x="12.3" y="45.6"{CUP}</point>'
+TWO = f'<points x1="12.3" y1="45.6" x2="7.25" y2="100.0"{CUP}</points>'
+THREE = f'<points x1="12.3" y1="45.6" x2="7.25" y2="100.0" x3="0.0" y3="9.99"{CUP}</points>'
+ONE_BOX, TWO_BOXES = "<loc0001><loc0002><loc0003><loc0004> cup", "<loc0005><loc0006><loc0007><loc0008> cup"
+POINTS = PointGrammar(none=True)
+DETECTIONS = DetectionGrammar(first_loc_id=FIRST_LOC_ID, none=True)
+EITHER = BoxOrPointsGrammar(box=BoxGrammar(order="xyxy", none=True), points=POINTS)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "wish", "most", "text", "reason"),
+    [
+        (POINTS, THREE, 3, THREE, "stop"),
+        (POINTS, THREE, 64, THREE, "stop"),
+        (POINTS, THREE, 2, TWO, "length"),
+        (POINTS, THREE, 1, None, "length"),
+        (POINTS, POINT, 1, POINT, "stop"),
+        (POINTS, POINT, 2, POINT, "stop"),
+        (POINTS, "none", 1, "none", "stop"),
+        (DETECTIONS, ONE_BOX, 1, ONE_BOX, "stop"),
+        (DETECTIONS, f"{ONE_BOX} ; {TWO_BOXES}", 1, ONE_BOX, "length"),
+        (DETECTIONS, f"{ONE_BOX} ; {TWO_BOXES}", 2, f"{ONE_BOX} ; {TWO_BOXES}", "stop"),
+        (DETECTIONS, "", 1, "", "stop"),
+        (EITHER, THREE, 2, TWO, "length"),
+        (EITHER, TWO, 2, TWO, "stop"),
+        (EITHER, "[0.10, 0.20, 0.30, 0.40]", 1, "[0.10, 0.20, 0.30, 0.40]", "stop"),
+    ],
+)
+def test_a_list_that_the_limit_cuts_says_so(
+    grammar: Grammar, wish: str, most: int, text: str | None, reason: str
+) -> None:
+    writer = make_writer(WishfulDecoder(wish), grammar)
+    question = GenerationQuestion(PROMPT[:-1], FEATURES, [PROMPT[-1:]], ["cup"], max_instances=most)
+    ((answer,),) = [answers_of(ask(writer, question))]
+    assert answer.finish_reason == reason
+    assert text in (None, answer.text)
+    assert len(grammar.read(answer.text)) <= most
+    writer.stop()
+
+
+def test_what_the_limit_cut_is_no_part_of_the_score() -> None:
+    """The question whether the list would go on is no decision of the answer."""
+    answers = []
+    for wish in (f"{ONE_BOX} ; {TWO_BOXES}", ONE_BOX):
+        writer = make_writer(WishfulDecoder(wish), DETECTIONS)
+        question = GenerationQuestion(PROMPT[:-1], FEATURES, [PROMPT[-1:]], ["cup"], max_instances=1)
+        answers += answers_of(ask(writer, question))
+        writer.stop()
+    assert [answer.finish_reason for answer in answers] == ["length", "stop"]
+    assert [len(answer.decisions) for answer in answers] == [4, 4]
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -222,7 +298,8 @@ def test_what_cannot_be_answered_is_refused_at_once(writer: Writer, asked: Gener
 def test_answers_that_do_not_fit_one_row_take_several(decoder: RandomDecoder) -> None:
     writer = make_writer(decoder, PointGrammar(), max_waiting=100)
     written = ask(writer, question(["cup"] * 16, max_instances=5))
-    assert [answer.finish_reason for answer in answers_of(written)] == ["stop"] * 16
+    assert len(answers := answers_of(written)) == 16
+    assert {answer.finish_reason for answer in answers} <= {"stop", "length"}
     fewer = answers_of(ask(writer, question(["cup"], max_instances=64)))[0]
     assert fewer.text.endswith(("</point>", "</points>"))
     writer.stop()

@@ -8,7 +8,7 @@ import pytest
 from referent.core.answers import Answer
 from referent.core.frame import Frame
 from referent.core.grammar import BoxGrammar, Generation, Grammar, PointGrammar
-from referent.core.kind import Arrays, Prepared
+from referent.core.kind import Arrays, Options, Prepared
 from referent.core.packing import Bucket
 from referent.core.spec import ModelSpec
 from referent.core.transform import ImageTransform
@@ -18,18 +18,21 @@ from tests.support.tiny import TINY_PROMPT
 Read = Callable[..., list[Answer]]
 
 
+def spec_of(grammar: Grammar, threshold: float | None = None) -> ModelSpec:
+    return ModelSpec(
+        kind="generator", image=ImageTransform(size=100), image_tokens=4, box_frame="transformed", prompt=TINY_PROMPT,
+        buckets=(Bucket(64, 4),), present_threshold=threshold,
+        generation=Generation(grammar=grammar, eos_token_id=1),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def read() -> Read:
     """Answers to a picture of 200x100, whose square is letterboxed."""
 
     def read(grammar: Grammar, outputs: list[Arrays], threshold: float | None = None) -> list[Answer]:
-        transform = ImageTransform(size=100)
-        spec = ModelSpec(
-            kind="generator", image=transform, image_tokens=4, box_frame="transformed", prompt=TINY_PROMPT,
-            buckets=(Bucket(64, 4),), present_threshold=threshold,
-            generation=Generation(grammar=grammar, eos_token_id=1),
-        )  # fmt: skip
-        frame: Frame = transform.frame((200, 100))
+        spec = spec_of(grammar, threshold)
+        frame: Frame = spec.image.frame((200, 100))
         expressions = [f"e{i}" for i in range(sum(arrays["finish_reasons"].shape[1] for arrays in outputs))]
         return Generator().answers(spec, Prepared(expressions, frame, []), outputs)
 
@@ -103,6 +106,34 @@ def test_an_expression_whose_pass_failed_has_nothing_but_that(read: Read) -> Non
     )
     assert failed.finish_reason == "error"
     assert (cut.finish_reason, cut.text) == ("length", "c")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "bidirectional", "expressions", "most", "rows"),
+    [
+        (BOXES, False, 4, None, 1),
+        (BOXES, False, 5, None, 2),
+        (BOXES, False, 4, 64, 1),  # a box is one, whatever the caller would take
+        (POINTS, False, 4, None, 1),
+        (POINTS, False, 1, 64, 8),
+        (POINTS, False, 4, 1, 1),
+        (POINTS, True, 4, 64, 4),
+    ],
+)
+def test_a_request_counts_as_the_rows_that_are_written(
+    grammar: Grammar, bidirectional: bool, expressions: int, most: int | None, rows: int
+) -> None:
+    generation = Generation(grammar=grammar, eos_token_id=1, max_instances=2, bidirectional=bidirectional)
+    spec = spec_of(grammar).model_copy(update={"generation": generation})
+    assert Generator().requests(spec, expressions, Options(most)) == rows
+
+
+def test_of_inferences_side_by_side_the_longest_is_told() -> None:
+    outputs = [
+        {"prefill_ms": np.array([[prefill]], np.float32), "generation_ms": np.array([[generation]], np.float32)}
+        for prefill, generation in [(30, 50), (20, 90)]
+    ]
+    assert Generator().timings_ms(outputs) == {"prefill": 30, "generation": 90}
 
 
 def test_texts_of_any_letters_pass_as_bytes() -> None:

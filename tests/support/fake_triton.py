@@ -139,6 +139,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "mass": np.full((1, slots), -1, floats),
             "finish_reasons": np.array([[0 if index in sound else 2 for index in range(slots)]], np.int32),
             "passes": np.array([[11]], np.int32),
+            "prefill_ms": np.array([[0.25]], floats),
+            "generation_ms": np.array([[0.5]], floats),
         }
 
     def _find(self, name: str, version: str, context: grpc.ServicerContext) -> tuple[Bundle, str]:

@@ -689,6 +689,16 @@ export interface components {
              * @description transport, Triton's queues and the model
              */
             inference: number;
+            /**
+             * Prefill
+             * @description part of inference: reading image and words; absent unless the model writes its answers
+             */
+            prefill?: number | null;
+            /**
+             * Generation
+             * @description part of inference: writing the answers; likewise
+             */
+            generation?: number | null;
             /** Postprocess */
             postprocess: number;
             /** Total */

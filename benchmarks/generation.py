@@ -1,0 +1,331 @@
+"""What answers in text cost: forced tokens, packed expressions, rows written together, and the loop around the graph.
+
+    python -m benchmarks.generation [--rounds 4] [--requests 1000] [--work DIR]
+
+Weights are random, which changes no times: a language model of hidden size 1024 with LLaVA-1.5's vocabulary in process
+(eight layers, 144 image tokens), and one of mini's shape through Triton and the gateway, beside transformers' generate
+behind FastAPI, which writes as many tokens as ours. `--work` keeps the exported models for another run.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import psutil
+
+from benchmarks import peers
+from benchmarks.lib.checkpoints import save_random, wide_config
+from benchmarks.lib.measuring import Blocks, Report, Row, arguments_of, bars, median, over_rounds, spread
+from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Subject, serve
+from benchmarks.soak import GROWTH_PERCENT, growth, memory_mb
+from export.build import export
+from referent.generation.engine import Decisions, DecoderRow, Engine, Pass
+from referent.generation.onnx import OnnxDecoder
+from referent.generation.questions import load_tokenizer, plan, question_of
+from referent.kinds.generator import generation_of
+
+WIDE, SMALL = "wide", "small"
+ROWS = 8
+SAMPLES = 40  # of memory
+
+
+class Figure(NamedTuple):
+    """What was found for one goal."""
+
+    what: str
+    goal: str
+    found: str
+    met: bool
+
+
+class InProcessWriter:
+    """A published generator's loop in this process, without its vision encoder: image features are random numbers."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._generation = generation_of(subject.bundle)
+        self.decoder = OnnxDecoder(subject.graphs["generator"], slots=ROWS, columns=512)
+        encoder = subject.processor.encoder
+        self._tokenizer = load_tokenizer(encoder.tokenizer_json, self.decoder.vocabulary, self._generation.eos_token_id)
+        self._subject, self._data = subject, PICTURE.read_bytes()
+
+    def row(self, expressions: Sequence[str], seed: int = 0) -> DecoderRow:
+        """One image with so many expressions."""
+        shape = (1, self._subject.bundle.image_tokens, self.decoder.width)
+        features = np.random.default_rng(seed).standard_normal(shape, np.float32)
+        question = question_of(self._subject.arrays(self._data, expressions), features)
+        [row] = plan(question, self._tokenizer, self._generation, self.decoder.columns)
+        return row
+
+
+class TokenByToken:
+    """A decoder that takes a pass for each token of a row that decodes, as one does that knows no forced tokens."""
+
+    def __init__(self, decoder: OnnxDecoder) -> None:
+        self._decoder = decoder
+        self.slots, self.columns, self.vocabulary = decoder.slots, decoder.columns, decoder.vocabulary
+        self.passes = 0
+
+    def run(self, inputs: Pass) -> Decisions:
+        past = inputs.mask.shape[2] - inputs.mask.shape[1]
+        if not past:
+            self.passes += 1
+            return self._decoder.run(inputs)
+        [start], mask = inputs.starts, inputs.mask[:, :, :past].copy()
+        for at in range(inputs.counts[0]):
+            mask[:, at:, start : start + at] = inputs.mask[:, at:, past : past + at]  # fed in the passes before
+            decisions = self._decoder.run(
+                inputs._replace(
+                    input_ids=inputs.input_ids[:, at : at + 1],
+                    position_ids=inputs.position_ids[:, at : at + 1],
+                    mask=np.concatenate([mask[:, at : at + 1], np.ones((1, 1, 1), np.bool_)], axis=2),
+                    select=np.zeros_like(inputs.select),
+                    starts=[start + at],
+                    counts=[1],
+                )
+            )
+            self.passes += 1
+        return decisions
+
+    def move(self, source: int, target: int, columns: int) -> None:
+        self._decoder.move(source, target, columns)
+
+
+def write(engine: Engine, rows: Sequence[DecoderRow]) -> None:
+    """Answers rows, as many at once as there are slots."""
+    waiting = list(rows)
+    while waiting or engine.active:
+        while waiting and not engine.full:
+            engine.admit(waiting.pop(0))
+        engine.step()
+    if engine.errors:
+        raise engine.errors[0]
+
+
+def one_by_one(engine: Engine, rows: Sequence[DecoderRow]) -> None:
+    for row in rows:
+        write(engine, [row])
+
+
+def decoding_ms(engine: Engine, rows: Sequence[DecoderRow]) -> float:
+    """Milliseconds of all passes after the prefills of rows that are written together."""
+    for row in rows:
+        engine.admit(row)
+    start = time.perf_counter()
+    write(engine, [])
+    return 1000 * (time.perf_counter() - start)
+
+
+def forced(writer: InProcessWriter, rounds: int) -> tuple[list[Row], list[Figure]]:
+    """One box, forced tokens with their decisions or in passes of their own."""
+    plain = TokenByToken(writer.decoder)
+    engines = {"forced": Engine(writer.decoder), "a token a pass": Engine(plain)}
+    answers = {}
+    for name, engine in engines.items():
+        answers[name] = row = writer.row(EXPRESSIONS[:1])
+        write(engine, [row])
+    assert len({row.answers[0].text for row in answers.values()}) == 1
+    passes = {"forced": answers["forced"].passes, "a token a pass": plain.passes}
+    times = {name: [[decoding_ms(engine, [writer.row(EXPRESSIONS[:1])]) for _ in range(2)] for _ in range(rounds)]
+             for name, engine in engines.items()}  # fmt: skip
+    gains = over_rounds(lambda own, plain: plain / own, *times.values())
+    rows = [{"a box": name, "passes": passes[name], "decoding, ms": median(times[name])} for name in engines]
+    gain = statistics.median(gains)
+    return rows, [Figure("forced against one token a pass, one box, decoding", ">= 2x", spread(gains), gain >= 2)]
+
+
+def packed(writer: InProcessWriter, rounds: int) -> tuple[list[Row], list[Figure]]:
+    """Eight expressions of one image in one row, against eight rows of one, alone and together; prefills included."""
+    texts, engine = EXPRESSIONS[:ROWS], Engine(writer.decoder)
+
+    def singles() -> list[DecoderRow]:
+        return [writer.row([text]) for text in texts]
+
+    ways: dict[str, Callable[[], object]] = {
+        "packed": lambda: write(engine, [writer.row(texts)]),
+        "single, one after another": lambda: one_by_one(engine, singles()),
+        "single, all at once": lambda: write(engine, singles()),
+    }
+    times = once_each(ways, rounds)
+    rows = [{"eight expressions": way, "ms": median(blocks)} for way, blocks in times.items()]
+    gains = over_rounds(lambda packed, single: single / packed, times["packed"], times["single, one after another"])
+    what = "8 expressions packed against 8 single answers"
+    return rows, [Figure(what, ">= 3x", spread(gains), statistics.median(gains) >= 3)]
+
+
+def together(writer: InProcessWriter, rounds: int) -> tuple[list[Row], list[Figure]]:
+    """Rows of eight images written together, against one: tokens a second of the passes that decode."""
+    engine = Engine(writer.decoder)
+    rates: dict[int, list[float]] = {1: [], ROWS: []}
+    for turn in range(rounds):
+        for count, found in rates.items():
+            rows = [writer.row(EXPRESSIONS[:1], seed=ROWS * turn + index) for index in range(count)]
+            ms = decoding_ms(engine, rows)
+            found.append(1000 * sum(len(row.answers[0].ids) for row in rows) / ms)
+    gains = [many / one for one, many in zip(*rates.values(), strict=True)]
+    rows_ = [{"rows": count, "tokens/s": statistics.median(found)} for count, found in rates.items()]
+    goal = Figure("tokens/s of 8 rows against 1, decoding", ">= 2.5x", spread(gains), statistics.median(gains) >= 2.5)
+    return rows_, [goal]
+
+
+def loop(writer: InProcessWriter, rounds: int) -> tuple[list[Row], list[Figure]]:
+    """What a pass over eight rows takes beside the graph: grammars, masks, and keys and values to their places."""
+    engine, timed = Engine(writer.decoder), TimedSession(writer.decoder)
+    found, rows = [], []
+    for _ in range(rounds):
+        for row in [writer.row(EXPRESSIONS[:1], seed=index) for index in range(ROWS)]:
+            engine.admit(row)
+        while len(engine.active) == ROWS:
+            timed.ms, start = 0.0, time.perf_counter()
+            engine.step()
+            found.append(1000 * (time.perf_counter() - start) - timed.ms)
+            rows.append(timed.ms)
+        write(engine, [])
+    timed.end()
+    table = {"rows": ROWS, "passes": len(found), "in the graph, ms": statistics.median(rows)}
+    least, most = np.percentile(found, (5, 95))
+    figure = f"{statistics.median(found):.2f} ({least:.2f} to {most:.2f})"
+    goal = Figure("loop outside ONNX Runtime, ms a pass at 8 rows", "<= 1.5", figure, statistics.median(found) <= 1.5)
+    return [table | {"outside, ms": statistics.median(found)}], [goal]
+
+
+class TimedSession:
+    """Adds up the milliseconds that a decoder spends in its graph."""
+
+    def __init__(self, decoder: OnnxDecoder) -> None:
+        self._decoder, self._session, self.ms = decoder, decoder._session, 0.0
+        decoder._session = self
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        start = time.perf_counter()
+        self._session.run_with_iobinding(binding)
+        self.ms += 1000 * (time.perf_counter() - start)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def end(self) -> None:
+        self._decoder._session = self._session
+
+
+def passes(writer: InProcessWriter) -> Figure:
+    """The most that a box takes."""
+    rows = [writer.row(EXPRESSIONS[:1], seed) for seed in range(5 * ROWS)]
+    write(Engine(writer.decoder), rows)
+    most = max(row.passes for row in rows)
+    return Figure(f"passes of a box, most of {len(rows)}", "<= 12", str(most), most <= 12)
+
+
+def served(
+    repository: Path, checkpoint: Path, seconds: float, rounds: int, requests: int
+) -> tuple[dict[str, list[Row]], list[Figure]]:
+    """The small model through the gateway: beside transformers' generate, and its memory."""
+    bodies = [question.body for question in peers.questions()]
+    tables: dict[str, list[Row]] = {}
+    with (
+        serve(repository, REFERENT_DEFAULT_MODEL=SMALL, REFERENT_MODELS=SMALL) as ours,
+        peers.peer(peers.TEXT, checkpoint, None, bodies[0]) as theirs,
+    ):
+        urls = {peers.TEXT: theirs, peers.OURS: ours.url}
+        tokens = {name: peers.ask(url, bodies[0]).get("tokens") for name, url in urls.items()}
+        loads = peers.throughput(urls, [1, ROWS], seconds, rounds)
+        tables["closed loop, mini's shape"] = [
+            {"server": name, "clients": count, "answers/s": load.per_s, "failed": load.failed, **load.times()}
+            for (name, count), load in loads.items()
+        ]
+        our_rate, their_rate = (loads[name, ROWS].per_s for name in (peers.OURS, peers.TEXT))
+    faster = our_rate / their_rate
+    found = f"{our_rate:.1f} against {their_rate:.1f} of {tokens[peers.TEXT]} tokens each: {faster:.1f}x"
+    figures = [
+        Figure("answers/s at 8 clients against transformers' generate behind FastAPI", ">= 3x", found, faster >= 3)
+    ]
+    samples = memory(repository, requests)
+    grew = growth(samples, requests)
+    tables[f"memory over {requests} requests"] = samples
+    found = ", ".join(f"{program} {percent:+.1f} %" for program, percent in grew.items())
+    what = f"memory over {requests} requests, second half"
+    return tables, [*figures, Figure(what, f"<= +{GROWTH_PERCENT} %", found, max(grew.values()) <= GROWTH_PERCENT)]
+
+
+def memory(repository: Path, requests: int) -> list[Row]:
+    """Resident memory of all programs while so many requests of one to eight expressions are answered."""
+    samples: list[Row] = []
+    with (
+        serve(repository, REFERENT_DEFAULT_MODEL=SMALL, REFERENT_MODELS=SMALL) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        gateway, data = psutil.Process(service.process.pid), PICTURE.read_bytes()
+        for number in range(requests + 1):
+            if number % (requests // SAMPLES) == 0:
+                samples += [{"requests": number} | program for program in memory_mb(gateway)]
+            expressions = EXPRESSIONS[: 1 + number % ROWS]
+            client.post("/v1/ground", files={"image": data}, data={"expression": expressions}).raise_for_status()
+    return samples
+
+
+def once_each(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, Blocks]:
+    """Times of one call each, the ways in turn."""
+    times: dict[str, Blocks] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, call in ways.items():
+            start = time.perf_counter()
+            call()
+            times[way].append([1000 * (time.perf_counter() - start)])
+    return times
+
+
+def prepare(work: Path) -> tuple[Path, dict[str, Path]]:
+    """The repository with both models, and their checkpoints, made unless they are there."""
+    repository, configs = work / "model_repository", {WIDE: wide_config(), SMALL: None}
+    checkpoints = {name: work / "checkpoints" / name for name in configs}
+    for name, config in configs.items():
+        if not (repository / name).exists():
+            save_random(checkpoints[name], REPOSITORY, "mini", text=True, config=config)
+            export(checkpoints[name], name, repository)
+    return repository, checkpoints
+
+
+def measure(work: Path, rounds: int, requests: int, seconds: float) -> tuple[dict[str, list[Row]], list[Figure]]:
+    """All tables, and what was found for each goal."""
+    repository, checkpoints = prepare(work)
+    wide = InProcessWriter(Subject(repository, WIDE))
+    tables, figures = {}, []
+    for title, part in (("forced tokens", forced), ("packed expressions", packed), ("rows together", together),
+                        ("the loop", loop)):  # fmt: skip
+        tables[f"{title}, hidden size 1024"], found = part(wide, rounds)
+        figures += found
+    figures.append(passes(wide))
+    del wide
+    more, found = served(repository, checkpoints[SMALL], seconds, max(2, rounds // 2), requests)
+    return tables | more, figures + found
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    add_options(parser)
+    arguments = parser.parse_args()
+    report = Report("generation", arguments.out)
+    with tempfile.TemporaryDirectory() as directory:
+        work = arguments.work or Path(directory)
+        tables, figures = measure(work, arguments.rounds, arguments.requests, arguments.seconds)
+    for title, rows in tables.items():
+        report.add(title, rows)
+    report.add("goals", [figure._asdict() | {"met": "yes" if figure.met else "no"} for figure in figures])
+    rows = tables["packed expressions, hidden size 1024"]
+    report.chart(lambda axes: bars(axes, {row["eight expressions"]: row["ms"] for row in rows}, "ms"))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--requests", type=int, default=1000, help="over which memory is looked at")
+    parser.add_argument("--seconds", type=float, default=8, help="of each load")
+    parser.add_argument("--work", type=Path, help="keep the exported models here, or find them")
+
+
+if __name__ == "__main__":
+    main()
