@@ -12,10 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.lib.checkpoints import save_random
+from benchmarks.lib.checkpoints import save_random, spec_like
 from benchmarks.lib.measuring import Report, Row, arguments_of, bars
-from referent.core.bundle import TOKENIZER_FILE, load_bundle
-from referent.modeling.checkpoint import CheckpointSpec
 
 MODEL = "mini"
 MIB = 2**20
@@ -51,12 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         checkpoint = arguments.checkpoint
         if not checkpoint:
-            bundle, _ = load_bundle(arguments.model_repository, MODEL)
-            spec = CheckpointSpec(
-                **{name: value for name, value in bundle if name in CheckpointSpec.model_fields}, base="base"
-            )
-            tokenizer = arguments.model_repository / MODEL / bundle.version / TOKENIZER_FILE
-            checkpoint = save_random(Path(temporary, "checkpoint"), spec, tokenizer)
+            checkpoint = save_random(Path(temporary, "checkpoint"), *spec_like(arguments.model_repository, MODEL))
         rows = [export_cost(checkpoint, Path(temporary, dtype), dtype) for dtype in arguments.dtype]
     report.add("a process of its own, from start to published", rows)
     report.chart(lambda axes: bars(axes, {row["dtype"]: row["peak memory MiB"] for row in rows}, "peak memory, MiB"))

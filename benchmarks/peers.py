@@ -28,12 +28,11 @@ from typing import Any, NamedTuple
 from benchmarks.lib.measuring import Report, Row, arguments_of, lines
 from benchmarks.lib.service import REPOSITORY, Body, serve
 from benchmarks.load import Load, closed, opened
-from referent.core.bundle import TOKENIZER_FILE, load_bundle
 
 SAMPLES = Path("tests/samples")
 EAGER, LITSERVE, TEXT, OURS = "(a) eager", "(b) litserve", "(c) text", "(d) referent"
 SERVERS = {EAGER: "eager", LITSERVE: "litserve", TEXT: "text"}
-TEXT_TOKENS = 30  # of an answer such as `[0.512, 0.300, 0.200, 0.400]`, with its end; what runs/modes.sh's model writes
+TEXT_TOKENS = 25  # of an answer such as `[0.12, 0.30, 0.45, 0.80]`, with its end
 # as ours: threads that wait for work sleep, or a busy machine has PyTorch's spin against each other
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 SAME_PIXELS = 0.01  # two implementations of the same weights
@@ -108,6 +107,8 @@ def servers(
     """All of them, running at the same time; the value is their URLs."""
     body = questions()[0].body
     with ExitStack() as stack:
+        from benchmarks.lib.checkpoints import save_random, spec_like
+
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urls = {}
         for name in names:
@@ -116,20 +117,9 @@ def servers(
                 continue
             given = text_checkpoint if name == TEXT else checkpoint
             tokens = TEXT_TOKENS if name == TEXT and not given else None
-            used = given or random_checkpoint(directory / name, repository, model, text=name == TEXT)
+            used = given or save_random(directory / name, *spec_like(repository, model, text=name == TEXT))
             urls[name] = stack.enter_context(peer(name, used, tokens, body))
         yield urls
-
-
-def random_checkpoint(directory: Path, repository: Path, model: str, text: bool) -> Path:
-    """mini's shape and tokenizer with random weights."""
-    from benchmarks.lib.checkpoints import save_random
-    from referent.modeling.checkpoint import CheckpointSpec
-
-    bundle, _ = load_bundle(repository, model)
-    fields = {name: value for name, value in bundle if name in CheckpointSpec.model_fields}
-    spec = CheckpointSpec(**fields, base="base", kind="generator" if text else "head")
-    return save_random(directory, spec, repository / model / bundle.version / TOKENIZER_FILE)
 
 
 def answers(urls: dict[str, str]) -> list[Row]:

@@ -27,7 +27,7 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
         dynamic_batching=triton.ModelDynamicBatching() if step.batches else None,
     )
     # Triton's Python backends copy inputs to the host unless told not to; C++ backends ignore the key
-    config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "yes" if step.on_host else "no"
+    config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     for shape_name, shape in kind.warm_ups(bundle).items() if step.batches else ():
         varies = any(letter in shape for tensor in step.inputs for letter in tensor.shape)
         if not varies and config.model_warmup:

@@ -72,7 +72,9 @@ class Settings(BaseSettings):
         default=5, ge=0, description="between SIGTERM, when /readyz turns 503, and the end of accepting connections"
     )
     max_inflight_requests: int = Field(
-        default=64, gt=0, description="being read or answered, where one that is written counts as the rows it needs; more get 429"
+        default=64,
+        gt=0,
+        description="being read or answered, where one that is written counts as the rows it needs; more get 429",
     )
     max_inflight_bytes: int = Field(
         default=512 * 2**20, gt=0, description="of their bodies and fetched images together; more get 429"

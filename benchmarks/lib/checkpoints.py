@@ -15,20 +15,25 @@ from referent.modeling.stem import ConvStemLlava
 
 
 def save_random(
-    directory: Path, repository: Path, model: str, text: bool = False, config: LlavaConfig | None = None
+    directory: Path, spec: CheckpointSpec, tokenizer_file: Path, config: LlavaConfig | None = None, seed: int = 0
 ) -> Path:
-    """A checkpoint with random weights, of mini's shape unless `config` has another, with the tokenizer and sizes of a
-    published model; with `text` it writes its boxes. Returns its directory."""
-    torch.manual_seed(0)
-    config = config or mini_config()
+    """A checkpoint with random weights, of mini's shape unless `config` has another; returns its directory."""
+    torch.manual_seed(seed)
+    llava = ConvStemLlava(config or mini_config())
+    head = None if spec.kind == "generator" else BoxHead(llava.config.text_config.hidden_size)
+    model = GroundingModel(llava, head).eval()
+    save_checkpoint(directory, model, spec.model_copy(update={"base": "base"}), tokenizer_file)
+    return directory
+
+
+def spec_like(repository: Path, model: str, text: bool = False) -> tuple[CheckpointSpec, Path]:
+    """The sizes of a published model, and its tokenizer; with `text`, of one that writes its boxes instead."""
     bundle, _ = load_bundle(repository, model)
     fields = {name: value for name, value in bundle if name in CheckpointSpec.model_fields}
-    spec = CheckpointSpec(**fields | {"base": "base"} | (_written(config) if text else {}))
-    llava = ConvStemLlava(config)
-    head = None if text else BoxHead(config.text_config.hidden_size)
-    tokenizer_file = repository / model / bundle.version / TOKENIZER_FILE
-    save_checkpoint(directory, GroundingModel(llava, head).eval(), spec, tokenizer_file)
-    return directory
+    if text:
+        generation = Generation(grammar=BoxGrammar(order="xyxy"), eos_token_id=mini_config().text_config.eos_token_id)
+        fields |= {"kind": "generator", "generation": generation, "present_threshold": None}
+    return CheckpointSpec(**fields, base="base"), repository / model / bundle.version / TOKENIZER_FILE
 
 
 def wide_config(hidden: int = 1024, layers: int = 8, vocabulary: int = 32_064) -> LlavaConfig:
@@ -39,9 +44,3 @@ def wide_config(hidden: int = 1024, layers: int = 8, vocabulary: int = 32_064) -
     text.num_attention_heads = text.num_key_value_heads = hidden // 64
     text.head_dim, text.vocab_size = 64, vocabulary
     return config
-
-
-def _written(config: LlavaConfig) -> dict[str, object]:
-    grammar = BoxGrammar(order="xyxy")
-    generation = Generation(grammar=grammar, eos_token_id=config.text_config.eos_token_id)
-    return {"kind": "generator", "generation": generation, "present_threshold": None}

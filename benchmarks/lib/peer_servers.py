@@ -8,20 +8,30 @@ eight. text has the box written by transformers' generate with its KV cache, one
 
 import argparse
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import litserve
+import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI
+from peft import PeftModel
 from pydantic import BaseModel
+from tokenizers import Tokenizer
 
 from referent.core.answers import Answer
+from referent.core.contract import IMAGE
 from referent.core.images import Picture
-from referent.modeling.grounder import ModelGrounder, TextGrounder, load_grounder
+from referent.core.processor import Processor
+from referent.kinds import kind_of
+from referent.kinds.generator import generation_of
+from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder
+from referent.modeling.grounder import load_grounder
 
 MAX_BATCH = 8
+MAX_TOKENS = 64  # of an answer in text
 BATCH_TIMEOUT_S = 0.01
 
 
@@ -38,31 +48,49 @@ class Asked(BaseModel):
     expressions: list[str]
 
 
-class Tokens:
-    """Counts what a model writes; with `fixed`, has it write so many whatever it wants to say (random weights)."""
+class Written:
+    """Answers in text as transformers' generate writes them: its KV cache, no grammar, one after another.
 
-    def __init__(self, grounder: TextGrounder, fixed: int | None) -> None:
-        self.count, self._fixed = 0, fixed
-        llava: Any = grounder._model.base
-        self._generate = llava.generate
-        llava.generate = self._counted
+    With `tokens` it writes so many, whatever it wants to say (random weights).
+    """
 
-    def _counted(self, **options: Any) -> torch.Tensor:
-        if self._fixed:
-            options |= {"min_new_tokens": self._fixed, "max_new_tokens": self._fixed}
-        generated: torch.Tensor = self._generate(**options)
-        self.count = generated.shape[1]
-        return generated
+    def __init__(self, checkpoint: Path, tokens: int | None) -> None:
+        self._model, self._spec = load_checkpoint(checkpoint)
+        if isinstance(self._model.llava, PeftModel):
+            self._model.llava = self._model.llava.merge_and_unload()
+        self._encoder = load_checkpoint_encoder(checkpoint, self._spec)
+        self._tokenizer = Tokenizer.from_str(self._encoder.tokenizer_json)
+        self._processor = Processor(self._spec, self._encoder, kind_of(self._spec))
+        fixed = {"min_new_tokens": tokens, "max_new_tokens": tokens}
+        self._options: dict[str, Any] = fixed if tokens else {"max_new_tokens": MAX_TOKENS}
+        self._options |= {"do_sample": False, "pad_token_id": self._spec.prompt.pad_token_id}
+        self._options["eos_token_id"] = generation_of(self._spec).eos_token_id
+
+    @torch.inference_mode()
+    def __call__(self, data: bytes, expressions: list[str]) -> dict[str, Any]:
+        prepared = self._processor.prepare(data, expressions)
+        features = self._model.encode_image(torch.from_numpy(prepared.inferences[0][IMAGE.name]))
+        boxes, counts = [], []
+        for expression in expressions:
+            prompt = torch.tensor([[*self._encoder.prefix, *self._encoder.suffix(expression)]])
+            embeddings = self._model.embed(prompt, features)
+            base: Any = self._model.base
+            generated = base.generate(
+                inputs_embeds=embeddings, attention_mask=torch.ones_like(prompt), **self._options
+            )[0].tolist()
+            found = generation_of(self._spec).grammar.read(self._tokenizer.decode(generated).strip())
+            boxes.append(prepared.frame.boxes_to_image(np.array(found[0].values)).tolist() if found else [None] * 4)
+            counts.append(len(generated))
+        return {"results": [{"box_xyxy": box} for box in boxes], "tokens": sum(counts)}
 
 
-def one_at_a_time(grounder: ModelGrounder, tokens: Tokens | None) -> FastAPI:
+def one_at_a_time(answer: Callable[[bytes, list[str]], dict[str, Any]]) -> FastAPI:
     """The model runs in the handler: nothing else happens meanwhile."""
     app = FastAPI()
 
     @app.post("/v1/ground")
     async def ground(asked: Asked) -> dict[str, Any]:
-        results = grounder.ground(grounder.decode(base64.b64decode(asked.image.base64)), asked.expressions)
-        return _answer(results) | ({"tokens": tokens.count} if tokens else {})
+        return answer(base64.b64decode(asked.image.base64), asked.expressions)
 
     return app
 
@@ -94,6 +122,11 @@ class BatchingApi(litserve.LitAPI):
         return _answer(output)
 
 
+def _eager(checkpoint: Path) -> Callable[[bytes, list[str]], dict[str, Any]]:
+    grounder = load_grounder(checkpoint, "cpu")
+    return lambda data, expressions: _answer(grounder.ground(grounder.decode(data), expressions))
+
+
 def _answer(results: list[Answer]) -> dict[str, Any]:
     return {"results": [{"box_xyxy": result.box_xyxy} for result in results]}
 
@@ -109,9 +142,8 @@ def main() -> None:
         server = litserve.LitServer(BatchingApi(arguments.checkpoint), accelerator="cpu", workers_per_device=1)
         server.run(host="127.0.0.1", port=arguments.port, generate_client_file=False, log_level="warning")
         return
-    grounder = load_grounder(arguments.checkpoint, "cpu")
-    tokens = Tokens(grounder, arguments.tokens) if isinstance(grounder, TextGrounder) else None
-    uvicorn.run(one_at_a_time(grounder, tokens), host="127.0.0.1", port=arguments.port, log_level="warning")
+    way = Written(arguments.checkpoint, arguments.tokens) if arguments.peer == "text" else _eager(arguments.checkpoint)
+    uvicorn.run(one_at_a_time(way), host="127.0.0.1", port=arguments.port, log_level="warning")
 
 
 if __name__ == "__main__":

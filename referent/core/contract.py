@@ -26,7 +26,6 @@ class Step(NamedTuple):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     backend: str = "onnxruntime"
-    on_host: bool = False  # it needs its inputs in host memory, wherever the step before computes
     batches: bool = True  # Triton may join requests of one shape for it
 
 

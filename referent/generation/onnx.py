@@ -1,72 +1,100 @@
 """The decoder's graph in ONNX Runtime, with its cache."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
+from onnxruntime import OrtValue
 
 from referent.generation.engine import Decisions, Pass
+from referent.generation.memory import Host
 
-INPUTS = ("input_ids", "image_features", "position_ids", "mask", "select", "allowed")
-OUTPUTS = ("token", "logprob", "mass")
+INPUTS = ("input_ids", "position_ids", "mask", "select", "allowed")
+FEATURES = "image_features"
+OUTPUTS = {"token": np.int64, "logprob": np.float32, "mass": np.float32}
 
 
 class OnnxDecoder:
-    """A `referent.generation.engine.Decoder` on the CPU: <folder>/model.onnx as `export` writes it."""
+    """A `referent.generation.engine.Decoder`: <folder>/model.onnx as `export` writes it, computed at `place`.
 
-    def __init__(self, file: Path, slots: int, columns: int, threads: int = 0) -> None:
+    Keys and values stay where they are computed: a pass gets the rows' own places of the cache by address, and what it
+    adds is copied there. An image's features may be an OrtValue of that place; all else comes from this machine.
+    """
+
+    def __init__(self, file: Path, slots: int, columns: int, threads: int = 0, place: Host | None = None) -> None:
+        self._place = place or Host()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # spinning threads of several sessions on few cores cost up to 3.6x
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(file, options, providers=self._place.providers)
+        self._binding = self._session.io_binding()  # one for all passes: what stays as it is is bound once
         inputs = {node.name: node for node in self._session.get_inputs()}
-        self._names = [name for name in inputs if name not in INPUTS]  # key and value of each layer
-        self._dtype = np.float16 if "float16" in inputs["image_features"].type else np.float32
-        self.width: int = inputs["image_features"].shape[2]  # of image features
+        self._names = [name for name in inputs if name not in (*INPUTS, FEATURES)]  # key and value of each layer
+        self._dtype = np.float16 if "float16" in inputs[FEATURES].type else np.float32
+        self.width: int = inputs[FEATURES].shape[2]  # of image features
         self.slots, self.columns, self.vocabulary = slots, columns, 8 * int(inputs["allowed"].shape[2])
         _, heads, _, width = inputs[self._names[0]].shape
-        self.cache: list[npt.NDArray[Any]] = [
-            np.zeros((slots, heads, columns, width), self._dtype) for _ in self._names
-        ]
+        self._cache = [self._place.columns(heads, width, self._dtype) for _ in self._names]
+        self._fresh = [self._place.columns(heads, width, self._dtype) for _ in self._names]
+        for cache in self._cache:
+            cache.resize(slots, columns)
+        self._none = np.zeros((slots, 1, self.width), self._dtype)  # features of passes without an image
+        self._past: tuple[int, int, int] | None = None  # what is bound: first slot, rows, columns
 
     @property
     def cache_bytes(self) -> int:
         """Of keys and values."""
-        return sum(cache.nbytes for cache in self.cache)
+        return sum(cache.nbytes for cache in self._cache)
 
     def run(self, inputs: Pass) -> Decisions:
         batch, new_columns = inputs.input_ids.shape
         past = inputs.mask.shape[2] - new_columns
-        features = inputs.image_features
-        if features is None:
-            features = np.zeros((batch, 1, self.width))
-        arrays = (inputs.input_ids, features, inputs.position_ids, inputs.mask, inputs.select, inputs.allowed)
-        dtypes = {"image_features": self._dtype}
-        bound = {n: np.ascontiguousarray(a, dtypes.get(n)) for n, a in zip(INPUTS, arrays, strict=True)}
-        binding = self._session.io_binding()
-        for name, array in bound.items():
-            binding.bind_cpu_input(name, array)
-        fresh = []
-        for name, cache in zip(self._names, self.cache, strict=True):
-            _, heads, _, width = cache.shape
-            # the rows' own places in the cache: nothing is copied; a prefill has no past, whatever the address
-            binding.bind_input(
-                name, "cpu", 0, self._dtype, (batch, heads, past, width), cache[inputs.slots.start].ctypes.data
-            )
-            new = np.empty((batch, heads, new_columns, width), self._dtype)
-            binding.bind_output(f"new_{name}", "cpu", 0, self._dtype, new.shape, new.ctypes.data)
-            fresh.append(new)
-        for name in OUTPUTS:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        for cache, new in zip(self.cache, fresh, strict=True):
-            for b, (slot, start, count) in enumerate(zip(inputs.slots, inputs.starts, inputs.counts, strict=True)):
-                cache[slot, :, start : start + count] = new[b, :, :count]
-        return Decisions(*(value.numpy() for value in binding.get_outputs()[-len(OUTPUTS) :]))
+        held = [np.ascontiguousarray(array) for array in (inputs.input_ids, *inputs[2:6])]
+        for name, array in zip(INPUTS, held, strict=True):
+            self._binding.bind_cpu_input(name, array)
+        self._bind_features(inputs.image_features, batch)
+        self._bind_past((inputs.slots.start, batch, past))
+        shape, decided = inputs.select.shape, []
+        for name, fresh in zip(self._names, self._fresh, strict=True):
+            if fresh.shape[::2] != (batch, new_columns):
+                fresh.resize(batch, new_columns)
+                self._binding.bind_output(f"new_{name}", *self._place.device, self._dtype, fresh.shape, fresh.address())
+        for name, dtype in OUTPUTS.items():
+            decided.append(np.empty(shape, dtype))
+            self._binding.bind_output(name, "cpu", 0, dtype, shape, decided[-1].ctypes.data)
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        for cache, fresh in zip(self._cache, self._fresh, strict=True):
+            for row, (slot, start, count) in enumerate(zip(inputs.slots, inputs.starts, inputs.counts, strict=True)):
+                cache.take(slot, start, fresh, row, count)
+        self._place.wait()
+        return Decisions(*decided)
+
+    def keep(self, features: OrtValue) -> OrtValue:
+        """A copy of an image's features, (1, K, D), wherever they are, at the place where they are needed."""
+        return self._place.keep(features)
 
     def move(self, source: int, target: int, columns: int) -> None:
-        for cache in self.cache:
-            cache[target, :, :columns] = cache[source, :, :columns]
+        for cache in self._cache:
+            cache.take(target, 0, cache, source, columns)
+        self._place.wait()
+
+    def _bind_features(self, features: object, batch: int) -> None:
+        if isinstance(features, OrtValue):
+            self._binding.bind_ortvalue_input(FEATURES, features)
+        else:
+            held = self._none[:batch] if features is None else np.ascontiguousarray(features, self._dtype)
+            self._binding.bind_cpu_input(FEATURES, held)
+            self._held = held  # until it has been read
+
+    def _bind_past(self, past: tuple[int, int, int]) -> None:
+        """The rows' own places in the cache: nothing is copied. A prefill has no past, whatever the address."""
+        if past == self._past:
+            return
+        self._past = None
+        slot, batch, columns = past
+        for name, cache in zip(self._names, self._cache, strict=True):
+            shape = (batch, *cache.shape[1:2], columns, *cache.shape[3:])
+            self._binding.bind_input(name, *self._place.device, self._dtype, shape, cache.address(slot))
+        self._past = past

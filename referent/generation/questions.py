@@ -13,7 +13,7 @@ from referent.core.kind import Arrays
 from referent.core.packing import PREFIX_SEGMENT
 from referent.core.spec import ModelSpec
 from referent.generation.engine import DecoderRow, WrittenAnswer
-from referent.kinds.generator import LABELS, MAX_INSTANCES, generation_of, texts_from_bytes
+from referent.kinds.generator import LABELS, MAX_INSTANCES, ROW_EXPRESSIONS, generation_of, texts_from_bytes
 
 LABEL_TOKENS = 32  # where an answer repeats its label for each instance, longer ones have fewer instances
 COLUMNS = 64  # a cache's rows are a multiple of so many tokens long
@@ -90,10 +90,12 @@ def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> L
 
 
 def columns_of(spec: ModelSpec) -> int:
-    """How long a row must be for a full bucket and its answers, whose labels are not very long."""
+    """How long a row must be for a bucket of up to `ROW_EXPRESSIONS` and its answers, whose labels are not very long:
+    the cache has so many columns for each slot, whatever a request needs. More expressions take several rows."""
     generation = generation_of(spec)
     grammar = generation.grammar
     answer = grammar.tokens(LABEL_TOKENS, generation.max_instances) + grammar.tail(LABEL_TOKENS)
-    answers = (1 if generation.bidirectional else bucket.expressions for bucket in spec.buckets)
-    longest = max(bucket.tokens + count * answer for bucket, count in zip(spec.buckets, answers, strict=True))
+    fitting = [bucket for bucket in spec.buckets if bucket.expressions <= ROW_EXPRESSIONS] or spec.buckets[:1]
+    answers = (1 if generation.bidirectional else bucket.expressions for bucket in fitting)
+    longest = max(bucket.tokens + count * answer for bucket, count in zip(fitting, answers, strict=True))
     return -(-longest // COLUMNS) * COLUMNS

@@ -33,6 +33,7 @@ PASSES = Tensor("passes", "INT32", ("1",))
 PREFILL_MS = Tensor("prefill_ms", "FP32", ("1",))  # what the prompts of its rows took
 GENERATION_MS = Tensor("generation_ms", "FP32", ("1",))  # from the first row's slot to the last one's end, without that
 
+ROW_EXPRESSIONS = 8  # that a row of the cache is made for
 REASONS: tuple[FinishReason, ...] = ("stop", "length", "error")
 ABOUT_ANSWERS = (OWNERS, SCORES, ANSWER_SCORES, MASS, FINISH_REASONS, PASSES, PREFILL_MS, GENERATION_MS)
 GENERATOR = Step(
@@ -40,7 +41,6 @@ GENERATOR = Step(
     (IMAGE_FEATURES, INPUT_IDS, SEGMENT_IDS, LABELS, TIMEOUT_MS, MAX_INSTANCES),
     (TEXTS, BOXES, POINTS, *ABOUT_ANSWERS),
     backend="generator",
-    on_host=True,
     batches=False,
 )
 
@@ -105,14 +105,15 @@ class Generator(Kind):
         ]
 
     def requests(self, spec: ModelSpec, expressions: int, options: Options) -> int:
-        """As many as the rows that are written: one holds what the largest bucket asks for by default, or a single
-        expression where the whole prompt sees itself."""
+        """As many as the rows that are written: one holds so many expressions with their usual instances, or a single
+        one where the whole prompt sees itself."""
         generation = generation_of(spec)
         if generation.bidirectional:
             return expressions
         usual = generation.max_instances
         most = options.max_instances if options.max_instances and generation.grammar.several else usual
-        return -(-expressions * most // (spec.buckets[-1].expressions * usual))
+        in_a_row = usual * min(spec.buckets[-1].expressions, ROW_EXPRESSIONS)
+        return -(-expressions * most // in_a_row)
 
     def with_timeout(self, arrays: Arrays, timeout_s: float) -> Arrays:
         return arrays | {TIMEOUT_MS.name: np.array([[max(1, int(timeout_s * 1000))]], np.int32)}

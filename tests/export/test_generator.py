@@ -1,10 +1,14 @@
 """A checkpoint that answers in text, exported: configs, graphs, and what they write."""
 
+import ctypes
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from google.protobuf import text_format
+from onnxruntime import OrtValue
 from tritonclient.grpc import model_config_pb2
 
 from export import build as exporter
@@ -13,6 +17,7 @@ from referent.core.bundle import load_bundle, verify_files
 from referent.core.contract import dims_of, dtype_of, part_name
 from referent.core.grammar import GenerationFile
 from referent.generation.engine import Engine
+from referent.generation.memory import Columns, DeviceColumns, Host
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.questions import load_tokenizer
 from referent.kinds.generator import GENERATOR, Generator
@@ -56,8 +61,24 @@ def cases(model: GroundingModel) -> list[Case]:
     return make_cases(model, 16)
 
 
-def decoder_of(repository: Path, version: int, slots: int = 4) -> OnnxDecoder:
-    return OnnxDecoder(repository / "words_generator" / str(version) / "model.onnx", slots, columns=512)
+def decoder_of(repository: Path, version: int, place: Host | None = None) -> OnnxDecoder:
+    file = repository / "words_generator" / str(version) / "model.onnx"
+    return OnnxDecoder(file, slots=4, columns=512, place=place)
+
+
+class ByAddress(Host):
+    """Keys and values known by their addresses alone, as those in a GPU's memory are."""
+
+    def __init__(self) -> None:
+        self.copies = 0
+
+    def columns(self, heads: int, width: int, dtype: npt.DTypeLike) -> Columns:
+        return DeviceColumns(self.device, self._copy_2d, heads, width, dtype)
+
+    def _copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
+        self.copies += 1
+        for line in range(height):
+            ctypes.memmove(target + line * target_pitch, source + line * source_pitch, width)
 
 
 def test_what_is_published_is_complete_and_says_how_to_write(repository: Path, checkpoint: Path) -> None:
@@ -97,13 +118,31 @@ def test_configs_are_the_contract(repository: Path, version: int) -> None:
     assert (part.backend, part.max_batch_size) == ("generator", 1)
     assert not part.HasField("dynamic_batching")
     assert not part.model_warmup
-    assert part.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "yes"
+    assert part.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
     encoder = config_of(repository / "words_vision_encoder" / "config.pbtxt")
     assert (encoder.backend, encoder.max_batch_size, len(encoder.model_warmup)) == ("onnxruntime", 4, 1)
     assert encoder.HasField("dynamic_batching")
     if version == 2:
         assert declared(part.input) == contract(GENERATOR.inputs)
         assert declared(part.output) == contract(kind.step_outputs(GENERATOR, bundle))
+
+
+@pytest.mark.parametrize("version", [1, 2], ids=["fp32", "fp16"])
+def test_a_cache_known_by_address_holds_what_one_of_arrays_does(
+    repository: Path, model: GroundingModel, cases: list[Case], version: int
+) -> None:
+    """And features may be what ONNX Runtime holds, kept as a request's are."""
+    place, found = ByAddress(), []
+    for decoder in (decoder_of(repository, version), decoder_of(repository, version, place)):
+        rows = [row for case in cases for row in rows_of(model, case, packed=True)]
+        for row in rows:
+            features = np.asarray(row.image_features, np.float32 if version == 1 else np.float16)
+            row.image_features = decoder.keep(OrtValue.ortvalue_from_numpy(features))
+        assert write_joining(Engine(decoder), rows) > 1
+        found.append([(answer.ids, answer.decisions) for row in rows for answer in row.answers])
+        assert decoder.cache_bytes == 6 * 4 * 2 * 512 * 16 * (4 if version == 1 else 2)
+    assert found[0] == found[1]
+    assert place.copies > 100
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["single", "packed"])

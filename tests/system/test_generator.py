@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from onnxruntime import InferenceSession
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
@@ -23,6 +24,7 @@ from referent.client.http import Client
 from referent.core.bundle import load_bundle
 from referent.core.grammar import BoxGrammar, PointGrammar
 from referent.core.kind import Arrays, Options
+from referent.generation.onnx import OnnxDecoder
 from referent.kinds import load_processor
 from referent.kinds.generator import FINISH_REASONS, MASS, PASSES
 from referent.modeling.checkpoint import load_checkpoint_spec
@@ -33,6 +35,7 @@ from runtime.launcher import TritonServer
 from tests.support.commands import run
 from tests.support.hostile_labels import HOSTILE_LABELS
 from tests.support.load import gateway, is_ready, load, process_of, until
+from tests.support.recorded import assert_as_recorded
 from tests.support.text_model import save_text_checkpoint
 
 EXPRESSIONS = ["red cup", "the cup on the plate", 'a "quoted" <tag> & more', "die Tasse für Käse", "כוס", "👩\u200d👧"]
@@ -258,6 +261,20 @@ def test_a_client_that_goes_away_leaves_the_next_one_its_answer(url: str) -> Non
     assert [result["finish_reason"] for result in answer["results"]] == ["stop"] * len(EXPRESSIONS)
 
 
+def assert_graph_as_recorded(repository: Path, golden: Path, cases: list[dict]) -> None:
+    """The ids and log-probabilities that the published graphs themselves give."""
+    bundle, _ = load_bundle(repository, "baseline")
+    processor = load_processor(repository, bundle)
+    files = {step: repository / f"baseline_{step}" / "1" / "model.onnx" for step in ("vision_encoder", "generator")}
+    encoder, features = InferenceSession(files["vision_encoder"]), []
+    for case in cases:
+        picture = processor.decode((golden / case["image"]).read_bytes())
+        arrays = processor.prepare_picture(picture, [case["expression"]]).inferences[0]
+        features += encoder.run(["image_features"], {"image": arrays["image"]})
+    decoder = OnnxDecoder(files["generator"], slots=8, columns=1024)
+    assert_as_recorded(decoder, bundle, processor.encoder, features, cases, probes=True)
+
+
 def test_the_published_baseline_is_served_as_its_own_code_answers(data_folder: Path, tmp_path: Path) -> None:
     golden = data_folder / "golden" / "vg"
     checkpoint, repository = tmp_path / "checkpoint", tmp_path / "model_repository"
@@ -265,6 +282,7 @@ def test_the_published_baseline_is_served_as_its_own_code_answers(data_folder: P
     assert code == 0, errors
     export(checkpoint, "baseline", repository)
     cases = json.loads((golden / "constrained.json").read_text())["cases"]
+    assert_graph_as_recorded(repository, golden, cases)
     with (
         TritonServer(repository) as server,
         gateway(repository, server.grpc_url, default_model="baseline") as url,

@@ -22,6 +22,7 @@ from referent.core.bundle import TOKENIZER_FILE
 from referent.core.contract import IMAGE_FEATURES, INPUT_IDS, SEGMENT_IDS
 from referent.core.grammar import GENERATION_FILE, GenerationFile
 from referent.generation.engine import DecoderRow
+from referent.generation.memory import Gpu, Host
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.outputs import outputs_of
 from referent.generation.questions import QuestionError, load_tokenizer, question_of
@@ -39,7 +40,10 @@ class TritonPythonModel:
         parameters = {k: v["string_value"] for k, v in json.loads(args["model_config"])["parameters"].items()}
         self.settings = GenerationFile.model_validate_json((folder / GENERATION_FILE).read_text("utf-8"))
         threads = int(parameters.get("intra_op_thread_count", 0))
-        decoder = OnnxDecoder(folder / "model.onnx", self.settings.slots, self.settings.columns, threads)
+        on_gpu = args["model_instance_kind"] == "GPU"
+        place = Gpu(int(args["model_instance_device_id"])) if on_gpu else Host()
+        decoder = OnnxDecoder(folder / "model.onnx", self.settings.slots, self.settings.columns, threads, place)
+        self.keep = decoder.keep
         self.metrics = Metrics({"model": args["model_name"], "version": args["model_version"]}, decoder.cache_bytes)
         tokenizer_json = (folder / TOKENIZER_FILE).read_text("utf-8")
         tokenizer = load_tokenizer(tokenizer_json, decoder.vocabulary, self.settings.eos_token_id)
@@ -59,14 +63,15 @@ class TritonPythonModel:
         """Requests in flight are answered, waiting ones are refused; then the memory is given back."""
         self.writer.stop()
         self.metrics.clear()
-        del self.writer
+        del self.writer, self.keep
 
     def _submit(self, request: pb_utils.InferenceRequest, sender: Any) -> None:
         names = [tensor.name for tensor in (INPUT_IDS, SEGMENT_IDS, LABELS, TIMEOUT_MS, MAX_INSTANCES)]
         arrays = {name: _array(request, name) for name in names}
         timeout_ms = int(arrays[TIMEOUT_MS.name][0, 0])
         deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms > 0 else math.inf
-        features = _array(request, IMAGE_FEATURES.name).copy()  # the request's memory is Triton's again
+        given = pb_utils.get_input_tensor_by_name(request, IMAGE_FEATURES.name)
+        features = self.keep(OrtValue.from_dlpack(given.to_dlpack()))  # the request's memory is Triton's again
         self.writer.submit(question_of(arrays, features, deadline), partial(self._answer, sender))
 
     def _answer(self, sender: Any, outcome: list[DecoderRow] | Exception) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,14 +13,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
 from referent.core.grammar import BoxGrammar
-from referent.generation.engine import DecoderRow, Engine, WrittenAnswer
-from referent.generation.questions import load_tokenizer
 from referent.kinds.generator import generation_of
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import load_grounder
 from referent.modeling.llava import TEMPLATES
 from referent.modeling.text_decoder import TorchDecoder
 from tests.support.commands import run
+from tests.support.recorded import assert_as_recorded
 
 Damage = Callable[[Path], object]
 
@@ -52,32 +50,14 @@ def imported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(checkpoint: Path, spec: CheckpointSpec, golden: Path, cases: list[dict], probes: bool) -> None:
-    """Ids, texts, log-probabilities and scores under the spec's grammar, and under the case's narrower one."""
+    """As recorded, with the spec's own preprocessing, prompt and grammar."""
     model, encoder = load_checkpoint(checkpoint)[0], load_checkpoint_encoder(checkpoint, spec)
-    generation = generation_of(spec)
-    tokenizer = load_tokenizer(encoder.tokenizer_json, model.base.config.text_config.vocab_size, 2)
-    engine = Engine(TorchDecoder(model, slots=8, columns=1024))
-    rows = []
+    features = []
     for case in cases:
         square = spec.image.apply(Image.open(golden / case["image"]).convert("RGB"))
-        features = model.encode_image(torch.from_numpy(square[None])).detach()
-        larks = [generation.grammar.lark(case["expression"], 1), *([case["probe"]["grammar"]] if probes else [])]
-        answers = [WrittenAnswer(tokenizer, lark, encoder.suffix(case["expression"])) for lark in larks]
-        rows.append(DecoderRow(encoder.prefix, features, answers))
-        engine.admit(rows[-1])
-    while engine.active:
-        engine.step()
-    assert not engine.errors
-    for row, case in zip(rows, cases, strict=True):
-        for answer, wanted in zip(row.answers, (case["answer"], case["probe"]), strict=probes):
-            assert (answer.ids, answer.text) == (wanted["ids"], wanted["text"])
-            own = wanted["pil_pixels"]
-            allowed = [decision.logprob for decision in answer.decisions]
-            np.testing.assert_allclose(allowed, own["logprob_allowed"], atol=1e-4)
-            np.testing.assert_allclose([d.logprob + d.mass for d in answer.decisions], own["logprob"], atol=1e-4)
-            (written,) = generation.grammar.read(answer.text)
-            assert written.values == tuple(wanted["found"][0]["values"])
-            assert answer.score(written.span) == pytest.approx(own["score"], rel=1e-4)
+        features.append(model.encode_image(torch.from_numpy(square[None])).detach())
+    decoder = TorchDecoder(model, slots=max(8, len(cases)), columns=1024)
+    assert_as_recorded(decoder, spec, encoder, features, cases, probes)
 
 
 def test_an_imported_llava_writes_what_the_baselines_own_code_does(
