@@ -58,8 +58,9 @@ constraints: .venv/development  ## write the versions that are installed into co
 	$(BIN)/pip freeze --exclude-editable | grep -v '^torch==\| @ ' | sed 's/+.*//' | sort -f; } >constraints.txt.new
 	mv constraints.txt.new constraints.txt
 
-audit: .venv-audit/bin/pip-audit  ## known vulnerabilities of the packages in the gateway's image; asks PyPI
+audit: .venv-audit/bin/pip-audit  ## known vulnerabilities of the packages in the images; asks PyPI
 	.venv-audit/bin/pip-audit --requirement gateway/constraints.txt --require-hashes --disable-pip
+	.venv-audit/bin/pip-audit --requirement export/constraints.txt --require-hashes --disable-pip
 
 image:  ## build the gateway's image
 	docker build --file gateway/Dockerfile --tag referent-gateway .

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from gateway.schemas import GroundBatchRequest, GroundForm, GroundRequest, ImageInput, PredictRequest
+from referent.core.interpreter import TURN
 from referent.core.kind import Options
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
@@ -175,7 +176,8 @@ def _parsed(body: bytearray) -> Any:
     try:
         if body.startswith(BOM_UTF8):
             del body[: len(BOM_UTF8)]
-        return from_json(body, allow_inf_nan=False)
+        with TURN:
+            return from_json(body, allow_inf_nan=False)
     except ValueError as error:  # too deep as well: the parser stops at some 200 levels
         raise MalformedRequestError(f"the body is not JSON: {error}") from None
 

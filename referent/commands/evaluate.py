@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from referent.commands.installation import needs
+from referent.commands.options import KEY
 from referent.commands.terminal import failure
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Predict with the model of this directory.")] = None,
     url: Annotated[str | None, typer.Option(help="Predict with the service that runs here.")] = None,
+    api_key: KEY = None,
     predictions: Annotated[Path | None, typer.Option(help="Take the predictions of this JSON-lines file.")] = None,
     model: Annotated[str | None, typer.Option(help="Of the service.", show_default="the service's")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time to the service.")] = 4,
@@ -70,8 +72,8 @@ def evaluate(
             found = _ask_checkpoint(checkpoint, records, images, batch)
             judged = _of_checkpoint(checkpoint)
         else:
-            judged = _of_service(url, model)
-            found = _ask_service(url, records, images, judged["model"], concurrency)
+            judged = _of_service(url, api_key, model)
+            found = _ask_service(url, api_key, records, images, judged["model"], concurrency)
         results = join(records, found)
         reasons = [prediction.error if prediction else None for prediction in results.predictions]
         if all(reasons):
@@ -135,14 +137,14 @@ def _ask_checkpoint(directory: Path, records: "list[Record]", images: Path, batc
 
 
 def _ask_service(
-    url: str, records: "list[Record]", images: Path, model: str | None, concurrency: int
+    url: str, api_key: str | None, records: "list[Record]", images: Path, model: str | None, concurrency: int
 ) -> "Iterable[Prediction]":
     from tqdm import tqdm
 
     from referent.client.http import Client
     from referent.evaluation.predictors import ask_service
 
-    with Client(url) as client:
+    with Client(url, api_key=api_key) as client:
         return list(tqdm(ask_service(client, records, images, model, concurrency), total=len(records), desc=url))
 
 
@@ -156,11 +158,11 @@ def _of_checkpoint(directory: Path) -> dict[str, str | None]:
     return {"model": name, "digest": digest, "training_commit": training.get("commit")}
 
 
-def _of_service(url: str, model: str | None) -> dict[str, str | None]:
+def _of_service(url: str, api_key: str | None, model: str | None) -> dict[str, str | None]:
     """What is judged: a served model, its version and digest. Raises ValueError where it is not served."""
     from referent.client.http import Client
 
-    with Client(url) as client:
+    with Client(url, api_key=api_key) as client:
         served = client.models()
     for entry in served:
         if entry.name == model or (model is None and entry.default):

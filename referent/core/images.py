@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image
 
 from referent.core.headers import SIDEWAYS, Bytes, Header, format_of, read_header, without_metadata
+from referent.core.interpreter import TURN
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
@@ -187,7 +188,8 @@ def _decoded(image: Image.Image, size: tuple[int, int]) -> Picture:
     """The pixels of an opened image of `size`, and that size as shown."""
     orientation = image.info[ORIENTATION]
     with _damaged(image.format or "AVIF"):
-        image.load()
+        with TURN if image.format == "AVIF" else nullcontext():
+            image.load()
         upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
         return Picture(to_rgb(upright), size[::-1] if orientation in SIDEWAYS else size)
 

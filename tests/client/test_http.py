@@ -22,6 +22,7 @@ from referent.client.http import AsyncClient, Client, ServiceError, ServiceUnrea
 from referent.client.results import Grounding
 from referent.core.api import EXAMPLE
 from referent.core.images import ImageTooLargeError
+from tests.support.answers import SERVED_MODEL
 from tests.support.raw import ANSWER, raw_server, response
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -41,20 +42,6 @@ METADATA = {
         "expression_characters": 6,
         "deadline_s": 7,
     },
-}
-MODEL = {
-    "name": "mini",
-    "version": "3",
-    "digest": "sha256:0",
-    "kind": "head",
-    "gives": "boxes",
-    "several": False,
-    "heatmaps": False,
-    "knows": None,
-    "default": True,
-    "ready": True,
-    "present_threshold": 0.5,
-    "evaluation": {"cards": {"n": 171, "mean_iou": 0.8425}},
 }
 
 
@@ -213,7 +200,7 @@ def test_options_of_an_answer_are_asked_for(ask: Ask, image: bytes | str) -> Non
 
 
 def test_models_and_metadata_are_typed(ask: Ask) -> None:
-    answers = {"/v1/models": {"models": [MODEL]}, "/v1/metadata": METADATA}
+    answers = {"/v1/models": {"models": [SERVED_MODEL]}, "/v1/metadata": METADATA}
 
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=answers[request.url.path])

@@ -19,8 +19,7 @@ from referent.commands.app import app
 from referent.core.api import EXAMPLE
 from referent.core.provenance import digest_of
 from referent.data.records import write_records
-from tests.support.answers import box_answer
-from tests.support.commands import MODEL
+from tests.support.answers import SERVED_MODEL, box_answer
 from tests.support.scored import BOX, HALF, record
 
 
@@ -45,8 +44,8 @@ def predictions(tmp_path: Path) -> Path:
     return tmp_path / "predictions.jsonl"
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"} | environment)
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -105,7 +104,7 @@ def test_a_served_model_is_named_by_its_version_and_digest(
 ) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"models": [MODEL | {"name": "cards", "default": False}, MODEL]})
+            return httpx.Response(200, json={"models": [SERVED_MODEL | {"name": "cards", "default": False}, SERVED_MODEL]})
         return httpx.Response(200, json=EXAMPLE | {"results": [box_answer("the cup", BOX, 0.9, True).model_dump()] * 2})
 
     monkeypatch.setattr("referent.client.http.Client", partial(Client, transport=httpx.MockTransport(answer)))
@@ -118,6 +117,26 @@ def test_a_served_model_is_named_by_its_version_and_digest(
     assert "<dd>sha256:0</dd>" in page.read_text()
     code, _, errors = run(*given, "--model", "maxi")
     assert (code, "does not serve maxi; it serves cards, mini" in errors) == (1, True)
+
+
+def test_a_service_that_asks_for_a_key_gets_it(annotations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.headers.get("authorization") != "Bearer secret-key":
+            return httpx.Response(401, json={"title": "A key is needed", "detail": "this service asks for a key"})
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"models": [SERVED_MODEL]})
+        results = [box_answer("it", BOX, 0.9, True).model_dump()] * request.content.count(b'name="expression"')
+        return httpx.Response(200, json=EXAMPLE | {"results": results})
+
+    monkeypatch.setattr("referent.client.http.Client", partial(Client, transport=httpx.MockTransport(answer)))
+    given = ("evaluate", "jsonl", "--annotations", annotations, "--images", annotations.parent, "--json")
+    asked = (*given, "--url", "http://127.0.0.1:8000")
+    for code, output, errors in (run(*asked, "--api-key", "secret-key"), run(*asked, REFERENT_API_KEY="secret-key")):
+        assert code == 0, errors
+        assert json.loads(output)["summary"]["acc@0.5"] > 0.5
+    code, _, errors = run(*asked, "--api-key", "another")
+    assert code == 1
+    assert "this service asks for a key" in errors
 
 
 @pytest.mark.parametrize(

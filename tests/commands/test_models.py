@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import MODEL, cells, run
+from tests.support.answers import SERVED_MODEL
+from tests.support.commands import cells, run
 
 
 @pytest.mark.usefixtures("asked")
@@ -15,7 +16,7 @@ def test_models_are_listed_with_their_figures() -> None:
         ["mini", "3", "yes", "cards", "171", "0.843", "0.947", ""],
         ["mini", "3", "yes", "scenes", "9", "", "", "0.996"],
     ]
-    assert json.loads(run("models", "--json")[1]) == [MODEL]
+    assert json.loads(run("models", "--json")[1]) == [SERVED_MODEL]
 
 
 @pytest.mark.parametrize("command", [["models"], ["demo"], ["ground", "a.jpg", "a"], ["batch", ".", "a", "--out", "o"]])

@@ -23,6 +23,10 @@ DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
 METRIC = re.compile(r"\b(?:referent|nv)[_:][a-z0-9_:]+")
 # exported where there is a GPU only; from the Metrics page of Triton's user guide
 OF_GPUS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
+# of models that write their answers; tests/system/test_generator.py reads them from Triton
+OF_GENERATORS = {f"referent_generator_{name}" for name in ("waiting", "active", "passes_total", "tokens_total")} | {
+    "referent_generator_cache_bytes"
+}
 
 
 def expressions() -> dict[str, str]:
@@ -44,7 +48,7 @@ def exported() -> set[str]:
     for name, kind in re.findall(r"^# TYPE (\S+) (\w+)", metrics, re.MULTILINE):  # no series yet where labels are open
         names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
     recorded = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
-    return names | recorded | OF_GPUS
+    return names | recorded | OF_GPUS | OF_GENERATORS
 
 
 def test_every_metric_that_is_asked_for_is_exported(exported: set[str]) -> None:

@@ -1,5 +1,6 @@
 """Health, models, OpenAPI, metrics, logs, settings, imports: the gateway as its operators meet it."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -15,8 +16,19 @@ from structlog.testing import capture_logs
 from gateway.errors import TABLE
 from gateway.server import listen, url_of
 from gateway.settings import OTHERS, Settings
+from referent.core.interpreter import TURN
 from tests.support.gateway import Start
 from tests.support.requests import in_json, jpeg
+
+
+@pytest.mark.anyio
+async def test_what_holds_the_interpreter_takes_turns_and_the_event_loop_goes_on(client: httpx.AsyncClient) -> None:
+    with TURN:  # another body is being parsed
+        waiting = asyncio.create_task(client.post("/v1/ground", json=in_json(jpeg(), "the queen")))
+        for _ in range(20):
+            assert (await client.get("/livez")).status_code == 200
+        assert not waiting.done()
+    assert (await waiting).status_code == 200
 
 
 @pytest.mark.anyio

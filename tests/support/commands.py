@@ -9,22 +9,8 @@ from typer.testing import CliRunner
 from referent.client.http import Client
 from referent.commands.app import app
 from referent.core.api import EXAMPLE
-from tests.support.answers import box_answer
+from tests.support.answers import SERVED_MODEL, box_answer
 
-MODEL = {
-    "name": "mini",
-    "version": "3",
-    "digest": "sha256:0",
-    "kind": "head",
-    "gives": "boxes",
-    "several": False,
-    "heatmaps": False,
-    "knows": None,
-    "default": True,
-    "ready": True,
-    "present_threshold": 0.5,
-    "evaluation": {"cards": {"n": 171, "mean_iou": 0.8425, "acc@0.5": 0.947}, "scenes": {"n": 9, "auroc": 0.9957}},
-}
 EXPRESSIONS = ["the queen", "the [LOC] king", "a dragon"]
 BOX = (10, 20, 50, 60)
 
@@ -37,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
     def answer(request: httpx.Request) -> httpx.Response:
         requests.append(request)
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"models": [MODEL]})
+            return httpx.Response(200, json={"models": [SERVED_MODEL]})
         scores = zip(EXPRESSIONS, (0.9, 0.8, 0.1), strict=True)
         results = [box_answer(expression, BOX, score, score > 0.5).model_dump() for expression, score in scores]
         return httpx.Response(200, json=EXAMPLE | {"results": results})

@@ -182,6 +182,27 @@ def test_a_full_queue_refuses_and_the_next_request_is_answered(server: TritonSer
     assert ask(0) == "ok"
 
 
+def test_through_the_gateway_a_full_queue_is_429_and_a_passed_deadline_504(url: str) -> None:
+    """And the next request is answered."""
+    body = {"files": {"image": png(picture())}, "data": {"expression": "the cup", "model": "dots", "max_instances": 12}}
+
+    def ask(_: int) -> httpx.Response:
+        return httpx.post(f"{url}/v1/ground", **body, timeout=60)
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, range(64)))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert (refused.json()["type"], refused.json()["retryable"]) == ("urn:referent:problem:overloaded", True)
+    assert int(refused.headers["retry-after"]) >= 1
+    late = httpx.post(f"{url}/v1/ground", **body, headers={"X-Request-Timeout": "0.02"})
+    assert (late.status_code, late.json()["retryable"]) == (504, True)
+    whole = ask(0)
+    assert whole.status_code == 200
+    stages = dict(part.split(";dur=") for part in whole.headers["server-timing"].split(", "))
+    assert 0 < float(stages["prefill"]) + float(stages["generation"]) <= float(stages["inference"])
+
+
 @pytest.mark.parametrize("fault", ["no expressions", "labels without tokens"])
 def test_tensors_that_make_no_sense_are_the_callers_fault(server: TritonServer, repository: Path, fault: str) -> None:
     arrays = arrays_of(repository, "words", ["the cup"])
