@@ -26,7 +26,7 @@ from benchmarks.lib.measuring import Blocks, Report, Row, arguments_of, bars, me
 from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Subject, serve
 from benchmarks.soak import GROWTH_PERCENT, growth, memory_mb
 from export.build import export
-from referent.generation.engine import Decisions, DecoderRow, Engine, Pass
+from referent.generation.engine import Decisions, Decoder, DecoderRow, Engine, Pass
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.questions import load_tokenizer, plan, question_of
 from referent.kinds.generator import generation_of
@@ -70,7 +70,7 @@ class InProcessWriter:
 class TokenByToken:
     """A decoder that takes a pass for each token of a row that decodes, as one does that knows no forced tokens."""
 
-    def __init__(self, decoder: OnnxDecoder) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.slots, self.columns, self.vocabulary = decoder.slots, decoder.columns, decoder.vocabulary
         self.passes = 0

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import gateway_load, peers, preprocess, stages
+from benchmarks import gateway_load, generation, peers, preprocess, stages
 from benchmarks import packed as packing
 from benchmarks.lib.measuring import Blocks, Report, alternate, arguments_of, bars, over_rounds, spread
 from benchmarks.lib.service import (
@@ -154,6 +154,15 @@ def overload(arguments: argparse.Namespace) -> Iterator[Goal]:
     yield Goal("goodput at 3x overload over its peak", ">= 0.9", found, kept >= 0.9)
 
 
+def written(arguments: argparse.Namespace) -> Iterator[Goal]:
+    """Models that write their answers."""
+    with tempfile.TemporaryDirectory() as directory:
+        rounds, requests, seconds = (1, 200, 3) if arguments.quick else (3, 1000, 6)
+        _, figures = generation.measure(Path(directory), rounds, requests, seconds)
+    for figure in figures:
+        yield Goal(*figure)
+
+
 def _quotient(above: float, below: float) -> float:
     return above / below
 
@@ -168,7 +177,9 @@ def _added(what: str, above: Blocks, below: Blocks, goal_ms: float) -> Goal:
     return Goal(what, f"<= +{goal_ms:g} ms", spread(found), statistics.median(found) <= goal_ms)
 
 
-MEASURES: tuple[Callable[[argparse.Namespace], Iterator[Goal]], ...] = (layers, others, photographs, overload, wide)
+MEASURES: tuple[Callable[[argparse.Namespace], Iterator[Goal]], ...] = (
+    layers, others, photographs, overload, wide, written,
+)  # fmt: skip
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.lib.measuring import Report, Row, arguments_of, lines
 from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Subject
-from referent.core.kind import Arrays
+from referent.core.kind import Arrays, Options
 from runtime.distribution import find_distribution
 from runtime.launcher import TritonServer
 
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--url", help="gRPC of a running Triton; default: start one")
     parser.add_argument("--picture", type=Path, default=PICTURE)
     parser.add_argument("--expression", action="append", help=f"repeatable; default: {EXPRESSIONS[0]}")
+    parser.add_argument("--max-instances", type=int, help="of an expression, for models that give several")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--seconds", type=float, default=5, help="of a measurement; three must agree")
     parser.add_argument("--install", action="store_true", help="install the program and end")
@@ -129,7 +130,8 @@ def main() -> None:
         print(f"installed: {folder()}/perf_analyzer")
         return
     subject = Subject(arguments.model_repository, arguments.model)
-    arrays = subject.arrays(arguments.picture.read_bytes(), arguments.expression or EXPRESSIONS[:1])
+    expressions, options = arguments.expression or EXPRESSIONS[:1], Options(arguments.max_instances)
+    arrays = subject.arrays(arguments.picture.read_bytes(), expressions, options)
     if arguments.data_only:
         arguments.data_only.write_text(input_data(arrays))
         print(

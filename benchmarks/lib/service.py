@@ -19,7 +19,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from benchmarks.lib.measuring import Row
 from referent.core.bundle import Bundle, load_bundle
 from referent.core.contract import dtype_of, part_name
-from referent.core.kind import Arrays, Prepared
+from referent.core.kind import Arrays, Options, Prepared
+from referent.core.processor import DEFAULTS
 from referent.kinds import load_processor
 
 REPOSITORY = Path("model_repository")
@@ -88,9 +89,9 @@ class Subject:
             for step in self.kind.steps
         }
 
-    def arrays(self, data: bytes, expressions: Sequence[str]) -> Arrays:
+    def arrays(self, data: bytes, expressions: Sequence[str], options: Options = DEFAULTS) -> Arrays:
         """The ensemble's tensors, batch 1; the expressions must fit one row."""
-        return only_inference(self.processor.prepare(data, expressions))
+        return only_inference(self.processor.prepare(data, expressions, options))
 
 
 def only_inference(prepared: Prepared) -> Arrays:

@@ -1,3 +1,5 @@
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,10 @@ from benchmarks.lib.service import EXPRESSIONS, PICTURE, InProcess, Subject, bat
 from benchmarks.noop import NAME, VALUE, publish_noop
 from benchmarks.perf_analyzer import input_data, shapes
 from referent.core.bundle import verify_files
+from referent.core.grammar import Generation, PointGrammar
+from referent.core.kind import Options
 from referent.triton.repository import read_config
+from tests.support.fake_triton import publish
 from tests.support.tiny import MODEL_REPOSITORY
 
 
@@ -54,15 +59,22 @@ def test_form_is_what_the_gateway_reads() -> None:
 
 
 def test_perf_analyzer_gets_the_tensors_of_one_request(mini: Subject) -> None:
-    import base64
-    import json
-
     arrays = mini.arrays(PICTURE.read_bytes(), EXPRESSIONS[:2])
     [tensors] = json.loads(input_data(arrays))["data"]
     for name, array in arrays.items():
         content = np.frombuffer(base64.b64decode(tensors[name]["b64"]), array.dtype)
         np.testing.assert_array_equal(content.reshape(1, *tensors[name]["shape"]), array)
     assert "--shape=loc_positions:4" in shapes(arrays)
+
+
+def test_perf_analyzer_gets_what_a_generator_is_asked(tmp_path: Path) -> None:
+    generation = Generation(grammar=PointGrammar(), eos_token_id=1)
+    publish(tmp_path, kind="generator", generation=generation, has_scores=False)
+    arrays = Subject(tmp_path, "tiny").arrays(PICTURE.read_bytes(), ["a cup", "the plate"], Options(max_instances=9))
+    [tensors] = json.loads(input_data(arrays))["data"]
+    assert tensors["labels"] == {"b64": base64.b64encode(b"a cup\0\0\0\0the plate").decode(), "shape": [2, 9]}
+    assert tensors["max_instances"] == {"b64": base64.b64encode(b"\x09\0\0\0").decode(), "shape": [1]}
+    assert "--shape=labels:2,9" in shapes(arrays)
 
 
 def test_setting_of_a_sweep_is_in_every_part(mini: Subject, tmp_path: Path) -> None:
