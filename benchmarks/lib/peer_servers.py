@@ -48,7 +48,7 @@ class Asked(BaseModel):
     expressions: list[str]
 
 
-class Written:
+class PlainGeneration:
     """Answers in text as transformers' generate writes them: its KV cache, no grammar, one after another.
 
     With `tokens` it writes so many, whatever it wants to say (random weights).
@@ -142,7 +142,8 @@ def main() -> None:
         server = litserve.LitServer(BatchingApi(arguments.checkpoint), accelerator="cpu", workers_per_device=1)
         server.run(host="127.0.0.1", port=arguments.port, generate_client_file=False, log_level="warning")
         return
-    way = Written(arguments.checkpoint, arguments.tokens) if arguments.peer == "text" else _eager(arguments.checkpoint)
+    is_text = arguments.peer == "text"
+    way = PlainGeneration(arguments.checkpoint, arguments.tokens) if is_text else _eager(arguments.checkpoint)
     uvicorn.run(one_at_a_time(way), host="127.0.0.1", port=arguments.port, log_level="warning")
 
 

@@ -291,8 +291,7 @@ def assert_graph_as_recorded(repository: Path, golden: Path, cases: list[dict]) 
     files = {step: repository / f"baseline_{step}" / "1" / "model.onnx" for step in ("vision_encoder", "generator")}
     encoder, features = InferenceSession(files["vision_encoder"]), []
     for case in cases:
-        picture = processor.decode((golden / case["image"]).read_bytes())
-        arrays = processor.prepare_picture(picture, [case["expression"]]).inferences[0]
+        arrays = processor.prepare((golden / case["image"]).read_bytes(), [case["expression"]]).inferences[0]
         features += encoder.run(["image_features"], {"image": arrays["image"]})
     decoder = OnnxDecoder(files["generator"], slots=8, columns=1024)
     assert_as_recorded(decoder, bundle, processor.encoder, features, cases, probes=True)
