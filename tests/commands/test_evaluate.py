@@ -104,7 +104,9 @@ def test_a_served_model_is_named_by_its_version_and_digest(
 ) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"models": [SERVED_MODEL | {"name": "cards", "default": False}, SERVED_MODEL]})
+            return httpx.Response(
+                200, json={"models": [SERVED_MODEL | {"name": "cards", "default": False}, SERVED_MODEL]}
+            )
         return httpx.Response(200, json=EXAMPLE | {"results": [box_answer("the cup", BOX, 0.9, True).model_dump()] * 2})
 
     monkeypatch.setattr("referent.client.http.Client", partial(Client, transport=httpx.MockTransport(answer)))
