@@ -19,8 +19,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from benchmarks.lib.measuring import Row
 from referent.core.bundle import Bundle, load_bundle
 from referent.core.contract import dtype_of, part_name
-from referent.core.kind import Arrays, Options, Prepared
-from referent.core.processor import DEFAULTS
+from referent.core.kind import DEFAULTS, Arrays, Options, Prepared
 from referent.kinds import load_processor
 
 REPOSITORY = Path("model_repository")
