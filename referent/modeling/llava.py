@@ -8,6 +8,7 @@ from typing import Literal
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
+from transformers import LlavaConfig
 
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.grammar import BoxGrammar, Generation
@@ -19,6 +20,7 @@ from referent.modeling.grounding import image_tokens_of
 from referent.modeling.vpp import VisualPromptsShape
 from referent.modeling.weights import CheckpointError, load_llava_config, reading
 
+FAMILIES = {"text_config": "llama", "vision_config": "clip_vision_model"}
 SENTENCEPIECE_FILE = "tokenizer.model"
 LOC_TEMPLATE = "<image>\nFind the object referred to: {expression}[LOC]"
 TEMPLATES = {  # visual-grounding-api's own, to the letter
@@ -54,6 +56,7 @@ def llava_spec(
     are padded as LLaVA's own code does it. Raises `CheckpointError`.
     """
     config = load_llava_config(directory)
+    check_families(directory, config)
     text, vision, image_tokens = config.text_config, config.vision_config, image_tokens_of(config)
     image_tokens += visual_prompts.queries if visual_prompts else 0
     template = TEMPLATES.get(template or "", template) or (TEMPLATES["vg"] if plain_text_loc else LOC_TEMPLATE)
@@ -81,6 +84,19 @@ def llava_spec(
         kind=kind,
         generation=text_generation(text.eos_token_id) if kind == "generator" else None,
     )  # fmt: skip
+
+
+def check_families(directory: Path, config: LlavaConfig) -> None:
+    """Whether it is made of what LLaVA-1.5 is made of: pixels are normalised for CLIP, and layers are Llama's.
+
+    Raises `CheckpointError`.
+    """
+    found = {part: getattr(config, part).model_type for part in FAMILIES}
+    if found != FAMILIES:
+        raise CheckpointError(
+            f"{directory} is made of {' and '.join(found.values())}, LLaVA-1.5 of {' and '.join(FAMILIES.values())}: "
+            "take an edition such as llava-1.5-7b-hf"
+        )
 
 
 def add_visual_prompts(spec: CheckpointSpec, shape: VisualPromptsShape) -> CheckpointSpec:

@@ -102,8 +102,8 @@ class Recipe:
         if self.mode != "vpp" and (given := next((option for option, value in only.items() if value), None)):
             raise RecipeError(f"{given} is for vpp: leave it out with {self.mode}")
         if self.conversations is not None:
-            own = {"--loc-head": self.loc_head, "--template": self.template, "--compile": self.compile}
-            own |= {"--train-limit": self.train_limit}
+            own: dict[str, object] = {"--loc-head": self.loc_head, "--template": self.template}
+            own |= {"--compile": self.compile, "--train-limit": self.train_limit}
             if given := next((option for option, value in own.items() if value), None):
                 raise RecipeError(f"--conversations and {given} exclude each other: leave one out")
 

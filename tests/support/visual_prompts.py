@@ -4,12 +4,17 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 
 from referent.core.spec import ModelSpec
 from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import load_checkpoint, save_checkpoint
-from referent.modeling.llava import add_visual_prompts
+from referent.modeling.grounding import GroundingModel
+from referent.modeling.importers.vpp_llava import TEMPLATE
+from referent.modeling.llava import add_visual_prompts, llava_spec
 from referent.modeling.vpp import VisualPrompts, VisualPromptsShape
+from tests.support.text_model import text_llava
+from tests.support.text_tokenizer import write_text_tokenizer
 
 TINY_SHAPE = VisualPromptsShape(stage_layers=(1, 1, 1, 1), stage_sizes=(16, 16, 16, 32), feed_forward_size=16)
 
@@ -49,4 +54,22 @@ def save_prompted_checkpoint(
     padded = spec.model_copy(update={"image": ImageTransform(mode="pad", size=spec.image.size)})
     spec = add_visual_prompts(padded, shape)
     save_checkpoint(directory, model, spec, checkpoint / "tokenizer.json")
+    return directory
+
+
+def save_llava(directory: Path) -> Path:
+    """A tiny LLaVA as it is published, with a tokenizer that spells boxes."""
+    text_llava().save_pretrained(directory)
+    write_text_tokenizer(directory / "tokenizer.json")
+    return directory
+
+
+def save_writing_checkpoint(directory: Path, llava: Path) -> Path:
+    """A checkpoint on `save_llava`'s that answers in text, as the import of VPP-LLaVA writes it."""
+    tokenizer = llava / "tokenizer.json"
+    spec = llava_spec(
+        llava, Tokenizer.from_file(str(tokenizer)), template=TEMPLATE, kind="generator", visual_prompts=SMALLEST_SHAPE
+    )
+    model = GroundingModel(text_llava(), None, tiny_prompts(spec.image.size, 64, SMALLEST_SHAPE))
+    save_checkpoint(directory, model, spec.model_copy(update={"base": "base", "present_threshold": 0.0}), tokenizer)
     return directory

@@ -8,16 +8,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copyfile, copytree, ignore_patterns
 
 import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import set_seed
+from transformers import LlamaConfig, LlavaConfig, SiglipVisionConfig, set_seed
 
-from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder, load_checkpoint_spec
+from referent.modeling.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_checkpoint_encoder,
+    load_checkpoint_spec,
+)
 from referent.modeling.grounder import TextGrounder, load_grounder
 from referent.training.encoding import collate_trimmed
 from referent.training.losses import LossWeights, Objective
@@ -256,8 +261,19 @@ def test_a_base_with_an_adapter_is_refused(make_recipe: MakeRecipe, tiny_checkpo
         train(make_recipe("lora", base=tiny_checkpoint))
 
 
+@pytest.mark.parametrize("mode", ["lora", "full", "text", "frozen"])
+def test_a_llava_of_another_family_is_refused(make_recipe: MakeRecipe, tmp_path: Path, mode: str) -> None:
+    """Its pixels would be normalised for CLIP, and its layers run as Llama's."""
+    vision = SiglipVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28)
+    text = LlamaConfig(vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    LlavaConfig(vision_config=vision, text_config=text).save_pretrained(tmp_path)
+    copyfile(make_recipe("lora").base / "tokenizer.json", tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="made of llama and siglip_vision_model"):
+        train(make_recipe(mode, base=tmp_path))
+
+
 def test_missing_data_is_named(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.jsonl is missing"):
+    with pytest.raises(DataError, match=r"val\.jsonl is missing"):
         train(make_recipe("frozen", data=tmp_path))
 
 

@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
-from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder, save_checkpoint
-from referent.modeling.grounding import GroundingModel
+from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.importers.vpp_llava import DETECTOR, GRAMMAR, TEMPLATE
-from referent.modeling.llava import llava_spec
 from referent.modeling.vpp import draw_axis
 from referent.training.dialogue_stream import DialogueStream, load_dialogues
 from referent.training.encoding import collate_answers, collate_trimmed
@@ -23,9 +20,14 @@ from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, RecordStream, load_records
 from referent.training.train import open_base, train
-from tests.support.text_model import text_llava
-from tests.support.text_tokenizer import EOS_ID, IMAGE_ID, write_text_tokenizer
-from tests.support.visual_prompts import AXIS_ALONE, SMALLEST_SHAPE, save_prompted_checkpoint, tiny_prompts
+from tests.support.text_tokenizer import EOS_ID, IMAGE_ID
+from tests.support.visual_prompts import (
+    AXIS_ALONE,
+    SMALLEST_SHAPE,
+    save_llava,
+    save_prompted_checkpoint,
+    save_writing_checkpoint,
+)
 
 MakeRecipe = Callable[..., Recipe]
 BOX = "[0.25, 0.25, 0.50, 0.75]"
@@ -41,25 +43,12 @@ def prompted(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def llava_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As it is published, with a tokenizer that spells boxes."""
-    directory = tmp_path_factory.mktemp("llava")
-    text_llava().save_pretrained(directory)
-    write_text_tokenizer(directory / "tokenizer.json")
-    return directory
+    return save_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="session")
 def writing(llava_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that answers in text, as the import of VPP-LLaVA writes it."""
-    tokenizer = llava_directory / "tokenizer.json"
-    spec = llava_spec(
-        llava_directory, Tokenizer.from_file(str(tokenizer)), template=TEMPLATE, kind="generator",
-        visual_prompts=SMALLEST_SHAPE,
-    )  # fmt: skip
-    directory = tmp_path_factory.mktemp("writing")
-    model = GroundingModel(text_llava(), None, tiny_prompts(28, 64, SMALLEST_SHAPE))
-    save_checkpoint(directory, model, spec.model_copy(update={"base": "base"}), tokenizer)
-    return directory
+    return save_writing_checkpoint(tmp_path_factory.mktemp("writing"), llava_directory)
 
 
 @pytest.fixture
@@ -188,12 +177,12 @@ def test_a_run_on_conversations_learns_to_write_them(
 ) -> None:
     rates = {f"{part}_learning_rate": 3e-3 for part in ("language", "projector", "vision", "detector")}
     recipe = make_recipe(
-        "vpp", base=writing, conversations=conversations, steps=12, batch=4, val_limit=1, learning_rate=3e-3, **rates
+        "vpp", base=writing, conversations=conversations, steps=6, batch=4, val_limit=1, learning_rate=3e-3, **rates
     )
     train(recipe)
-    state = json.loads((recipe.out / "checkpoint-12" / "trainer_state.json").read_text())
+    state = json.loads((recipe.out / "checkpoint-6" / "trainer_state.json").read_text())
     losses = [line["text"] for line in state["log_history"] if "text" in line]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert "1 missing image" in caplog.text
     spec = load_checkpoint(recipe.out / "best")[1]
     assert (spec.kind, spec.generation.grammar) == ("generator", GRAMMAR)
