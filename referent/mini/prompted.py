@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, TrainingArguments, set_seed
@@ -36,8 +35,9 @@ from referent.core.transform import ImageTransform
 from referent.mini import shape as mini
 from referent.mini.artwork import load_artwork
 from referent.mini.expressions import make_expressions
-from referent.mini.pretrain import mini_spec, train_tokenizer
+from referent.mini.pretrain import mini_spec
 from referent.mini.scenes import SIDE, Materials, Scene, make_scene
+from referent.mini.tokenizer import train_tokenizer
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder, save_checkpoint
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.heads import BoxHead
@@ -62,7 +62,7 @@ SHAPE = VisualPromptsShape(
 DETECTOR_GRID = SHAPE.detector_size // STRIDE
 CELLS: dict[str, VisualPromptsShape] = {"global": SHAPE.model_copy(update={"queries": 0}), "both": SHAPE}
 UNTRAINED = "both_untrained"  # as both, with a detector that has never seen a box
-DETECTOR_FILE, NAMES_FILE = "detector.safetensors", "names.json"
+DETECTOR_FILE = "detector.pt"
 WEIGHT_DECAY = 0.05
 OBJECTS = 9  # of a scene, at most
 
@@ -114,13 +114,12 @@ def expressions_row(
     """What `Objective` needs of a scene, with dense supervision."""
     found = make_expressions(rng, scene.names, scene.boxes, SIDE, names, ROW.expressions)
     suffixes = [encoder.suffix(expression.text) for expression in found] or [encoder.suffix("object")]
-    targets = [None if e.target is None else scene.boxes[e.target] for e in found]
+    targets = [scene.boxes[e.targets[0]] if e.targets else None for e in found]
     sample, frame = encode_row(scene.image, suffixes, targets, spec, encoder, ROW)
     owner = cell_owners(scene, frame, GRID)
     points = np.zeros((ROW.expressions, GRID**2), bool)
     for slot, expression in enumerate(found[: int(sample["used"].sum())]):
-        if expression.target is not None:
-            points[slot] = owner == expression.target + 1
+        points[slot] = np.isin(owner, [target + 1 for target in expression.targets])
     return sample | {"points": points, **cell_targets(scene, frame, GRID, names)}
 
 
@@ -234,7 +233,7 @@ def train_base(arguments: argparse.Namespace) -> None:
     materials, names = _materials(arguments, "train")
     tokenizer_file = out / TOKENIZER_FILE
     if not tokenizer_file.exists():
-        train_tokenizer(materials, tokenizer_file)
+        train_tokenizer(_words(materials, names), tokenizer_file)
     spec = base_spec()
     encoder = load_checkpoint_encoder(out, spec)
     model = GroundingModel(ConvStemLlava(llava_config()), BoxHead(WIDTH, spec.head_dropout))
@@ -260,7 +259,7 @@ def train_detector(arguments: argparse.Namespace) -> None:
     held_out = Scenes(_materials(arguments, "val")[0], 300, "detector/val", scenes.encode)
     figures = detector_figures(objective, held_out)
     _swap_norms(objective.detector, nn.BatchNorm2d, DetrFrozenBatchNorm2d)
-    save_file(objective.detector.state_dict(), out / DETECTOR_FILE)
+    torch.save(objective.detector.state_dict(), out / DETECTOR_FILE)
     (out / "result.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(figures)
 
@@ -273,9 +272,18 @@ def assemble(arguments: argparse.Namespace) -> None:
         prompts = VisualPrompts(IMAGE.size, WIDTH, shape)
         prompts.axis.prompt.data.copy_(draw_axis(IMAGE.size))
         if name == "both":
-            prompts.detector.load_state_dict(load_file(arguments.detector / DETECTOR_FILE))
+            prompts.detector.load_state_dict(torch.load(arguments.detector / DETECTOR_FILE, weights_only=True))
         model.visual_prompts = prompts
         save_checkpoint(arguments.out / name, model, add_visual_prompts(spec, shape), arguments.base / TOKENIZER_FILE)
+
+
+def _words(materials: Materials, names: Sequence[str]) -> Iterator[str]:
+    """What the tokenizer learns from."""
+    rng = random.Random(7)
+    for _ in range(2000):
+        scene = make_scene(rng, materials, "icons")
+        for expression in make_expressions(rng, scene.names, scene.boxes, SIDE, names, ROW.expressions):
+            yield expression.text
 
 
 def write_artwork(arguments: argparse.Namespace) -> None:

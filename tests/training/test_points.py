@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, normalizers
 from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from referent.core.grammar import PointGrammar
 from referent.core.prompts import PromptEncoder
@@ -44,15 +45,15 @@ def paligemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     vision = SiglipVisionConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
-        vision_use_head=False, projection_dim=48,
+        vision_use_head=False, projection_dim=64,
     )  # fmt: skip
     text = Gemma2Config(
-        vocab_size=TEXT_VOCABULARY, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=TEXT_VOCABULARY, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16, pad_token_id=PAD_ID, bos_token_id=BOS_ID,
         eos_token_id=EOS_ID,
     )  # fmt: skip
     config = PaliGemmaConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE_ID, projection_dim=48, hidden_size=48
+        vision_config=vision, text_config=text, image_token_index=IMAGE_ID, projection_dim=64, hidden_size=64
     )
     directory = tmp_path_factory.mktemp("paligemma")
     paligemma = PaliGemmaForConditionalGeneration(config)
@@ -212,10 +213,10 @@ def test_checkpointed_layers_give_the_same_gradients(make_recipe: MakeRecipe, po
 
 
 def test_a_run_learns_to_point_and_to_say_none(make_recipe: MakeRecipe, pointed: Path) -> None:
-    recipe = make_recipe(steps=120, batch=12, logging_steps=10, eval_steps=120, lora_alpha=64)
+    recipe = make_recipe(steps=40, batch=6, logging_steps=5, eval_steps=40, lora_alpha=64, learning_rate=2e-2)
     figures = train(recipe)
     assert set(figures) >= {"f1", "recall", "success", "parse_rate", "n"}
-    lines = json.loads((recipe.out / "checkpoint-120" / "trainer_state.json").read_text())["log_history"]
+    lines = json.loads((recipe.out / "checkpoint-40" / "trainer_state.json").read_text())["log_history"]
     losses = [line["text"] for line in lines if "text" in line]
     assert losses[-1] < 0.2 * losses[0]
     spec = load_checkpoint_spec(recipe.out / "best")
@@ -258,12 +259,26 @@ def test_what_was_trained_can_be_imported_as_an_adapter(
         ({"compile": True}, "--compile is not for points"),
         ({"center_crop": True}, "--center-crop is not for points"),
         ({"plain_text_loc": True}, "--plain-text-loc"),
-        ({"four_bits": True}, "NVIDIA GPU.*leave --four-bits out"),
     ],
 )
 def test_settings_that_do_not_go_with_points_are_refused(make_recipe: MakeRecipe, settings: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         open_paligemma(make_recipe(**settings))
+
+
+@pytest.mark.skipif(is_bitsandbytes_available(), reason="this machine can")
+def test_four_bits_need_their_library(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="pip install bitsandbytes, or leave --four-bits out"):
+        open_paligemma(make_recipe(four_bits=True))
+
+
+@pytest.mark.skipif(not is_bitsandbytes_available(), reason="bitsandbytes is not installed")
+def test_a_base_in_four_bits_is_trained_and_referred_to_as_it_is(make_recipe: MakeRecipe, paligemma: Path) -> None:
+    recipe = make_recipe(four_bits=True)
+    train(recipe)
+    model, spec = load_checkpoint(recipe.out / "best")
+    assert Path(spec.base) == paligemma.resolve()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_base_of_another_family_is_refused(make_recipe: MakeRecipe, tiny_checkpoint: Path, tmp_path: Path) -> None:

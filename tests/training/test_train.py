@@ -16,6 +16,8 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlavaConfig, SiglipVisionConfig, set_seed
+from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from referent.modeling.checkpoint import (
     CheckpointError,
@@ -29,7 +31,7 @@ from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, RecordStream, load_records
-from referent.training.train import open_base, train
+from referent.training.train import UNQUANTIZED, open_base, train
 from tests.support.visual_prompts import save_prompted_checkpoint
 
 MakeRecipe = Callable[..., Recipe]
@@ -245,7 +247,7 @@ def test_two_processes_end_with_the_same_weights_and_figures(make_recipe: MakeRe
 def test_settings_that_cannot_be_are_refused_with_the_remedy(
     make_recipe: MakeRecipe, settings: dict[str, object], remedy: str
 ) -> None:
-    if settings["mode"] == "qlora" and torch.cuda.is_available():
+    if settings["mode"] == "qlora" and is_bitsandbytes_available():
         pytest.skip("this machine can")
     with pytest.raises(RecipeError, match=remedy):
         train(replace(make_recipe("lora"), **settings))
@@ -259,6 +261,14 @@ def test_a_base_with_visual_prompts_is_refused(make_recipe: MakeRecipe, tiny_che
 def test_a_base_with_an_adapter_is_refused(make_recipe: MakeRecipe, tiny_checkpoint: Path) -> None:
     with pytest.raises(RecipeError, match="has an adapter"):
         train(make_recipe("lora", base=tiny_checkpoint))
+
+
+def test_the_language_models_layers_alone_are_quantized(tiny_checkpoint: Path) -> None:
+    llava = load_checkpoint(tiny_checkpoint)[0].llava.unload()
+    linear = {name for name, module in llava.named_modules() if isinstance(module, torch.nn.Linear)}
+    quantized = {name for name in linear if should_convert_module(name, list(UNQUANTIZED))}
+    assert quantized == {name for name in linear if ".language_model.layers." in name}
+    assert quantized != linear
 
 
 @pytest.mark.parametrize("mode", ["lora", "full", "text", "frozen"])

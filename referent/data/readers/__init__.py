@@ -77,9 +77,7 @@ READERS = {
     "refcoco": AnnotationFormat(
         read_refcoco, 'rows {"image", "text", "bbox": [centre x, centre y, width, height] in 0..1 of the image}'
     ),
-    "rec": AnnotationFormat(
-        read_rec, 'lines {"image", "sent", "bbox": [x1, y1, x2, y2] in pixels, "height", "width"}'
-    ),
+    "rec": AnnotationFormat(read_rec, 'lines {"image", "sent", "bbox": [x1, y1, x2, y2] in pixels, "height", "width"}'),
     "referit": AnnotationFormat(
         read_referit, "a folder of referit_query_SPLIT.json, referit_bbox.json and referit_imsize.json"
     ),

@@ -77,14 +77,13 @@ def read_dialogues(annotations: Path, images: Path) -> Iterator[Dialogue | Rejec
     """Every conversation whole, whatever it is about. Raises `AnnotationError` and OSError, as `read` does."""
 
     def convert(row: Conversation, where: str) -> Iterator[Dialogue]:
-        exchanges = tuple(_exchanges(row.conversations))
         marks = sum(turn.value.count(IMAGE_MARK) for turn in row.conversations)
         if marks > 1 or (marks == 1 and row.image is None):
             raise RowError("more images are spoken of than there are")
         if row.image is not None:
             check_image_path(row.image)
             upright_size(images / row.image)
-        yield Dialogue(where, row.image, exchanges)
+        yield Dialogue(where, row.image, tuple(_exchanges(row.conversations)))
 
     return to_records(json_rows(annotations), Conversation, convert)
 
