@@ -108,6 +108,7 @@ def session(graph: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSessio
     file.write_bytes(graph.SerializeToString())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_prepacking", "1")  # the table stays mapped, and is not copied
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 

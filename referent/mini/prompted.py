@@ -33,7 +33,7 @@ from referent.core.processor import detector_inputs
 from referent.core.prompts import PromptEncoder
 from referent.core.transform import ImageTransform
 from referent.mini import shape as mini
-from referent.mini.artwork import load_artwork
+from referent.mini.artwork import TRAIN_STYLES, load_artwork
 from referent.mini.expressions import make_expressions
 from referent.mini.pretrain import mini_spec
 from referent.mini.scenes import SIDE, Materials, Scene, make_scene
@@ -114,7 +114,7 @@ def expressions_row(
     """What `Objective` needs of a scene, with dense supervision."""
     found = make_expressions(rng, scene.names, scene.boxes, SIDE, names, ROW.expressions)
     suffixes = [encoder.suffix(expression.text) for expression in found] or [encoder.suffix("object")]
-    targets = [scene.boxes[e.targets[0]] if e.targets else None for e in found]
+    targets = [[scene.boxes[target] for target in e.targets] for e in found]
     sample, frame = encode_row(scene.image, suffixes, targets, spec, encoder, ROW)
     owner = cell_owners(scene, frame, GRID)
     points = np.zeros((ROW.expressions, GRID**2), bool)
@@ -287,18 +287,17 @@ def _words(materials: Materials, names: Sequence[str]) -> Iterator[str]:
 
 
 def write_artwork(arguments: argparse.Namespace) -> None:
-    """The artwork of a seeded choice of names, of those that every style has."""
+    """The artwork of a seeded choice of names, in all styles that draw them."""
     artwork = load_artwork(arguments.source)
-    common = sorted(set.intersection(*(set(icons) for icons in artwork.values())))
-    names = random.Random(arguments.seed).sample(common, NAMES)
-    icons = {f"{style}:{name}": drawn[name] for style, drawn in artwork.items() for name in names}
+    names = random.Random(arguments.seed).sample(sorted(artwork[TRAIN_STYLES[0]]), NAMES)
+    icons = {f"{style}:{name}": drawn[name] for style, drawn in artwork.items() for name in names if name in drawn}
     np.savez_compressed(arguments.out, **icons)
 
 
 def _materials(arguments: argparse.Namespace, split: str) -> tuple[Materials, list[str]]:
     backgrounds = arguments.backgrounds if split == "train" else None
     materials = Materials.load(arguments.artwork, backgrounds, arguments.cards, arguments.split, split)
-    return materials, sorted(next(iter(materials.artwork.values())))
+    return materials, sorted(materials.artwork[TRAIN_STYLES[0]])
 
 
 def _trainer(
