@@ -18,24 +18,27 @@ def coco_of(results: Iterable[BatchResult]) -> dict[str, Any]:
     out, and those where nothing was found have no annotation.
     """
     images: dict[str, dict[str, Any]] = {}
-    categories: dict[str, dict[str, Any]] = {}
+    categories: dict[str, int] = {}
     annotations: list[dict[str, Any]] = []
     for result in results:
         if result.answer is None:
             continue
         size = {"width": result.answer.image.width, "height": result.answer.image.height}
         image = images.setdefault(result.image, {"id": len(images) + 1, "file_name": result.image, **size})
-        for answer in result.answer.results:
-            categories.setdefault(answer.expression, {"id": len(categories) + 1, "name": answer.expression})
-        for found in Grounding.model_validate(result.answer.model_dump()).to_coco(image["id"]):
-            category = categories[found["caption"]]
-            row = {"id": len(annotations) + 1, **found, "category_id": category["id"], "iscrowd": 0}
+        for found in Grounding.model_validate(result.answer.model_dump()).to_coco(image["id"], categories):
+            row = {"id": len(annotations) + 1, **found, "iscrowd": 0}
             if "keypoints" in found:
-                category |= {"keypoints": ["point"], "skeleton": []}
                 row |= {"num_keypoints": 1, "bbox": [*found["keypoints"][:2], 0.0, 0.0]}
-            row["area"] = row["bbox"][2] * row["bbox"][3]
-            annotations.append(row)
-    return {"images": list(images.values()), "categories": list(categories.values()), "annotations": annotations}
+            annotations.append(row | {"area": row["bbox"][2] * row["bbox"][3]})
+    pointed = {row["category_id"] for row in annotations if "keypoints" in row}
+    return {
+        "images": list(images.values()),
+        "categories": [
+            {"id": number, "name": name} | ({"keypoints": ["point"], "skeleton": []} if number in pointed else {})
+            for name, number in categories.items()
+        ],
+        "annotations": annotations,
+    }
 
 
 def write_coco(results: Iterable[BatchResult], file: Path) -> int:

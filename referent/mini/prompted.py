@@ -101,11 +101,12 @@ def cell_owners(scene: Scene, frame: Frame, grid: int) -> npt.NDArray[np.int64]:
 
 
 def cell_targets(scene: Scene, frame: Frame, grid: int, names: Sequence[str]) -> TrainingRow:
-    """patch_class (K,), len(names) for background, and patch_boxes (K, 4): what dense supervision is given."""
+    """patch_class (K,), len(names) for background, patch_shown (K,) bool: not background, and patch_boxes (K, 4): what
+    dense supervision is given."""
     owner = cell_owners(scene, frame, grid)
     classes = np.array([len(names), *(names.index(name) for name in scene.names)])
     boxes = np.concatenate([np.full((1, 4), 0.5), frame_boxes(scene.boxes, frame)]).astype(np.float32)
-    return {"patch_class": classes[owner], "patch_boxes": boxes[owner]}
+    return {"patch_class": classes[owner], "patch_shown": owner > 0, "patch_boxes": boxes[owner]}
 
 
 def expressions_row(
@@ -192,7 +193,7 @@ class DetectorObjective(nn.Module):
             for name, weight in weights.items()
         }
         cells = self._seen["encoder"].last_hidden_state
-        objects = batch["patch_class"] < self.cell_name.out_features - 1
+        objects = batch["patch_shown"]
         parts["patch_class"] = nn.functional.cross_entropy(
             self.cell_name(cells).float()[objects], batch["patch_class"][objects]
         )
