@@ -65,6 +65,7 @@ UNTRAINED = "both_untrained"  # as both, with a detector that has never seen a b
 DETECTOR_FILE = "detector.pt"
 WEIGHT_DECAY = 0.05
 OBJECTS = 9  # of a scene, at most
+WORDY_SCENES, HELD_OUT = 600, 300  # that the tokenizer learns from, and that the detector is judged on
 
 
 def llava_config() -> LlavaConfig:
@@ -257,7 +258,7 @@ def train_detector(arguments: argparse.Namespace) -> None:
     trainer = _trainer(arguments, objective, scenes)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(out))
     objective.eval()
-    held_out = Scenes(_materials(arguments, "val")[0], 300, "detector/val", scenes.encode)
+    held_out = Scenes(_materials(arguments, "val")[0], HELD_OUT, "detector/val", scenes.encode)
     figures = detector_figures(objective, held_out)
     _swap_norms(objective.detector, nn.BatchNorm2d, DetrFrozenBatchNorm2d)
     torch.save(objective.detector.state_dict(), out / DETECTOR_FILE)
@@ -281,7 +282,7 @@ def assemble(arguments: argparse.Namespace) -> None:
 def _words(materials: Materials, names: Sequence[str]) -> Iterator[str]:
     """What the tokenizer learns from."""
     rng = random.Random(7)
-    for _ in range(2000):
+    for _ in range(WORDY_SCENES):
         scene = make_scene(rng, materials, "icons")
         for expression in make_expressions(rng, scene.names, scene.boxes, SIDE, names, ROW.expressions):
             yield expression.text

@@ -14,7 +14,8 @@ from tests.support.annotations import NAMES
 
 @pytest.fixture
 def settings(materials_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    monkeypatch.setattr(prompted, "NAMES", 2)
+    for name, value in {"NAMES": 2, "WORDY_SCENES": 50, "HELD_OUT": 2}.items():
+        monkeypatch.setattr(prompted, name, value)
     artwork = tmp_path / "few.npz"
     prompted.write_artwork(Namespace(source=materials_folder / "artwork.npz", out=artwork, seed=0))
     return Namespace(
