@@ -16,6 +16,7 @@ BACKENDS = ("runtime", "backends")  # Triton itself names the module and the cla
 ONE_MEANING = {
     "__init__": "a package",
     "__main__": "what python -m runs: a line that calls the package's command",
+    "coco": "COCO's layout of a data set: read as records, and written of what a batch found",
     "expressions": "generated referring expressions: of labelled photographs, and of mini's scenes",
 }
 

@@ -10,7 +10,7 @@ from referent.modeling.grounding import GroundingModel
 
 
 class VisionEncoder(nn.Module):
-    """image -> image_features; of a model with visual position prompts image, detector_image, detector_frame."""
+    """image -> image_features; of a model with a detector image, detector_image, detector_frame."""
 
     def __init__(self, model: GroundingModel) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class VisionEncoder(nn.Module):
 
 def vision_part(model: GroundingModel) -> Part:
     """The vision encoder as this model has it."""
-    step = VISION_ENCODER if model.visual_prompts is None else PROMPTED_ENCODER
+    step = PROMPTED_ENCODER if model.has_detector else VISION_ENCODER
     return Part(step, VisionEncoder(model), step.outputs)
 
 

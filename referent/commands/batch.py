@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from referent.client.batch import BatchItem, ResultsFile, ask, printable, read_items, read_results
+from referent.client.coco import write_coco
 from referent.client.formats import write_csv, write_pictures, write_yolo
 from referent.client.http import DEFAULT_URL, AsyncClient, ServiceError, ServiceUnreachableError
 from referent.client.progress import progress_bar
@@ -29,6 +30,9 @@ def batch(
     max_instances: MAX_INSTANCES = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     csv: Annotated[Path | None, typer.Option(help="Also write all of --out's results there as a table.")] = None,
+    coco: Annotated[
+        Path | None, typer.Option(help="Also write them there as a data set of COCO: boxes, or points as keypoints.")
+    ] = None,
     yolo: Annotated[
         Path | None, typer.Option(help="Also write them into this folder as labels of YOLO: data.yaml and labels/.")
     ] = None,
@@ -55,7 +59,10 @@ def batch(
                 done = sum(item in results for item in items)
                 typer.echo(f"{done} of {len(items)} are in {out}; the same command goes on from there", err=True)
                 raise failure(str(error) or "stopped", 1 if str(error) else INTERRUPTED) from error
-        also = ((csv, write_csv, "rows"), (yolo, write_yolo, "files of labels"), (pictures, write_pictures, "pictures"))
+        also = (
+            (csv, write_csv, "rows"), (coco, write_coco, "annotations"), (yolo, write_yolo, "files of labels"),
+            (pictures, write_pictures, "pictures"),
+        )  # fmt: skip
         for path, write, what in also:
             if path is not None:
                 typer.echo(f"{write(read_results(out), path)} {what} -> {printable(str(path))}")

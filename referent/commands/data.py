@@ -44,7 +44,8 @@ def prepare(
     format: Annotated[
         str,
         typer.Argument(
-            help="jsonl, csv, coco, yolo, voc, label-studio, conversations, pixmo, refer, refcoco, referit or gseval."
+            help="jsonl, csv, coco, yolo, voc, label-studio, conversations, pixmo, refer, refcoco, rec, referit or "
+            "gseval."
         ),
     ],
     annotations: Annotated[

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @needs("evaluating", "evaluate")
 def evaluate(
-    format: Annotated[str, typer.Argument(help="Of the annotations: jsonl, refer, refcoco, referit, gseval ...")],
+    format: Annotated[str, typer.Argument(help="Of the annotations: jsonl, refer, refcoco, rec, referit, gseval ...")],
     annotations: Annotated[Path, typer.Option(help="File of annotations, or folder where the format has one.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Predict with the model of this directory.")] = None,

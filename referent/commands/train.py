@@ -24,8 +24,7 @@ def train(**settings: Any) -> None:
         raise failure(str(error)) from error
     best = recipe.out / "best"
     typer.echo(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + f": {best}")
-    if recipe.mode != "text":
-        typer.echo(f"to serve it: referent export {best} --name NAME")
+    typer.echo(f"to serve it: referent export {best} --name NAME")
 
 
 train.__signature__ = signature(Recipe)  # type: ignore[attr-defined]  # the fields of the recipe are the options

@@ -51,14 +51,22 @@ class Processor:
         """A decoded RGB image and expressions -> tensors. Raises `referent.core.prompts.ExpressionError`."""
         square = self.spec.image.apply(picture)
         inferences = self.kind.inferences(self.spec, self.encoder, square, expressions, options)
-        if (detector := self.spec.detector_image) is not None:
-            second: Arrays = {
-                DETECTOR_IMAGE.name: detector.apply(picture)[None],
-                DETECTOR_FRAME.name: np.array([detector.extent(picture.size)], np.int32),
-            }
+        second = {name: array[None] for name, array in detector_inputs(self.spec, picture).items()}
+        if second:
             inferences = [arrays | second for arrays in inferences]
         return Prepared(list(expressions), self.spec.frame(picture.size), inferences, options)
 
     def answers(self, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
         """An answer for each expression, from the outputs of each inference."""
         return self.kind.answers(self.spec, prepared, outputs)
+
+
+def detector_inputs(spec: ModelSpec, picture: Image.Image | Picture) -> Arrays:
+    """What the detector of a model with visual position prompts is given of an RGB image: `detector_image` (R, R, 3)
+    uint8 and `detector_frame` (4,) int32; nothing where it has none."""
+    if (detector := spec.detector_image) is None:
+        return {}
+    return {
+        DETECTOR_IMAGE.name: detector.apply(picture),
+        DETECTOR_FRAME.name: np.array(detector.extent(picture.size), np.int32),
+    }

@@ -107,6 +107,10 @@ class PromptEncoder:
             raise ExpressionError(f"the expression {expression[:40]!r} is too short for this model: use more words")
         return ids[:read]
 
+    def words(self, text: str, behind_image: bool = False) -> list[int]:
+        """Ids of any text, which may stand right behind the image; special tokens in it stay text."""
+        return _ids(self._behind_image if behind_image else self._tokenizer, text)
+
     def answer(self, text: str) -> list[int]:
         """Ids of an answer in text, without an end token; the tokenizer itself puts the space before it.
 

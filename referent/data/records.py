@@ -119,9 +119,7 @@ def check_record(record: Record) -> Record:
         raise RowError(_expression_fault(record.expression)) from error
     if LOST_LETTER in expression:
         raise RowError("letters of the expression were lost in another encoding")
-    path = PurePosixPath(record.image)
-    if not record.image or path.is_absolute() or ".." in path.parts:
-        raise RowError("image path leaves the image folder")
+    check_image_path(record.image)
     for x, y in record.points or ():
         if not (math.isfinite(x) and math.isfinite(y)):
             raise RowError("point is not a number")
@@ -136,6 +134,13 @@ def check_record(record: Record) -> Record:
     if (expression, box, boxes) == (record.expression, record.box_xyxy, record.boxes_xyxy):
         return record
     return record.model_copy(update={"expression": expression, "box_xyxy": box, "boxes_xyxy": boxes})
+
+
+def check_image_path(image: str) -> None:
+    """Raises `RowError` unless the path stays in the image folder."""
+    path = PurePosixPath(image)
+    if not image or path.is_absolute() or ".." in path.parts:
+        raise RowError("image path leaves the image folder")
 
 
 def check_box(box_xyxy: Box, width: int, height: int) -> Box:

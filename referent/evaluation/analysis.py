@@ -12,6 +12,7 @@ from referent.evaluation.evaluate import (
     groups,
     intervals,
     mask_figures,
+    mask_groups,
     point_figures,
     point_vlm_figures,
     score_figures,
@@ -40,7 +41,7 @@ def analyse(results: Results) -> dict[str, Any]:
         }
     parts = {
         "several": several_figures, "scores": score_figures, "points": point_figures,
-        "point_vlm": point_vlm_figures, "masks": mask_figures, "latency_ms": latency,
+        "point_vlm": point_vlm_figures, "masks": mask_figures, "mask_groups": mask_groups, "latency_ms": latency,
     }  # fmt: skip
     return found | {name: figures for name, part in parts.items() if (figures := part(results))}
 

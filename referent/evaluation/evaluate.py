@@ -64,6 +64,23 @@ class Results:
         return np.asarray(np.where(self.boxed, metrics.overlaps(self.boxes_xyxy, self.targets_xyxy), 0.0))
 
     @cached_property
+    def mask_ious(self) -> Floats:
+        """(M,) IoU with the true mask of the predicted mask, or else box; 0 where neither is valid, NaN where there is
+        no true mask."""
+        ious = np.full(len(self.records), np.nan)
+        for index, (record, prediction) in enumerate(zip(self.records, self.predictions, strict=True)):
+            if record.mask is None:
+                continue
+            height, width = record.mask.size
+            predicted: dict[str, Any] | None = None
+            if prediction is not None and prediction.mask is not None:
+                predicted = prediction.mask.model_dump()
+            elif np.isfinite(self.boxes_xyxy[index]).all():
+                predicted = metrics.box_mask(self.boxes_xyxy[index], width, height)
+            ious[index] = 0.0 if predicted is None else metrics.mask_iou(predicted, record.mask.model_dump())
+        return ious
+
+    @cached_property
     def unit_boxes(self) -> tuple[Floats, Floats]:
         """Predicted and true boxes, (M, 4) cx, cy, w, h in shares of the image."""
         unit = np.tile(self.sizes, 2)
@@ -131,16 +148,25 @@ def summary(results: Results) -> dict[str, Any]:
 
 def groups(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     """Box figures by split and by value of every tag of at most `MAX_GROUPS`; "(none)": records without the tag."""
+    return _grouped(results, results.ious, results.boxed)
+
+
+def mask_groups(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """As `groups`, of the masks."""
+    return _grouped(results, results.mask_ious, np.isfinite(results.mask_ious))
+
+
+def _grouped(results: Results, ious: Floats, chosen: Bools) -> dict[str, dict[str, dict[str, Any]]]:
     labels = {"split": [record.split for record in results.records]}
     for tag in sorted({tag for record in results.records for tag in record.tags}):
         labels[tag] = [record.tags.get(tag, "(none)") for record in results.records]
     found = {}
     for tag, values in labels.items():
         label = np.array(values)
-        names = np.unique(label[results.boxed]).tolist()
-        if len(names) <= MAX_GROUPS:
-            rows = {name: results.ious[results.boxed & (label == name)] for name in names}
-            found[tag] = {name: metrics.overlap_metrics(ious) for name, ious in rows.items()}
+        names = np.unique(label[chosen]).tolist()
+        if 0 < len(names) <= MAX_GROUPS:
+            rows = {name: ious[chosen & (label == name)] for name in names}
+            found[tag] = {name: metrics.overlap_metrics(values) for name, values in rows.items()}
     return found
 
 
@@ -218,20 +244,15 @@ def _pointed(results: Results) -> tuple[list[Floats], list[Floats], Floats] | No
 
 def mask_figures(results: Results) -> dict[str, Any]:
     """IoU with the true mask of the predicted mask, or else box; and of the true box, the most that a box can reach."""
-    ious, ceiling = [], []
-    for index, (record, prediction) in enumerate(zip(results.records, results.predictions, strict=True)):
-        if record.mask is None:
-            continue
-        target = record.mask.model_dump()
-        height, width = record.mask.size
-        ceiling.append(metrics.mask_iou(metrics.box_mask(results.targets_xyxy[index], width, height), target))
-        if prediction is not None and prediction.mask is not None:
-            ious.append(metrics.mask_iou(prediction.mask.model_dump(), target))
-        elif np.isfinite(results.boxes_xyxy[index]).all():
-            ious.append(metrics.mask_iou(metrics.box_mask(results.boxes_xyxy[index], width, height), target))
-        else:
-            ious.append(0.0)
-    return metrics.overlap_metrics(np.array(ious)) | {"true box": float(np.mean(ceiling))} if ious else {}
+    masked = np.isfinite(results.mask_ious)
+    if not masked.any():
+        return {}
+    ceiling = [
+        metrics.mask_iou(metrics.box_mask(box, record.mask.size[1], record.mask.size[0]), record.mask.model_dump())
+        for box, record in zip(results.targets_xyxy, results.records, strict=True)
+        if record.mask is not None
+    ]
+    return metrics.overlap_metrics(results.mask_ious[masked]) | {"true box": float(np.mean(ceiling))}
 
 
 def _box(box_xyxy: Sequence[float] | None, mask: Mask | None) -> Sequence[float] | Floats:

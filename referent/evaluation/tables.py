@@ -45,6 +45,8 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     for name, (title, note) in SIMPLE.items():
         if name in figures:
             found.append(Table(title, ["", ""], [[key, number(v)] for key, v in figures[name].items()], note))
+    for tag, rows in figures.get("mask_groups", {}).items():
+        found.append(Table(f"Masks by {tag}", [tag, "n", *OVERLAPS], _rows(rows, ["n", *OVERLAPS])))
     return found
 
 

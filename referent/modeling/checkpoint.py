@@ -32,7 +32,7 @@ from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel, image_tokens_of
 from referent.modeling.heads import BoxHead, ReferentHead
 from referent.modeling.siglip_gemma import PaliGemma
-from referent.modeling.vpp import QUERIES, VisualPrompts, VisualPromptsShape
+from referent.modeling.vpp import VisualPrompts, VisualPromptsShape
 from referent.modeling.weights import CheckpointError as CheckpointError
 from referent.modeling.weights import (
     VisionLanguageModel,
@@ -76,9 +76,15 @@ class CheckpointSpec(ModelSpec):
                 raise ValueError(f"{self.image_tokens} image tokens are no square: a referent head needs a grid")
         if (self.kind == "generator") != (self.generation is not None):
             raise ValueError(f"a checkpoint of kind {self.kind!r} has `generation` exactly if it answers in text")
-        if (self.visual_prompts is None) != (self.detector_image is None):
-            raise ValueError("`visual_prompts` and `detector_image` belong together: give both or none")
+        detector = None if self.visual_prompts is None else self.visual_prompts.detector_image
+        if (detector and detector.size) != (self.detector_image and self.detector_image.size):
+            raise ValueError("`visual_prompts` and `detector_image` belong together: give both, of one size, or none")
         return self
+
+    @property
+    def queries(self) -> int:
+        """Of its detector, which follow the image's features."""
+        return 0 if self.visual_prompts is None else self.visual_prompts.queries
 
     @property
     def bidirectional(self) -> bool:
@@ -237,7 +243,7 @@ def check_base(
     for what, own, base in (
         ("a prompt that sees itself", spec.bidirectional, config.model_type == PaliGemmaConfig.model_type),
         ("images of side", spec.image.size, config.vision_config.image_size),
-        ("tokens an image", spec.image_tokens, image_tokens_of(config) + (QUERIES if spec.visual_prompts else 0)),
+        ("tokens an image", spec.image_tokens, image_tokens_of(config) + spec.queries),
         ("the image token", prompt.image_token_id, config.image_token_id),
         ("rows of embeddings", max(rows, highest + 1), rows),
     ):

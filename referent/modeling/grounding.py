@@ -14,11 +14,8 @@ from transformers import LlavaConfig, PaliGemmaConfig
 
 from referent.modeling.decoder import last_layer, run_layer, soft_capped, visible
 from referent.modeling.heads import BoxHead, ReferentHead
-from referent.modeling.vpp import VisualPrompts
+from referent.modeling.vpp import CLIP_MEAN, CLIP_STD, VisualPrompts
 from referent.modeling.weights import VisionLanguageModel
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # channel statistics of openai/clip-vit-large-patch14-336
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class HeadOutputs(NamedTuple):
@@ -69,6 +66,11 @@ class GroundingModel(nn.Module):
         """The LLaVA itself, its layers adapted in place where there is an adapter."""
         return self.llava.get_base_model() if isinstance(self.llava, PeftModel) else self.llava
 
+    @property
+    def has_detector(self) -> bool:
+        """Whether `encode_image` takes the tensors of a detector."""
+        return self.visual_prompts is not None and self.visual_prompts.shape.queries > 0
+
     def forward(
         self,
         image: torch.Tensor,
@@ -84,7 +86,7 @@ class GroundingModel(nn.Module):
 
     def encode_image(self, image: torch.Tensor, *detector: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 RGB -> (B, K, D), CLIP's normalisation inside; `detector` are the tensors that
-        `VisualPrompts` takes, of a model that has them."""
+        `VisualPrompts` takes, of a model that has a detector."""
         config, model = self.base.config, self.base.model
         pixels = self.normalise(image)
         if self.visual_prompts is not None:
@@ -94,7 +96,7 @@ class GroundingModel(nn.Module):
         if config.vision_feature_select_strategy == "default":
             features = features[:, 1:]  # without the class token
         features = model.multi_modal_projector(features)
-        if self.visual_prompts is None:
+        if not self.has_detector:
             return features
         return torch.cat([features, self.visual_prompts(*detector).to(features.dtype)], dim=1)
 

@@ -8,6 +8,7 @@ from typing import Literal
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
+from transformers import LlavaConfig
 
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.grammar import BoxGrammar, Generation
@@ -16,9 +17,10 @@ from referent.core.prompts import LOC_MARK, Prompt
 from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import CheckpointSpec, load_tokenizer
 from referent.modeling.grounding import image_tokens_of
-from referent.modeling.vpp import DETECTOR_IMAGE, QUERIES, VisualPromptsShape
+from referent.modeling.vpp import VisualPromptsShape
 from referent.modeling.weights import CheckpointError, load_llava_config, reading
 
+FAMILIES = {"text_config": "llama", "vision_config": "clip_vision_model"}
 SENTENCEPIECE_FILE = "tokenizer.model"
 LOC_TEMPLATE = "<image>\nFind the object referred to: {expression}[LOC]"
 TEMPLATES = {  # visual-grounding-api's own, to the letter
@@ -31,6 +33,8 @@ TEMPLATES = {  # visual-grounding-api's own, to the letter
 }
 TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v)_proj"  # CLIP has modules of these names too
 ALL_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+# of models trained here in text: three decimals, since two would round a box to 3 pixels of 336
+TRAINED_GRAMMAR = BoxGrammar(order="cxcywh", decimals=3, lead=" ")
 EXPRESSIONS = (1, 4, 8, 16)  # slots of the buckets
 SUFFIX_TOKENS = 28  # of one expression with its prompt, amply
 
@@ -52,10 +56,13 @@ def llava_spec(
     are padded as LLaVA's own code does it. Raises `CheckpointError`.
     """
     config = load_llava_config(directory)
+    check_families(directory, config)
     text, vision, image_tokens = config.text_config, config.vision_config, image_tokens_of(config)
-    image_tokens += QUERIES if visual_prompts else 0
+    image_tokens += visual_prompts.queries if visual_prompts else 0
     template = TEMPLATES.get(template or "", template) or (TEMPLATES["vg"] if plain_text_loc else LOC_TEMPLATE)
-    padding = next((i for i in (config.pad_token_id, text.pad_token_id, text.eos_token_id) if i is not None), 0)
+    padding = next(
+        (i for i in (getattr(config, "pad_token_id", None), text.pad_token_id, text.eos_token_id) if i is not None), 0
+    )
     loc = None
     if template.endswith(LOC_MARK) and not plain_text_loc:
         loc = _spare_row(tokenizer, text.vocab_size, config.image_token_id, padding)
@@ -71,12 +78,36 @@ def llava_spec(
         mode = "pad"
     return CheckpointSpec(
         image=ImageTransform(mode=mode, size=vision.image_size),
-        detector_image=DETECTOR_IMAGE if visual_prompts else None, visual_prompts=visual_prompts,
+        detector_image=visual_prompts and visual_prompts.detector_image, visual_prompts=visual_prompts,
         image_tokens=image_tokens, box_frame="image" if center_crop else "transformed", prompt=prompt,
         buckets=buckets_of(1 + before + image_tokens, suffix), present_threshold=None, base=str(directory.resolve()),
         kind=kind,
         generation=text_generation(text.eos_token_id) if kind == "generator" else None,
     )  # fmt: skip
+
+
+def check_families(directory: Path, config: LlavaConfig) -> None:
+    """Whether it is made of what LLaVA-1.5 is made of: pixels are normalised for CLIP, and layers are Llama's.
+
+    Raises `CheckpointError`.
+    """
+    found = {part: getattr(config, part).model_type for part in FAMILIES}
+    if found != FAMILIES:
+        raise CheckpointError(
+            f"{directory} is made of {' and '.join(found.values())}, LLaVA-1.5 of {' and '.join(FAMILIES.values())}: "
+            "take an edition such as llava-1.5-7b-hf"
+        )
+
+
+def add_visual_prompts(spec: CheckpointSpec, shape: VisualPromptsShape) -> CheckpointSpec:
+    """The spec of a model without visual position prompts, once it has these."""
+    prompted = {
+        "visual_prompts": shape,
+        "detector_image": shape.detector_image,
+        "image_tokens": spec.image_tokens + shape.queries,
+        "buckets": tuple(Bucket(_multiple(tokens + shape.queries, 32), count) for tokens, count in spec.buckets),
+    }
+    return CheckpointSpec(**spec.model_dump() | prompted)
 
 
 def lora_config(
@@ -94,14 +125,10 @@ def buckets_of(prefix_tokens: int, suffix_tokens: int) -> tuple[Bucket, ...]:
     return tuple(Bucket(_multiple(prefix_tokens + (n + 1) * suffix_tokens, 32), n) for n in EXPRESSIONS)
 
 
-def text_generation(eos_token_id: object) -> Generation:
-    """How models trained here answer in text: three decimals, since two would round a box to 3 pixels of 336.
-
-    Raises `CheckpointError`.
-    """
+def text_generation(eos_token_id: object, grammar: BoxGrammar = TRAINED_GRAMMAR) -> Generation:
+    """How a model answers in text. Raises `CheckpointError`."""
     if not isinstance(eos_token_id, int):
         raise CheckpointError(f"text_config.eos_token_id is {eos_token_id}; answers in text need one end token")
-    grammar = BoxGrammar(order="cxcywh", decimals=3, lead=" ")
     return Generation(grammar=grammar, eos_token_id=eos_token_id)
 
 

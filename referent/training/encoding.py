@@ -11,6 +11,7 @@ from referent.core.boxes import Bools, Box, Floats, cxcywh_to_xyxy, xyxy_to_cxcy
 from referent.core.frame import Frame
 from referent.core.images import Picture
 from referent.core.packing import PADDING_SEGMENT, Bucket, pack
+from referent.core.processor import detector_inputs
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.training.losses import NO_LABEL
@@ -29,7 +30,7 @@ def encode_row(
 ) -> tuple[TrainingRow, Frame]:
     """An image and the suffixes of its expressions, each with the boxes of its objects in pixels: none if absent.
 
-    T tokens, N slots: image (S, S, 3) uint8; input_ids, segment_ids (T,); loc_positions (N,); used (N,) bool: slots
+    T tokens, N slots: the tensors of `pictures`; input_ids, segment_ids (T,); loc_positions (N,); used (N,) bool: slots
     with an expression; present (N,) bool: with an object; single (N,) bool: with one alone, and boxes (N, 4) its
     cx,cy,w,h of the box frame. Suffixes that the row cannot take and those without an entry in `boxes_xyxy` are not
     used.
@@ -43,7 +44,7 @@ def encode_row(
         if single[slot]:
             targets[slot] = frame_boxes(boxes, frame)[0]
     sample: TrainingRow = {
-        "image": spec.image.apply(image),
+        **pictures(image, spec),
         "input_ids": packed.input_ids,
         "segment_ids": packed.segment_ids,
         "loc_positions": packed.loc_positions,
@@ -70,6 +71,11 @@ def answer_labels(row: TrainingRow, answers: Sequence[Sequence[int]], size: int)
             labels[chosen] = answer
             first += len(answer)
     return {"loc_positions": positions, "labels": labels}
+
+
+def pictures(image: Image.Image | Picture, spec: ModelSpec) -> TrainingRow:
+    """image (S, S, 3) uint8, and what a detector is given beside it, of a model that has one."""
+    return {"image": spec.image.apply(image), **detector_inputs(spec, image)}
 
 
 def frame_boxes(boxes_xyxy: Sequence[Box], frame: Frame) -> Floats:
@@ -126,3 +132,13 @@ def collate_trimmed(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
     batch = collate(rows)
     tokens = int((batch["segment_ids"] != PADDING_SEGMENT).sum(1).max())
     return batch | {name: batch[name][:, :tokens] for name in ("input_ids", "segment_ids")}
+
+
+def collate_answers(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
+    """Stack rows of different lengths into a batch, padded on the right."""
+    padding = {"input_ids": 0, "segment_ids": PADDING_SEGMENT, "loc_positions": 0, "labels": NO_LABEL}
+    batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0] if name not in padding}
+    for name, value in padding.items():
+        tensors = [torch.from_numpy(row[name]) for row in rows]
+        batch[name] = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+    return batch

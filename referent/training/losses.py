@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from referent.core.contract import DETECTOR_INPUTS
 from referent.modeling.grounding import GroundingModel, HeadOutputs, States
 from referent.modeling.heads import ReferentHead
 
@@ -188,7 +189,8 @@ class Objective(nn.Module):
         """Returns `loss` (the plain sum) and each part."""
         model = self.model
         parts: dict[str, torch.Tensor] = {}
-        features = self._encode_image(batch["image"])
+        detector = (batch[tensor.name] for tensor in DETECTOR_INPUTS if tensor.name in batch)
+        features = self._encode_image(batch["image"], *detector)
         if self.expressions:
             row = (batch["input_ids"], batch["segment_ids"], batch["loc_positions"])
             hidden, attention, *image_states = self._read(*row, features)

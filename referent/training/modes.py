@@ -7,6 +7,7 @@
 - `text`: `lora` without a head, for answers in words; the embeddings of the answer's tokens are trained too.
 - `referents`: as `lora`, with a head that reads every referent of an expression.
 - `points`: adapters on all projections of PaliGemma's language model, for points in words.
+- `vpp`: everything, visual position prompts among it, for answers in words or a head; a learning rate for each group.
 """
 
 from typing import Any
@@ -21,6 +22,7 @@ from referent.modeling.llava import ALL_TARGETS, lora_config
 from referent.training.recipe import Recipe, RecipeError
 
 EVERY_DIGIT = (0.123, 0.456, 0.789, 1.0)
+TUNED_WHOLE = ("full", "vpp")
 
 
 def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder, recipe: Recipe) -> None:
@@ -29,8 +31,10 @@ def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptE
     Raises `RecipeError`.
     """
     model.llava.requires_grad_(False)
-    if recipe.mode == "full":
+    if recipe.mode in TUNED_WHOLE:
         _unfreeze_used(model)
+        if recipe.answers_in_text:
+            model.base.lm_head.requires_grad_(True)
     elif recipe.mode == "points":
         config = lora_config([], recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout, ALL_TARGETS)
         model.llava = get_peft_model(model.llava, config)
@@ -54,17 +58,20 @@ def end_token(model: GroundingModel) -> int:
 
 
 def parameter_groups(model: GroundingModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """Trained parameters with their learning rates; one rate but for `full`."""
+    """Trained parameters with their learning rates; one rate but for `full` and `vpp`."""
     rates = {
+        "visual_prompts.detector": recipe.detector_learning_rate,
+        "visual_prompts": recipe.learning_rate,
         "vision_tower": recipe.vision_learning_rate,
         "multi_modal_projector": recipe.projector_learning_rate,
         "language_model": recipe.language_learning_rate,
+        "lm_head": recipe.language_learning_rate,
         "box_head": recipe.learning_rate,
     }
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            module = next((m for m in rates if m in name), "box_head") if recipe.mode == "full" else "all"
+            module = next((m for m in rates if m in name), "box_head") if recipe.mode in TUNED_WHOLE else "all"
             group = groups.setdefault(module, {"params": [], "lr": rates.get(module, recipe.learning_rate)})
             group["params"].append(parameter)
     return list(groups.values())

@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from referent.core.grammar import MAX_INSTANCES, PointGrammar
-from referent.core.packing import PADDING_SEGMENT
 from referent.core.prompts import IMAGE_MARK, ExpressionError, PromptEncoder, clean_expression
 from referent.core.spec import ModelSpec
 from referent.data.records import Record
-from referent.training.encoding import TrainingRow
-from referent.training.losses import NO_LABEL
+from referent.training.encoding import TrainingRow, pictures
 from referent.training.record_stream import DataError, open_image, order_of
 
 SERVED_SHARE = 0.5  # of samples that are asked in the words that the model is served with
@@ -74,7 +71,7 @@ class PointStream(Dataset[TrainingRow]):
         text = self._grammar.write(points, clean_expression(record.expression))
         answer = [*self._encoder.answer(text), self._end]
         return {
-            "image": self._spec.image.apply(picture),
+            **pictures(picture, self._spec),
             "input_ids": np.array([*prompt, *answer[:-1]], np.int64),
             "segment_ids": np.repeat(np.array([0, 1]), [len(prompt), len(answer) - 1]),
             "loc_positions": np.arange(len(answer)) + len(prompt) - 1,
@@ -89,13 +86,3 @@ class PointStream(Dataset[TrainingRow]):
         words = template.split(IMAGE_MARK)[1]
         before, after = words[: len(words) - len(words.lstrip("\n"))], words[len(words.rstrip("\n")) :]
         return f"{IMAGE_MARK}{before}{chance.choice(QUESTIONS)}{after}"
-
-
-def collate_answers(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
-    """Stack rows of different lengths into a batch, padded on the right."""
-    padding = {"segment_ids": PADDING_SEGMENT, "labels": NO_LABEL}
-    batch = {"image": torch.from_numpy(np.stack([row["image"] for row in rows]))}
-    for name in ("input_ids", "segment_ids", "loc_positions", "labels"):
-        tensors = [torch.from_numpy(row[name]) for row in rows]
-        batch[name] = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding.get(name, 0))
-    return batch

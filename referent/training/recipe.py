@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 Mode = Literal[
-    "frozen", "lora", "qlora", "full", "text", "points", "referents"
+    "frozen", "lora", "qlora", "full", "text", "points", "referents", "vpp"
 ]  # `referent.training.modes` says what each trains
 # what `referent sweep` takes as well
 Base = Annotated[Path, typer.Option(help="One of our checkpoints, or a LLaVA directory; a PaliGemma one for points.")]
@@ -26,14 +26,14 @@ class RecipeError(ValueError):
 class Recipe:
     """What a run is given: each field is an option of `referent train`, whose help explains it.
 
-    Learning rates of the groups beside the head serve `full` alone.
+    Learning rates of the groups beside the head serve `full` and `vpp` alone.
     """
 
     mode: Annotated[
         Mode,
         typer.Argument(
             help="What is trained: head; adapter and head; the same on 4 bits; everything; answers in text; points; "
-            "adapter and a head for every referent."
+            "adapter and a head for every referent; everything, with visual position prompts."
         ),
     ]
     base: Base
@@ -44,10 +44,11 @@ class Recipe:
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None
     batch: Annotated[int, typer.Option(help="Images a step and process.")] = 8
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1
-    learning_rate: Annotated[float, typer.Option(help="Peak; in `full` the head's.")] = 2e-4
-    vision_learning_rate: Annotated[float, typer.Option(help="`full` only.")] = 2e-6
-    projector_learning_rate: Annotated[float, typer.Option(help="`full` only.")] = 2e-5
-    language_learning_rate: Annotated[float, typer.Option(help="`full` only.")] = 2e-5
+    learning_rate: Annotated[float, typer.Option(help="Peak; in `full` and `vpp` of what is new.")] = 2e-4
+    vision_learning_rate: Annotated[float, typer.Option(help="`full` and `vpp` only.")] = 2e-6
+    projector_learning_rate: Annotated[float, typer.Option(help="`full` and `vpp` only.")] = 2e-5
+    language_learning_rate: Annotated[float, typer.Option(help="`full` and `vpp` only.")] = 2e-5
+    detector_learning_rate: Annotated[float, typer.Option(help="`vpp` only.")] = 1e-5
     min_learning_rate: Annotated[float, typer.Option(help="Where the cosine ends.")] = 1e-6
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0
     weight_decay: float = 0.0
@@ -57,6 +58,14 @@ class Recipe:
     score_weight: Annotated[float, typer.Option(help="Of the predicted IoU.")] = 1.0
     scores: Annotated[bool, typer.Option(help="Give a fresh head scores.")] = True
     four_bits: Annotated[bool, typer.Option(help="`points` only: the base in 4 bits, as in `qlora`.")] = False
+    detector: Annotated[
+        Path | None, typer.Option(help="`vpp` only: DETR's weights, for a base without visual position prompts.")
+    ] = None
+    conversations: Annotated[
+        Path | None,
+        typer.Option(help="`vpp` only: conversations as of LLaVA or VPP-SFT, every answer, in place of train.jsonl."),
+    ] = None
+    loc_head: Annotated[bool, typer.Option(help="`vpp` only: a box head at [LOC], in place of text.")] = False
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
@@ -81,6 +90,22 @@ class Recipe:
     center_crop: Annotated[bool, typer.Option(help="CLIP's crop and boxes of the whole image, for LLaVA.")] = False
     plain_text_loc: Annotated[bool, typer.Option(help="[LOC] as a word, not as a token, for LLaVA.")] = False
     template: Annotated[str | None, typer.Option(help="Prompt; vg and vg-text name the published ones.")] = None
+
+    @property
+    def answers_in_text(self) -> bool:
+        """Whether the model is to write its boxes."""
+        return self.mode == "text" or (self.mode == "vpp" and not self.loc_head)
+
+    def check(self) -> None:
+        """Raises `RecipeError` for options of another mode, and for those that exclude each other."""
+        only = {"--detector": self.detector, "--conversations": self.conversations, "--loc-head": self.loc_head}
+        if self.mode != "vpp" and (given := next((option for option, value in only.items() if value), None)):
+            raise RecipeError(f"{given} is for vpp: leave it out with {self.mode}")
+        if self.conversations is not None:
+            own: dict[str, object] = {"--loc-head": self.loc_head, "--template": self.template}
+            own |= {"--compile": self.compile, "--train-limit": self.train_limit}
+            if given := next((option for option, value in own.items() if value), None):
+                raise RecipeError(f"--conversations and {given} exclude each other: leave one out")
 
     def settings(self) -> dict[str, Any]:
         """All but where things are on this machine."""

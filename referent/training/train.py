@@ -5,6 +5,7 @@ uninterrupted run would have seen.
 """
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -20,13 +21,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from pydantic import ValidationError
 from tokenizers import Tokenizer
-from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
+from transformers import BitsAndBytesConfig, LlavaConfig, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.grammar import PointGrammar
-from referent.core.prompts import LOC_MARK, Prompt
+from referent.core.prompts import LOC_MARK, Prompt, PromptEncoder
 from referent.core.provenance import commit
 from referent.data.records import Record
 from referent.evaluation.evaluate import Results, join, point_figures, summary
@@ -41,6 +42,7 @@ from referent.modeling.checkpoint import (
     load_checkpoint_spec,
     load_head,
     load_tokenizer,
+    load_visual_prompts,
     make_head,
     make_model,
     save_checkpoint,
@@ -48,19 +50,33 @@ from referent.modeling.checkpoint import (
 from referent.modeling.grounder import ModelGrounder, ReferentGrounder, make_grounder
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.heads import ReferentHead
+from referent.modeling.importers.detr import load_visual_prompts as prompts_on_detr
 from referent.modeling.importers.paligemma import POINT_TEMPLATE, paligemma_spec
-from referent.modeling.llava import TEMPLATES, llava_spec, llava_tokenizer, text_generation
-from referent.modeling.weights import load_llava, load_paligemma
+from referent.modeling.importers.vpp_llava import GRAMMAR as VPP_GRAMMAR
+from referent.modeling.importers.vpp_llava import TEMPLATE as VPP_TEMPLATE
+from referent.modeling.llava import (
+    TEMPLATES,
+    TRAINED_GRAMMAR,
+    add_visual_prompts,
+    llava_spec,
+    llava_tokenizer,
+    text_generation,
+)
+from referent.modeling.vpp import VisualPrompts
+from referent.modeling.weights import load_llava, load_llava_config, load_paligemma
 from referent.training.calibration import Judged, calibrate
 from referent.training.curves import plot_curves
-from referent.training.encoding import collate, collate_trimmed
+from referent.training.dialogue_stream import DialogueStream, load_dialogues
+from referent.training.encoding import collate, collate_answers, collate_trimmed
 from referent.training.losses import LossWeights, Objective
-from referent.training.modes import end_token, parameter_groups, select_trained
-from referent.training.point_stream import PointStream, collate_answers
+from referent.training.modes import TUNED_WHOLE, end_token, parameter_groups, select_trained
+from referent.training.point_stream import PointStream
 from referent.training.recipe import RESULT_FILE, Recipe, RecipeError
 from referent.training.record_stream import DataError, RecordStream, load_records, open_image
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
+LOG = logging.getLogger(__name__)
+UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")  # names begin so
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -82,6 +98,7 @@ def train(recipe: Recipe) -> dict[str, float]:
 
     Raises `RecipeError`, `DataError` and `referent.modeling.checkpoint.CheckpointError`.
     """
+    recipe.check()
     set_seed(recipe.seed)
     judge = {"points": POINTS, "referents": REFERENTS}.get(recipe.mode, BOXES)
     arguments = _arguments(recipe, judge)  # before the model: ZeRO-3 builds it in pieces
@@ -89,23 +106,13 @@ def train(recipe: Recipe) -> dict[str, float]:
     encoder = load_checkpoint_encoder(recipe.out, spec)
     select_trained(model, spec, encoder, recipe)
     model.checkpointing = recipe.gradient_checkpointing
-    if recipe.gradient_checkpointing and recipe.mode == "full":
+    if recipe.gradient_checkpointing and recipe.mode in TUNED_WHOLE:
         model.base.model.vision_tower.gradient_checkpointing_enable({"use_reentrant": False})
 
-    records, validation = (
-        load_records(recipe.data / f"{split}.jsonl", recipe.images, limit, recipe.seed, judge.gives)
-        for split, limit in (("train", recipe.train_limit), ("val", recipe.val_limit))
-    )
-    if judge is POINTS:
-        if not any(record.points for record in validation):
-            raise DataError(f"no record of {recipe.data / 'val.jsonl'} has points to judge by")
-        stream: PointStream | RecordStream = PointStream(
-            records, recipe.images, spec, encoder, recipe.seed, end_token(model)
-        )
-    else:
-        end = end_token(model) if recipe.mode == "text" else None
-        grid = isqrt(spec.image_tokens) if judge is REFERENTS else None
-        stream = RecordStream(records, recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end, grid)
+    validation = load_records(recipe.data / "val.jsonl", recipe.images, recipe.val_limit, recipe.seed, judge.gives)
+    stream = _stream(recipe, judge, model, spec, encoder)
+    if judge is POINTS and not any(record.points for record in validation):
+        raise DataError(f"no record of {recipe.data / 'val.jsonl'} has points to judge by")
     together = recipe.batch * recipe.accumulate * arguments.world_size
     steps = recipe.steps or math.ceil(recipe.epochs * len(stream.items) / together)
     stream.samples = steps * together
@@ -115,7 +122,8 @@ def train(recipe: Recipe) -> dict[str, float]:
 
     objective = Objective(model, LossWeights(recipe.l1_weight, recipe.giou_weight, recipe.score_weight))
     writer = CheckpointWriter(recipe, model, spec)
-    collator = collate_answers if judge is POINTS else collate if recipe.compile else collate_trimmed
+    of_records = isinstance(stream, RecordStream)
+    collator = collate_answers if not of_records else collate if recipe.compile else collate_trimmed
     grounder = make_grounder(model, spec, encoder)
     if isinstance(grounder, ReferentGrounder):
         validate = referents_validator(grounder, model.referent_head, validation, recipe.images)
@@ -134,54 +142,101 @@ def train(recipe: Recipe) -> dict[str, float]:
     return writer.finish()
 
 
+def _stream(
+    recipe: Recipe, judge: Judge, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder
+) -> RecordStream | PointStream | DialogueStream:
+    """What is trained on. Raises `DataError`."""
+    if recipe.conversations is not None:
+        dialogues = load_dialogues(recipe.conversations, recipe.images)
+        stream = DialogueStream(dialogues, recipe.images, spec, encoder, recipe.seed, end_token(model))
+        for reason, count in stream.left_out.items():
+            LOG.warning("left out of %s: %d %s", recipe.conversations, count, reason)
+        return stream
+    file = recipe.data / "train.jsonl"
+    records = load_records(file, recipe.images, recipe.train_limit, recipe.seed, judge.gives)
+    if judge is POINTS:
+        return PointStream(records, recipe.images, spec, encoder, recipe.seed, end_token(model))
+    end = end_token(model) if recipe.answers_in_text else None
+    grid = isqrt(spec.image_tokens) if judge is REFERENTS else None
+    return RecordStream(records, recipe.images, spec, encoder, recipe.row_expressions, recipe.seed, end, grid)
+
+
 def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
     """The model to train and the spec of its checkpoints; its tokenizer goes to OUT.
 
     The base is one of our checkpoints, or any LLaVA directory. Raises `RecipeError` and `CheckpointError`.
     """
-    text = recipe.mode == "text"
+    text, prompted = recipe.answers_in_text, recipe.mode == "vpp"
+    kind = "referents" if recipe.mode == "referents" else "generator" if text else "head"
     ours = (recipe.base / SPEC_FILE).is_file()
+    own: CheckpointSpec | None = None  # the base's, where it is one of ours
     if ours:
-        spec = load_checkpoint_spec(recipe.base)
-        if spec.visual_prompts is not None:
-            raise RecipeError(f"{recipe.base} has visual position prompts, which cannot be trained: name another base")
+        spec = own = load_checkpoint_spec(recipe.base)
+        if spec.visual_prompts is not None and not prompted:
+            raise RecipeError(f"{recipe.base} has visual position prompts: train it with vpp, or name another base")
         if (recipe.base / ADAPTER_DIRECTORY).is_dir():
             raise RecipeError(f"{recipe.base} has an adapter already: start from its base, {recipe.base / spec.base}")
-        if recipe.center_crop or recipe.plain_text_loc:
+        if recipe.center_crop or (recipe.plain_text_loc and not prompted):
             raise RecipeError("--center-crop and --plain-text-loc are for LLaVA directories; a checkpoint has its own")
-        if recipe.template:
-            spec = spec.model_copy(update={"prompt": _prompt(spec, TEMPLATES.get(recipe.template, recipe.template))})
         directory, tokenizer = recipe.base / spec.base, load_tokenizer(recipe.base)
     elif (recipe.base / "config.json").is_file():
         directory, tokenizer = recipe.base, llava_tokenizer(recipe.base)
-        spec = llava_spec(
-            directory, tokenizer, template=recipe.template, center_crop=recipe.center_crop,
-            plain_text_loc=recipe.plain_text_loc, kind="generator" if text else "head",
-        )  # fmt: skip
     else:
         raise RecipeError(f"{recipe.base} is no base: it has neither {SPEC_FILE} nor config.json")
+    config = load_llava_config(directory)
+    prompts = _visual_prompts(recipe, own, config) if prompted else None
+    if own is None or (prompted and own.kind != kind):  # a prompt for another kind of answer
+        spec = llava_spec(
+            directory, tokenizer, template=recipe.template or (VPP_TEMPLATE if prompted and text else None),
+            center_crop=recipe.center_crop, plain_text_loc=recipe.plain_text_loc,
+            kind="generator" if text else "head", visual_prompts=prompts and prompts.shape,
+        )  # fmt: skip
+    else:
+        if recipe.template:
+            spec = spec.model_copy(update={"prompt": _prompt(spec, TEMPLATES.get(recipe.template, recipe.template))})
+        if prompts is not None and own.visual_prompts is None:
+            spec = add_visual_prompts(spec, prompts.shape)
+    check_base(recipe.base, spec, config, tokenizer)
     llava = load_llava(directory, DTYPES[recipe.base_dtype], _quantization(recipe))
-    check_base(recipe.base, spec, llava.config, tokenizer)
-    hidden_size = llava.config.text_config.hidden_size
-    kind = {"text": "generator", "referents": "referents"}.get(recipe.mode, "head")
-    has_kind = ours and spec.kind == kind
+    keep_head = own is not None and own.kind == kind and not recipe.fresh_head
+    generation = None
+    if text:
+        generation = text_generation(
+            end_token(GroundingModel(llava, None)), VPP_GRAMMAR if prompted else TRAINED_GRAMMAR
+        )
     updates: dict[str, Any] = {
-        "base": BASE_DIRECTORY if recipe.mode == "full" else str(directory.resolve()),
+        "base": BASE_DIRECTORY if recipe.mode in TUNED_WHOLE else str(directory.resolve()),
         "kind": kind,
-        "generation": text_generation(end_token(GroundingModel(llava, None))) if text else None,
-        "has_scores": not text and (spec.has_scores if has_kind and not recipe.fresh_head else recipe.scores),
+        "generation": generation,
+        "has_scores": not text and (spec.has_scores if keep_head else recipe.scores),
         "present_threshold": 0.5 if kind == "referents" else None,  # until validation says better
         "referent_threshold": 0.5 if kind == "referents" else None,
         "evaluation": {},
     }
     try:
-        own = CheckpointSpec(**spec.model_dump() | updates)
+        trained = CheckpointSpec(**spec.model_dump() | updates)
     except ValidationError as error:
         raise RecipeError(f"{recipe.base} cannot be trained so: {error.errors()[0]['msg']}") from error
-    keep_head = has_kind and not recipe.fresh_head
-    head = load_head(recipe.base, spec, hidden_size) if keep_head else make_head(own, hidden_size)
+    hidden_size = config.text_config.hidden_size
+    head = load_head(recipe.base, spec, hidden_size) if keep_head else make_head(trained, hidden_size)
+    model = make_model(llava, head)
+    model.visual_prompts = prompts
     _keep_tokenizer(tokenizer, recipe)
-    return make_model(llava, head), own
+    return model, trained
+
+
+def _visual_prompts(recipe: Recipe, own: CheckpointSpec | None, config: LlavaConfig) -> VisualPrompts:
+    """Those of the base, or new ones on DETR's weights. Raises `RecipeError` and `CheckpointError`."""
+    if own is not None and own.visual_prompts is not None:
+        if recipe.detector is not None:
+            raise RecipeError(f"{recipe.base} has visual position prompts already: leave --detector out")
+        return load_visual_prompts(recipe.base, own, config)
+    if recipe.detector is None:
+        raise RecipeError(
+            f"{recipe.base} has no visual position prompts: name DETR's weights, such as detr-r101-2c7b67e5.pth, as "
+            "--detector, or a base imported from VPP-LLaVA"
+        )
+    return prompts_on_detr(recipe.detector, config.vision_config.image_size, config.text_config.hidden_size)
 
 
 def open_paligemma(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
@@ -221,15 +276,13 @@ def _quantization(recipe: Recipe) -> BitsAndBytesConfig | None:
         raise RecipeError("--four-bits is for points: the mode qlora has 4 bits by itself")
     if recipe.mode != "qlora" and not recipe.four_bits:
         return None
-    if not torch.cuda.is_available():
-        remedy = "leave --four-bits out" if recipe.four_bits else "use lora"
-        raise RecipeError(f"4 bits need an NVIDIA GPU, and this machine has none: {remedy}")
     if not is_bitsandbytes_available():
-        raise RecipeError("4 bits need bitsandbytes: pip install bitsandbytes")
+        without = "leave --four-bits out" if recipe.four_bits else "use lora"
+        raise RecipeError(f"4 bits need bitsandbytes: pip install bitsandbytes, or {without}")
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+        llm_int8_skip_modules=list(UNQUANTIZED),
     )  # fmt: skip
 
 

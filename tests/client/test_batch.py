@@ -158,12 +158,16 @@ def test_errors_are_recorded_and_asked_again_only_on_demand(service: Service, fo
 
 def test_results_are_written_in_other_formats_too(service: Service, folder: Path) -> None:
     """All of them, those of an earlier run as well."""
-    out, table, labels = (folder.parent / name for name in ("out.jsonl", "out.csv", "labels"))
+    out, table, labels, coco = (folder.parent / name for name in ("out.jsonl", "out.csv", "labels", "out.json"))
     run(service, folder / "below", "the red cup", "--out", out)
-    finished = run(service, folder, "the red cup", "--out", out, "--csv", table, "--yolo", labels)
+    finished = run(service, folder, "the red cup", "--out", out, "--csv", table, "--yolo", labels, "--coco", coco)
     assert finished.returncode == 0, finished.stderr
     assert "12 rows -> " in finished.stdout
     assert len(table.read_text().splitlines()) == 13
+    content = json.loads(coco.read_text())
+    assert len(content["images"]) == 12
+    assert [category["name"] for category in content["categories"]] == [r["expression"] for r in EXAMPLE["results"]]
+    assert len(content["annotations"]) == 12 * sum(len(r["referents"]) for r in EXAMPLE["results"])
     assert len(list((labels / "labels").rglob("*.txt"))) == 12
     refused = run(service, folder, "the red cup", "--out", out, "--pictures", folder.parent / "drawn")
     assert refused.returncode == 1  # these are no pictures

@@ -15,8 +15,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 CUP = (20, 10, 60, 50)  # where the page's cup is, in 200 x 100 pixels
 FILES = {
     "jsonl": "rows.jsonl", "csv": "labels.csv", "coco": "coco.json", "voc": "a.xml", "label-studio": "export.json",
-    "conversations": "rows.jsonl", "pixmo": "rows.jsonl", "refcoco": "rows.jsonl", "gseval": "rows.jsonl",
-    "refdrone": "drone.json",
+    "conversations": "rows.jsonl", "pixmo": "rows.jsonl", "refcoco": "rows.jsonl", "rec": "rows.jsonl",
+    "gseval": "rows.jsonl", "refdrone": "drone.json",
 }  # fmt: skip
 IN_TEXT = {"refer", "referit", "grefcoco"}  # folders of other projects, which nobody writes by hand
 

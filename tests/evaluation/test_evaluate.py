@@ -12,6 +12,7 @@ from referent.evaluation.evaluate import (
     groups,
     join,
     mask_figures,
+    mask_groups,
     point_figures,
     score_figures,
     summary,
@@ -100,6 +101,21 @@ def test_records_of_a_mask_alone_are_judged_by_its_box() -> None:
     assert (figures["n"], figures["mean_iou"], figures["true box"]) == (3, 0.5, 1)
 
 
+def test_masks_are_judged_by_class_too() -> None:
+    pixels = np.zeros((100, 100), np.uint8)
+    pixels[10:30, 10:30] = 1
+    mask = _mask(pixels)
+    found = results(
+        (record("right", BOX, mask=mask, tags={"class": "cup"}), {"box_xyxy": BOX}),
+        (record("missed", BOX, mask=mask, tags={"class": "plate"}), None),
+        (record("half", BOX, mask=mask, tags={"class": "plate"}), {"mask": mask}),
+        (record("no mask", BOX, tags={"class": "plate"}), {"box_xyxy": BOX}),
+    )
+    by_class = mask_groups(found)["class"]
+    assert {name: (row["n"], row["mean_iou"]) for name, row in by_class.items()} == {"cup": (1, 1), "plate": (2, 0.5)}
+    assert mask_groups(results((record("a", BOX), None))) == {}
+
+
 def test_points_are_the_predicted_ones_or_a_box_centre() -> None:
     found = results(
         (record("a", None, points=((20, 20),)), {"points": ((20, 21),)}),
@@ -146,7 +162,10 @@ def test_gseval_predictions_are_scored_overall_and_by_class(data_folder: Path) -
     # by hand, from the files: boxes of IoU >= .5 over all rows
     hits = sum(_iou(p.box_xyxy, r.box_xyxy) >= 0.5 for p, r in zip(predictions, records, strict=True) if p.box_xyxy)
     assert figures["acc@0.5"] == pytest.approx(hits / 3715)
-    assert mask_figures(found)["n"] == 3715
+    masks, by_class = mask_figures(found), mask_groups(found)["class_id"]
+    assert masks["n"] == 3715
+    assert {name: row["n"] for name, row in by_class.items()} == {"1": 1011, "2": 455, "3": 769, "4": 1480}
+    assert sum(row["n"] * row["mean_iou"] for row in by_class.values()) / 3715 == pytest.approx(masks["mean_iou"])
 
 
 def _iou(a: tuple, b: tuple) -> float:

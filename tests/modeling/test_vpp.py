@@ -17,11 +17,13 @@ from referent.generation.questions import load_tokenizer
 from referent.kinds.generator import generation_of
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.grounder import load_grounder
-from referent.modeling.grounding import CLIP_MEAN, CLIP_STD, GroundingModel
+from referent.modeling.grounding import GroundingModel
 from referent.modeling.importers.vpp_llava import import_vpp_llava
 from referent.modeling.text_decoder import TorchDecoder
 from referent.modeling.vpp import (
     AXIS_SHARE,
+    CLIP_MEAN,
+    CLIP_STD,
     DETECTOR_IMAGE,
     IMAGENET_MEAN,
     IMAGENET_STD,

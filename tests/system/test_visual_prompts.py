@@ -1,20 +1,26 @@
-"""VPP-LLaVA, imported, exported and asked through the real tritonserver and the real gateway."""
+"""VPP-LLaVA, imported, exported and asked through the real tritonserver and the real gateway; and judged there."""
 
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
 from export.build import export
 from referent.client.http import Client
+from referent.commands.app import app
 from referent.core.bundle import load_bundle
 from referent.kinds import kind_of
 from referent.modeling.grounder import load_grounder
 from referent.modeling.importers.vpp_llava import import_vpp_llava
 from runtime.launcher import TritonServer
 from tests.support.load import gateway
+from tests.support.visual_prompts import save_llava, save_writing_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +96,56 @@ def test_evaluation_reads_the_checkpoint_as_it_is_served(
         assert [answer.text for answer in here] == [result.text for result in served]
         for answer, result in zip(here, served, strict=True):
             assert answer.score == pytest.approx(result.score, rel=2e-4, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tiny_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tiny model with prompts that answers in text, served; it needs no published data."""
+    folder = tmp_path_factory.mktemp("tiny")
+    repository = folder / "model_repository"
+    export(save_writing_checkpoint(folder / "checkpoint", save_llava(folder / "llava")), "tiny", repository)
+    with TritonServer(repository) as server, gateway(repository, server.grpc_url, default_model="tiny") as url:
+        yield url
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    """An image, and a row about it as each of the benchmarks has it."""
+    Image.effect_noise((60, 40), 90).convert("RGB").save(tmp_path / "1.jpg")
+    box, masked = [5, 10, 25, 20], np.zeros((40, 60), np.uint8, order="F")
+    masked[10:20, 5:25] = 1
+    counts = coco_mask.encode(masked)["counts"].decode()
+    rec = {"image": "1.jpg", "sent": "the red cup", "bbox": box, "height": 40, "width": 60}
+    gseval = {
+        "image_path": "1.jpg",
+        "caption": "a cup",
+        "box": box,
+        "segmentation": {"size": [40, 60], "counts": counts},
+    }
+    lines = {
+        "refcoco_val.jsonl": [rec, rec | {"sent": "the cup"}],
+        "gseval.jsonl": [gseval | {"idx": i, "class_id": i, "label": name} for i, name in enumerate(("cup", "plate"))],
+    }
+    for name, rows in lines.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"query_test": {"1_1": ["red cup", "cup"]}, "bbox": {"1_1": box}, "imsize": {"1.jpg": [60, 40]}}
+    for name, content in files.items():
+        (tmp_path / f"referit_{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("format", "file"),
+    [("rec", "refcoco_val.jsonl"), ("referit", "referit_query_test.json"), ("gseval", "gseval.jsonl")],
+)
+def test_a_benchmark_is_one_command(tiny_url: str, annotations: Path, format: str, file: str) -> None:
+    asked = ["evaluate", format, "--annotations", annotations / file, "--images", annotations, "--url", tiny_url]
+    result = CliRunner().invoke(app, [*map(str, asked), "--json"])
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    figures = json.loads("\n".join(lines[lines.index("{") :]))  # the gateway in this process logs before it
+    assert (figures["summary"]["n"], figures["summary"]["missing"]) == (2, 0)
+    if format == "gseval":
+        assert {name: row["n"] for name, row in figures["groups"]["class_id"].items()} == {"0": 1, "1": 1}
+        assert {name: row["n"] for name, row in figures["mask_groups"]["class_id"].items()} == {"0": 1, "1": 1}
+        assert figures["masks"]["n"] == 2

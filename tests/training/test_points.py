@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, normalizers
 from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from referent.core.grammar import PointGrammar
 from referent.core.prompts import PromptEncoder
@@ -25,9 +27,10 @@ from referent.modeling.checkpoint import (
 )
 from referent.modeling.grounder import TextGrounder, load_grounder
 from referent.modeling.importers.paligemma import POINT_TEMPLATE, import_paligemma, import_point_vlm, paligemma_spec
+from referent.training.encoding import collate_answers
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
-from referent.training.point_stream import QUESTIONS, PointStream, collate_answers
+from referent.training.point_stream import QUESTIONS, PointStream
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, load_records, order_of
 from referent.training.train import open_paligemma, train
@@ -43,15 +46,15 @@ def paligemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     vision = SiglipVisionConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
-        vision_use_head=False, projection_dim=48,
+        vision_use_head=False, projection_dim=64,
     )  # fmt: skip
     text = Gemma2Config(
-        vocab_size=TEXT_VOCABULARY, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=TEXT_VOCABULARY, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16, pad_token_id=PAD_ID, bos_token_id=BOS_ID,
         eos_token_id=EOS_ID,
     )  # fmt: skip
     config = PaliGemmaConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE_ID, projection_dim=48, hidden_size=48
+        vision_config=vision, text_config=text, image_token_index=IMAGE_ID, projection_dim=64, hidden_size=64
     )
     directory = tmp_path_factory.mktemp("paligemma")
     paligemma = PaliGemmaForConditionalGeneration(config)
@@ -211,10 +214,10 @@ def test_checkpointed_layers_give_the_same_gradients(make_recipe: MakeRecipe, po
 
 
 def test_a_run_learns_to_point_and_to_say_none(make_recipe: MakeRecipe, pointed: Path) -> None:
-    recipe = make_recipe(steps=120, batch=12, logging_steps=10, eval_steps=120, lora_alpha=64)
+    recipe = make_recipe(steps=40, batch=6, logging_steps=5, eval_steps=40, lora_alpha=64, learning_rate=2e-2)
     figures = train(recipe)
     assert set(figures) >= {"f1", "recall", "success", "parse_rate", "n"}
-    lines = json.loads((recipe.out / "checkpoint-120" / "trainer_state.json").read_text())["log_history"]
+    lines = json.loads((recipe.out / "checkpoint-40" / "trainer_state.json").read_text())["log_history"]
     losses = [line["text"] for line in lines if "text" in line]
     assert losses[-1] < 0.2 * losses[0]
     spec = load_checkpoint_spec(recipe.out / "best")
@@ -230,16 +233,15 @@ def test_a_run_learns_to_point_and_to_say_none(make_recipe: MakeRecipe, pointed:
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    whole = make_recipe(steps=6, save_steps=3, eval_steps=6, lora_dropout=0.0)
-    figures = train(whole)
+    """At one learning rate throughout: a run of fewer steps has another cosine."""
+    whole = make_recipe(steps=4, save_steps=2, eval_steps=4, lora_dropout=0.0, min_learning_rate=1e-2)
+    train(whole)
     parted = replace(whole, out=tmp_path / "parted")
-    train(replace(parted, steps=3))
-    for name in ("result.json",):
-        (parted.out / name).unlink()
-    state = parted.out / "checkpoint-3" / "trainer_state.json"
-    assert state.is_file()
-    again = train(parted)
-    assert again.keys() == figures.keys()
+    train(replace(parted, steps=2))
+    train(parted)
+    assert json.loads((parted.out / "result.json").read_text())["steps"] == 4
+    first, second = (load_file(run.out / "last" / "adapter" / "adapter_model.safetensors") for run in (whole, parted))
+    torch.testing.assert_close(first, second)
 
 
 def test_what_was_trained_can_be_imported_as_an_adapter(
@@ -257,12 +259,26 @@ def test_what_was_trained_can_be_imported_as_an_adapter(
         ({"compile": True}, "--compile is not for points"),
         ({"center_crop": True}, "--center-crop is not for points"),
         ({"plain_text_loc": True}, "--plain-text-loc"),
-        ({"four_bits": True}, "NVIDIA GPU.*leave --four-bits out"),
     ],
 )
 def test_settings_that_do_not_go_with_points_are_refused(make_recipe: MakeRecipe, settings: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         open_paligemma(make_recipe(**settings))
+
+
+@pytest.mark.skipif(is_bitsandbytes_available(), reason="this machine can")
+def test_four_bits_need_their_library(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="pip install bitsandbytes, or leave --four-bits out"):
+        open_paligemma(make_recipe(four_bits=True))
+
+
+@pytest.mark.skipif(not is_bitsandbytes_available(), reason="bitsandbytes is not installed")
+def test_a_base_in_four_bits_is_trained_and_referred_to_as_it_is(make_recipe: MakeRecipe, paligemma: Path) -> None:
+    recipe = make_recipe(four_bits=True)
+    train(recipe)
+    model, spec = load_checkpoint(recipe.out / "best")
+    assert Path(spec.base) == paligemma.resolve()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_base_of_another_family_is_refused(make_recipe: MakeRecipe, tiny_checkpoint: Path, tmp_path: Path) -> None:

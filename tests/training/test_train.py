@@ -8,23 +8,30 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copyfile, copytree, ignore_patterns
 
 import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import set_seed
+from transformers import LlamaConfig, LlavaConfig, SiglipVisionConfig, set_seed
+from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils.import_utils import is_bitsandbytes_available
 
-from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_encoder, load_checkpoint_spec
+from referent.modeling.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_checkpoint_encoder,
+    load_checkpoint_spec,
+)
 from referent.modeling.grounder import TextGrounder, load_grounder
 from referent.training.encoding import collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, RecordStream, load_records
-from referent.training.train import open_base, train
+from referent.training.train import UNQUANTIZED, open_base, train
 from tests.support.visual_prompts import save_prompted_checkpoint
 
 MakeRecipe = Callable[..., Recipe]
@@ -240,7 +247,7 @@ def test_two_processes_end_with_the_same_weights_and_figures(make_recipe: MakeRe
 def test_settings_that_cannot_be_are_refused_with_the_remedy(
     make_recipe: MakeRecipe, settings: dict[str, object], remedy: str
 ) -> None:
-    if settings["mode"] == "qlora" and torch.cuda.is_available():
+    if settings["mode"] == "qlora" and is_bitsandbytes_available():
         pytest.skip("this machine can")
     with pytest.raises(RecipeError, match=remedy):
         train(replace(make_recipe("lora"), **settings))
@@ -256,8 +263,27 @@ def test_a_base_with_an_adapter_is_refused(make_recipe: MakeRecipe, tiny_checkpo
         train(make_recipe("lora", base=tiny_checkpoint))
 
 
+def test_the_language_models_layers_alone_are_quantized(tiny_checkpoint: Path) -> None:
+    llava = load_checkpoint(tiny_checkpoint)[0].llava.unload()
+    linear = {name for name, module in llava.named_modules() if isinstance(module, torch.nn.Linear)}
+    quantized = {name for name in linear if should_convert_module(name, list(UNQUANTIZED))}
+    assert quantized == {name for name in linear if ".language_model.layers." in name}
+    assert quantized != linear
+
+
+@pytest.mark.parametrize("mode", ["lora", "full", "text", "frozen"])
+def test_a_llava_of_another_family_is_refused(make_recipe: MakeRecipe, tmp_path: Path, mode: str) -> None:
+    """Its pixels would be normalised for CLIP, and its layers run as Llama's."""
+    vision = SiglipVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28)
+    text = LlamaConfig(vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    LlavaConfig(vision_config=vision, text_config=text).save_pretrained(tmp_path)
+    copyfile(make_recipe("lora").base / "tokenizer.json", tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="made of llama and siglip_vision_model"):
+        train(make_recipe(mode, base=tmp_path))
+
+
 def test_missing_data_is_named(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.jsonl is missing"):
+    with pytest.raises(DataError, match=r"val\.jsonl is missing"):
         train(make_recipe("frozen", data=tmp_path))
 
 

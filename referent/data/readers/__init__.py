@@ -11,6 +11,7 @@ from referent.data.readers.grefcoco import read_grefcoco
 from referent.data.readers.gseval import read_gseval
 from referent.data.readers.label_studio import read_label_studio
 from referent.data.readers.pixmo import read_pixmo
+from referent.data.readers.rec import read_rec
 from referent.data.readers.refcoco import read_refcoco
 from referent.data.readers.refdrone import read_refdrone
 from referent.data.readers.refer import read_refer
@@ -76,6 +77,7 @@ READERS = {
     "refcoco": AnnotationFormat(
         read_refcoco, 'rows {"image", "text", "bbox": [centre x, centre y, width, height] in 0..1 of the image}'
     ),
+    "rec": AnnotationFormat(read_rec, 'lines {"image", "sent", "bbox": [x1, y1, x2, y2] in pixels, "height", "width"}'),
     "referit": AnnotationFormat(
         read_referit, "a folder of referit_query_SPLIT.json, referit_bbox.json and referit_imsize.json"
     ),

@@ -1,20 +1,25 @@
-"""LLaVA and VPP-SFT conversations: boxes written into the answers, as shares of the padded square."""
+"""LLaVA and VPP-SFT conversations: boxes written into the answers, as shares of the padded square.
+
+`read_conversations` takes the questions for a box, which can be judged; `read_dialogues` everything that was said, for
+training in text.
+"""
 
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from referent.core.boxes import Box
 from referent.data.image_files import upright_size
 from referent.data.readers.rows import json_rows, need_images, split_of, to_records
-from referent.data.records import Record, Rejected, RowError
+from referent.data.records import Record, Rejected, RowError, check_image_path
 
 QUESTION = "Please provide the bounding box coordinate of the region this sentence describes: "
-AXES_HINT = ". Each image is accompanied by axes"  # VPP-LLaVA's addition to the question
+IMAGE_MARK = "<image>"
+AXES_HINT = re.compile(r"\.? Each image is accompanied by axes")  # VPP-LLaVA's addition to the question
 NUMBER = r"\s*(-?\d*\.?\d+|nan)\s*"
 BOX = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]", re.IGNORECASE)
 
@@ -34,6 +39,14 @@ class Conversation(BaseModel):
     conversations: list[Turn]
 
 
+class Dialogue(NamedTuple):
+    """A conversation about an image, or about none; each exchange is a question and its answer, without `<image>`."""
+
+    where: str  # file and row
+    image: str | None  # path in the image folder
+    exchanges: tuple[tuple[str, str], ...]
+
+
 def read_conversations(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """One record a question for a box; other questions are counted as such."""
     folder, split = need_images(images, "boxes are shares of each image's padded square"), split_of(annotations)
@@ -45,7 +58,7 @@ def read_conversations(annotations: Path, images: Path | None) -> Iterator[Recor
             if row.image is None or QUESTION not in question.value:
                 yield Rejected("not a question for a box", where)
                 continue
-            expression = question.value.partition(QUESTION)[2].partition(AXES_HINT)[0]
+            expression = AXES_HINT.split(question.value.partition(QUESTION)[2], maxsplit=1)[0]
             width, height = upright_size(folder / row.image)
             try:
                 box = square_to_pixels(_parse(answer.value), width, height)
@@ -58,6 +71,37 @@ def read_conversations(annotations: Path, images: Path | None) -> Iterator[Recor
             )  # fmt: skip
 
     return to_records(json_rows(annotations), Conversation, convert)
+
+
+def read_dialogues(annotations: Path, images: Path) -> Iterator[Dialogue | Rejected]:
+    """Every conversation whole, whatever it is about. Raises `AnnotationError` and OSError, as `read` does."""
+
+    def convert(row: Conversation, where: str) -> Iterator[Dialogue]:
+        marks = sum(turn.value.count(IMAGE_MARK) for turn in row.conversations)
+        if marks > 1 or (marks == 1 and row.image is None):
+            raise RowError("more images are spoken of than there are")
+        if row.image is not None:
+            check_image_path(row.image)
+            upright_size(images / row.image)
+        yield Dialogue(where, row.image, tuple(_exchanges(row.conversations)))
+
+    return to_records(json_rows(annotations), Conversation, convert)
+
+
+def _exchanges(turns: list[Turn]) -> Iterator[tuple[str, str]]:
+    """Questions with their answers; what stands before the first question, or has no answer, is left out."""
+    while turns and turns[0].speaker != "human":
+        turns = turns[1:]
+    if len(turns) < 2:
+        raise RowError("no answer")
+    for number, (question, answer) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
+        if (question.speaker, answer.speaker) != ("human", "gpt"):
+            raise RowError("the speakers do not take turns")
+        if not answer.value.strip():
+            raise RowError("empty answer")
+        if IMAGE_MARK in question.value and number:
+            raise RowError("the image is not spoken of first")
+        yield question.value.replace(IMAGE_MARK, "").strip(), answer.value.strip()
 
 
 def square_to_pixels(box: Box, width: int, height: int) -> Box:

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from referent.core.text_files import numbered_lines, open_utf8
-from referent.data.records import NO_JSON, AnnotationError, Record, Rejected, RowError, wrong_schema
+from referent.data.records import NO_JSON, AnnotationError, Rejected, RowError, wrong_schema
 
 RowModel = TypeVar("RowModel", bound=BaseModel)
+Item = TypeVar("Item")  # what a row becomes
 AnnotationRows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
 
 SPLIT_NAME = re.compile(r"(trainval|train|val|testA|testB|test)\d*$")
@@ -49,8 +50,8 @@ def _json_lines(file: Path) -> AnnotationRows:
 def to_records(
     rows: Iterable[tuple[str, object] | Rejected],
     model: type[RowModel],
-    convert: Callable[[RowModel, str], Iterable[Record | Rejected]],
-) -> Iterator[Record | Rejected]:
+    convert: Callable[[RowModel, str], Iterable[Item | Rejected]],
+) -> Iterator[Item | Rejected]:
     """Each row as `model`, then through `convert(row, where)`, which may raise `RowError`."""
     for item in rows:
         if isinstance(item, Rejected):

@@ -13,12 +13,11 @@ from referent.modeling.checkpoint import (
     save_checkpoint,
 )
 from referent.modeling.importers.visual_grounding import base_tokenizer
-from referent.modeling.llava import llava_spec
+from referent.modeling.llava import check_families, llava_spec
 from referent.modeling.weights import CheckpointError, load_llava, load_llava_config
 
 TEMPLATE = "vg-text"
 GRAMMAR = BoxGrammar(order="cxcywh", lead=" ")
-FAMILIES = {"text_config": "llama", "vision_config": "clip_vision_model"}  # of LLaVA-1.5
 
 
 def import_llava(base: Path, out: Path) -> CheckpointSpec:
@@ -28,12 +27,7 @@ def import_llava(base: Path, out: Path) -> CheckpointSpec:
     Raises `CheckpointError`.
     """
     config = load_llava_config(base)
-    found = {part: getattr(config, part).model_type for part in FAMILIES}
-    if found != FAMILIES:
-        raise CheckpointError(
-            f"{base} is made of {' and '.join(found.values())}, LLaVA-1.5 of {' and '.join(FAMILIES.values())}: take "
-            "an edition such as llava-1.5-7b-hf"
-        )
+    check_families(base, config)
     if not isinstance(end := config.text_config.eos_token_id, int):
         raise CheckpointError(f"{base}/config.json has eos_token_id {end} in its text_config: name one token")
     tokenizer = base_tokenizer(base)

@@ -29,6 +29,7 @@ TEMPLATE = (
     "region this sentence describes: {expression}. Each image is accompanied by axes. If the question pertains to the "
     "bounding box coordinates, refer to the axes for the response. ASSISTANT:"
 )
+GRAMMAR = BoxGrammar(order="xyxy", decimals=2, lead=" ")
 CLIP = CLIPVisionConfig(  # openai/clip-vit-large-patch14-336
     hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
     patch_size=14, projection_dim=768,
@@ -111,10 +112,9 @@ def import_vpp_llava(source: Path, out: Path, clip: Path | None = None) -> Check
             kind="generator",
             visual_prompts=model.visual_prompts.shape,
         )
-        written = BoxGrammar(order="xyxy", decimals=2, lead=" ")
         own = {
             "base": BASE_DIRECTORY,
-            "generation": Generation(grammar=written, eos_token_id=config.text_config.eos_token_id),
+            "generation": Generation(grammar=GRAMMAR, eos_token_id=config.text_config.eos_token_id),
             "present_threshold": 0.0,
             "training": {"imported": "VPP-LLaVA", "name": source.resolve().name},
         }
@@ -186,7 +186,7 @@ def place(what: str, config: LlavaConfig, weights: Weights) -> GroundingModel:
     with torch.device("meta"):
         llava = LlavaForConditionalGeneration(config)
         prompts = VisualPrompts(
-            config.vision_config.image_size, config.text_config.hidden_size, _visual_prompts_shape(weights)
+            config.vision_config.image_size, config.text_config.hidden_size, visual_prompts_shape(weights)
         )
         model = GroundingModel(llava, None, prompts).eval()
     check_weights(what, model.state_dict(), weights, "it is incomplete or of another model, get it again")
@@ -238,7 +238,7 @@ def _with_stock_clip(source: Path, settings: dict[str, Any], weights: Weights, c
     return kept | {TOWER + name.removeprefix("vision_model."): tensor for name, tensor in model.state_dict().items()}
 
 
-def _visual_prompts_shape(weights: Weights) -> VisualPromptsShape:
+def visual_prompts_shape(weights: Weights) -> VisualPromptsShape:
     """As the weights have it, or as published where they lack what says it."""
 
     def rows(name: str, otherwise: int) -> int:
@@ -254,4 +254,5 @@ def _visual_prompts_shape(weights: Weights) -> VisualPromptsShape:
         stage_sizes=sizes,
         reduction=max(1, sizes[0] // max(1, within)),
         feed_forward_size=rows("encoder.layers.0.mlp.fc1", published.feed_forward_size),
+        queries=rows("query_position_embeddings", published.queries),
     )

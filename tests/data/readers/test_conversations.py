@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from referent.data.readers import read
-from referent.data.readers.conversations import square_to_pixels
+from referent.data.readers.conversations import Dialogue, read_dialogues, square_to_pixels
 from referent.data.records import Rejected
 
 ASK = "<image>\nPlease provide the bounding box coordinate of the region this sentence describes: "
@@ -44,8 +44,9 @@ def test_pixels_come_back_from_the_encoding_of_vpp_llava(size: tuple[int, int]) 
     assert square_to_pixels(encoded, *size) == pytest.approx(box)
 
 
-def test_the_hint_at_the_axes_is_no_part_of_the_expression(tmp_path: Path, images: Path) -> None:
-    (record,) = read("conversations", write(tmp_path, "wide.jpg", ASK + "a cup" + AXES, "[0.1, 0.3, 0.2, 0.4]"), images)
+@pytest.mark.parametrize("hint", [AXES, AXES.removeprefix(".")], ids=["evaluation", "training"])
+def test_the_hint_at_the_axes_is_no_part_of_the_expression(tmp_path: Path, images: Path, hint: str) -> None:
+    (record,) = read("conversations", write(tmp_path, "wide.jpg", ASK + "a cup" + hint, "[0.1, 0.3, 0.2, 0.4]"), images)
     assert record.expression == "a cup"
 
 
@@ -72,3 +73,46 @@ def test_what_gives_no_box_is_named(tmp_path: Path, images: Path, image: str | N
     (found,) = read("conversations", write(tmp_path, image, ASK + "a cup", answer), images)
     assert isinstance(found, Rejected)
     assert found.reason == reason
+
+
+def test_a_dialogue_is_all_that_was_said_about_an_image(tmp_path: Path, images: Path) -> None:
+    """Captions of a region among it, which no box answers."""
+    turns = (ASK + "a", "[0.1, 0.3, 0.2, 0.4]", "What is in [0.1, 0.3, 0.2, 0.4]?", " A cup.", "And where?\n")
+    (found,) = read_dialogues(write(tmp_path, "wide.jpg", *turns), images)
+    exchanges = ((ASK.removeprefix("<image>\n") + "a", turns[1]), (turns[2], "A cup."))
+    assert found == Dialogue("sft.json:1", "wide.jpg", exchanges)
+    (found,) = read_dialogues(write(tmp_path, None, "Who is there?", "Nobody."), images)
+    assert (found.image, found.exchanges) == (None, (("Who is there?", "Nobody."),))
+
+
+@pytest.mark.parametrize(
+    ("image", "turns", "reason"),
+    [
+        ("none.jpg", ("What?", "A cup."), "missing image"),
+        ("../wide.jpg", ("What?", "A cup."), "image path leaves the image folder"),
+        ("wide.jpg", ("What?",), "no answer"),
+        ("wide.jpg", ("What?", "\n"), "empty answer"),
+        (
+            "wide.jpg",
+            ("<image>What?", "A cup.", "And in <image>?", "None."),
+            "more images are spoken of than there are",
+        ),
+        ("wide.jpg", ("What?", "A cup.", "And in <image>?", "None."), "the image is not spoken of first"),
+        (None, ("<image>What?", "A cup."), "more images are spoken of than there are"),
+    ],
+)
+def test_what_is_no_dialogue_is_named(
+    tmp_path: Path, images: Path, image: str | None, turns: tuple[str, ...], reason: str
+) -> None:
+    (found,) = read_dialogues(write(tmp_path, image, *turns), images)
+    assert found == Rejected(reason, "sft.json:1")
+
+
+def test_speakers_take_turns(tmp_path: Path, images: Path) -> None:
+    file = write(tmp_path, "wide.jpg", "What?", "A cup.")
+    (row,) = json.loads(file.read_text())
+    human, gpt = row["conversations"]
+    for turns, good in (([gpt, human, gpt], True), ([human, human, gpt], False), ([human, gpt, gpt, human], False)):
+        file.write_text(json.dumps([row | {"conversations": turns}]))
+        (found,) = read_dialogues(file, images)
+        assert isinstance(found, Dialogue) == good

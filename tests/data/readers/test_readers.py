@@ -37,7 +37,7 @@ def test_shares_of_an_image_need_the_images(tmp_path: Path, format: str) -> None
         list(read(format, tmp_path / "rows.json"))
 
 
-@pytest.mark.parametrize("format", ["refcoco", "conversations", "pixmo", "gseval"])
+@pytest.mark.parametrize("format", ["refcoco", "rec", "conversations", "pixmo", "gseval"])
 @pytest.mark.parametrize("row", [None, 3, "text", [], {}, {"image": 5}])
 def test_rows_of_any_shape_are_counted_and_the_rest_read(tmp_path: Path, format: str, row: object) -> None:
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n{{\n{json.dumps(row)}\n")

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Visual position prompts in front of a [LOC] head, in small: none, global, global and local, one budget for all.
+#
+#   DATA=folder WORK=folder runs/vpp.sh
+#
+# DATA is as for runs/mini.sh, and so is WORK, whose artwork.npz it takes. Some 30 minutes of one core; killed and started
+# again, it goes on from where it was. docs/experiments.md has what came of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder with artwork.npz of runs/mini.sh}"
+PYTHON=${PYTHON:-.venv/bin/python}
+REFERENT="$PYTHON -m referent"
+SPLIT=runs/mini/cards_split.csv
+OUT=$WORK/vpp
+export HF_HUB_OFFLINE=1
+mkdir -p "$OUT"/{base,detector}
+
+artwork=$OUT/artwork.npz
+[ -f "$artwork" ] || $PYTHON -m referent.mini.prompted artwork "$WORK/artwork.npz" "$artwork"
+materials=(--artwork "$artwork" --cards "$DATA/cards" --split "$SPLIT" --backgrounds "$DATA/backgrounds")
+[ -d "$OUT/base/checkpoint" ] ||
+    $PYTHON -m referent.mini.prompted base "${materials[@]}" --out "$OUT/base" --steps 550 --dense-steps 250
+[ -f "$OUT/detector/result.json" ] ||
+    $PYTHON -m referent.mini.prompted detector "${materials[@]}" --out "$OUT/detector" --steps 450 --batch 16
+[ -d "$OUT/bases/both" ] ||
+    $PYTHON -m referent.mini.prompted assemble --base "$OUT/base" --detector "$OUT/detector" --out "$OUT/bases"
+
+scenes=($REFERENT data scenes --artwork "$artwork" --cards "$DATA/cards" --split-file "$SPLIT" --workers 1)
+[ -f "$OUT/data/train.jsonl" ] || "${scenes[@]}" --split train --count 2500 --mix icons=1 \
+    --backgrounds "$DATA/backgrounds" --out "$OUT/data"
+[ -f "$OUT/data/val.jsonl" ] || "${scenes[@]}" --split val --set scenes --count 100 --out "$OUT/data"
+[ -f "$OUT/test/test.jsonl" ] || "${scenes[@]}" --split test --set scenes --count 300 --out "$OUT/test"
+
+rate=(--learning-rate 5e-4 --vision-learning-rate 5e-4 --projector-learning-rate 5e-4 --language-learning-rate 5e-4)
+budget=(--data "$OUT/data" --images "$OUT/data/images" --steps 200 --eval-steps 100 --batch 16 --warmup 20
+    --l1-weight 8 --bf16 --workers 0 "${rate[@]}")
+# what is new takes the published factor over the rest: a detector half its rate, the axis and its projector all of it
+[ -f "$OUT/none/result.json" ] || $REFERENT train full --base "$OUT/base/checkpoint" --out "$OUT/none" "${budget[@]}"
+for cell in global both both_untrained; do
+    [ -f "$OUT/$cell/result.json" ] || $REFERENT train vpp --loc-head --base "$OUT/bases/$cell" --out "$OUT/$cell" \
+        "${budget[@]}" --detector-learning-rate 2.5e-4
+done
+for cell in none global both both_untrained; do
+    compgen -G "$OUT/reports/$cell-*" > /dev/null || $REFERENT evaluate jsonl --annotations "$OUT/test/test.jsonl" \
+        --images "$OUT/test/images" --checkpoint "$OUT/$cell/best" --out "$OUT/reports" --name "$cell"
+done
+$REFERENT compare "$OUT/reports"/{none,global,both,both_untrained}-* --out "$OUT/reports"
