@@ -99,7 +99,7 @@ def test_configs_are_the_contract(repository: Path, version: int) -> None:
     assert not part.model_warmup
     assert part.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "yes"
     encoder = config_of(repository / "words_vision_encoder" / "config.pbtxt")
-    assert (encoder.backend, encoder.max_batch_size, len(encoder.model_warmup)) == ("onnxruntime", 4, 1)
+    assert (encoder.backend, encoder.max_batch_size, len(encoder.model_warmup)) == ("onnxruntime", 4, 2)
     assert encoder.HasField("dynamic_batching")
     if version == 2:
         assert declared(part.input) == contract(GENERATOR.inputs)
