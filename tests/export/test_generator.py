@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from export import build as exporter
+from export.graphs import Part
 from export.parity import ParityError
 from referent.core.bundle import load_bundle, verify_files
 from referent.core.contract import dims_of, dtype_of, part_name
@@ -140,14 +141,13 @@ def test_the_comparison_tells_a_decoder_without_its_adapter(repository: Path, ch
 def test_a_damaged_graph_is_not_published(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = exporter.export_onnx
 
-    def broken(parts: object, tensors: object, dtype: str, directory: Path) -> object:
-        for file in original(parts, tensors, dtype, directory):
-            if file.parent.name == "generator":
-                graph = onnx.load(file)
-                weights = [t for t in graph.graph.initializer if len(t.dims) == 2][-1]
-                weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.01, weights.name))
-                onnx.save(graph, file)
-            yield file
+    def broken(part: Part, tensors: object, dtype: str, file: Path, *others: object) -> None:
+        original(part, tensors, dtype, file, *others)
+        if part.step.suffix == "generator":
+            graph = onnx.load(file)
+            weights = next(t for t in graph.graph.initializer if "lm_head" in t.name)
+            weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.01, weights.name))
+            onnx.save(graph, file)
 
     monkeypatch.setattr(exporter, "export_onnx", broken)
     with pytest.raises(ParityError, match="generator"):
