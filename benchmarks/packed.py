@@ -116,10 +116,12 @@ def publish_wide(like: Subject, directory: Path) -> Subject:
     )
     parts = split(model)
     tensors = run(parts, example_inputs(model, spec, 2, spec.buckets[-1]))
-    files = export_onnx(parts, tensors, "fp32", directory / "parts")
+    folders = {part.step.suffix: directory / "parts" / part.step.suffix for part in parts}
+    for part in parts:
+        export_onnx(part, tensors, "fp32", folders[part.step.suffix] / "model.onnx")
     repository = directory / "wide"
     publish(
-        repository, "wide", spec, {file.parent.name: file.parent for file in files},
+        repository, "wide", spec, folders,
         like.repository / like.name / like.bundle.version / TOKENIZER_FILE, dtype="fp32", has_scores=True,
         sizes={"D": text.hidden_size}, max_batch_size=8,
     )  # fmt: skip

@@ -1,76 +1,184 @@
 """Checkpoint -> merged -> split -> ONNX -> verified -> published.
 
-python -m export CHECKPOINT --name mini --to model_repository [--dtype fp16 | --int8]
+python -m export CHECKPOINT --name mini --to model_repository [--dtype fp16] [--weights int8 | int4]
 """
 
 import argparse
+import ctypes
+import gc
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from rich.console import Console
 
-from export.graphs import export_onnx
-from export.parity import ParityError, reference, verify
-from export.parts import parts_of
-from export.publish import publish, staging
-from export.quantize import quantize
+from export.config import ONNXRUNTIME
+from export.graphs import export_onnx, stand_ins
+from export.integers import CalibrationError, quantize_throughout, requests
+from export.parity import Case, ParityError, Trial, compare_rounded, reference, tolerances, trials, verify
+from export.parts import KindParts, parts_of
+from export.phases import phase
+from export.publish import publish
+from export.quantize import INTEGERS, ROUNDINGS
+from export.workplace import Workplace, workplace
 from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
-from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
+from referent.core.processor import Processor
+from referent.data.records import AnnotationError
+from referent.kinds import kind_of
+from referent.modeling.checkpoint import (
+    CheckpointError,
+    CheckpointSpec,
+    load_checkpoint,
+    load_checkpoint_encoder,
+    load_checkpoint_spec,
+)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
+@dataclass(frozen=True)
+class Precision:
+    """`dtype` is what is computed with; `weights` are int8 or int4, or None: of the same dtype."""
+
+    dtype: str = "fp32"
+    weights: str | None = None
+
+    @property
+    def tolerance(self) -> str:
+        """Its name among `export.parity.tolerances`."""
+        integers = self.weights is not None and ROUNDINGS[self.weights].activations == INTEGERS
+        return "integer" if integers else self.dtype
+
+
+@dataclass(frozen=True)
+class WrittenGraphs:
+    """Graphs, and what they are held against."""
+
+    files: list[Path]
+    cases: list[Case]
+    hidden_size: int
+    rounding_cost: float | None  # by how much rounding changes what is judged
+
+
 def export(
-    checkpoint: Path, name: str, repository: Path, dtype: str = "fp32", max_batch_size: int = 8, int8: bool = False
+    checkpoint: Path,
+    name: str,
+    repository: Path,
+    dtype: str = "fp32",
+    max_batch_size: int = 8,
+    weights: str | None = None,
+    quick_parity: bool = False,
+    work: Path | None = None,
+    calibration: tuple[Path, Path] | None = None,
 ) -> tuple[Bundle, str]:
     """Export and publish a checkpoint as the next version of `name`; returns the bundle and its digest.
 
-    Takes little more memory than the weights as they are stored, so long as those are of `dtype`. `int8` has vision
-    encoder and language model of an fp32 export multiply integers (`export.quantize`).
+    Takes little more memory than one layer in fp32 and what merging an adapter changes: weights stay in their files.
+    `weights` int8 or int4 rounds those of vision encoder and language model (`export.quantize`). `quick_parity` checks
+    two cases instead of four. `work` is a folder that keeps what each phase made until all is published. With
+    `calibration`, a file of records and the folder of their images, products and convolutions are of integers
+    (`export.integers`).
 
-    Raises `CheckpointError` and, before anything is published, `ParityError`.
+    Raises `CheckpointError`, `CalibrationError` and, before anything is published, `ParityError`.
     """
-    console = Console(stderr=True)
-    model, spec = load_checkpoint(checkpoint, dtype=None)
-    parts = parts_of(spec)
-    console.print(f"loaded {checkpoint}")
-    cases = reference(model, spec)
-    if dtype == "fp32":  # before merging, or the sum would be rounded as the base is stored
-        model.llava.float()
-    if isinstance(model.llava, PeftModel):
-        model.llava = model.llava.merge_and_unload()
-    model.llava.to(DTYPES[dtype])  # the box head and the normalisation of pixels stay fp32
-    sizes = {"D": model.base.config.text_config.hidden_size}
-    with staging(repository) as directory:
-        files = []
-        with console.status("exporting"):
-            for file in export_onnx(parts.split(model), cases[1].tensors, dtype, directory):
-                console.print(
-                    f"  {file.parent.name}: {sum(f.stat().st_size for f in file.parent.iterdir()) / 1e6:.1f} MB"
-                )
-                files.append(file)
-        del model  # a graph and its model together may be too much
-        with console.status("verifying against PyTorch"):
-            worst = verify(files, cases, dtype, parts)
-        if int8:
-            with console.status("quantizing and verifying against PyTorch"):
-                for file in files:
-                    if file.parent.name in parts.LARGE:
-                        quantize(file)
-                worst = verify(files, cases, "int8", parts)
-            spec = spec.model_copy(update={"training": spec.training | {"int8": True}})
-        parts.add_files(Path(directory), spec, load_checkpoint_encoder(checkpoint, spec), max_batch_size)
+    console, precision = Console(stderr=True), Precision(dtype, weights)
+    spec = load_checkpoint_spec(checkpoint)
+    parts, tried = parts_of(spec), trials(spec, quick_parity)
+    options = {"dtype": dtype, "weights": weights, "quick_parity": quick_parity}
+    with workplace(repository, work, checkpoint, options) as place:
+        written = _write(checkpoint, place, parts, tried, precision, console)
+        _give_back_memory()
+        with phase(console, "checking the graphs", len(written.files) * len(tried)) as advance:
+            tolerance, mapped = tolerances(precision.tolerance, parts), dtype == "fp16"
+            worst = verify(written.files, written.cases, tolerance, parts, mapped, quick_parity, advance)
         console.print("  largest differences: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
+        if written.rounding_cost is not None:
+            console.print(f"  {weights} weights change {parts.JUDGED} by {written.rounding_cost:.1e} at most")
+        if quick_parity:
+            console.print(f"  checked only, all parts in a chain: {'; '.join(trial.name for trial in tried)}")
+        checked: dict[str, Any] = {"parity": {"cases": [trial.name for trial in tried], "largest": worst}}
+        if calibration:
+            with phase(console, "integers throughout") as advance:
+                changed = _to_integers(written.files, parts, spec, checkpoint, calibration)
+            console.print(f"  integers change {parts.JUDGED} by {changed:.1e} on average")
+            checked["weights"] = {"dtype": "int8", "activations": "int8", "changes": changed}
+            weights = "int8"
+        elif weights:
+            checked["weights"] = {"dtype": weights, "block": ROUNDINGS[weights].block}
+        spec = spec.model_copy(update={"training": spec.training | checked})
+        parts.add_files(place.folder, spec, load_checkpoint_encoder(checkpoint, spec), max_batch_size)
         bundle, digest = publish(
-            repository, name, spec, {file.parent.name: file.parent for file in files}, checkpoint / TOKENIZER_FILE,
-            dtype=dtype, has_scores=spec.has_scores, sizes=sizes, max_batch_size=max_batch_size,
+            repository, name, spec, {file.parent.name: file.parent for file in written.files},
+            checkpoint / TOKENIZER_FILE, dtype=dtype, weights=weights, has_scores=spec.has_scores,
+            sizes={"D": written.hidden_size}, max_batch_size=max_batch_size,
         )  # fmt: skip
     console.print(f"published {name} version {bundle.version}, {digest}")
     return bundle, digest
+
+
+def _to_integers(
+    files: list[Path], parts: KindParts, spec: CheckpointSpec, checkpoint: Path, calibration: tuple[Path, Path]
+) -> float:
+    kind = kind_of(spec)
+    if any(step.backend != ONNXRUNTIME for step in kind.steps):
+        raise CalibrationError(f"--int8 is for models of graphs alone, not of kind {spec.kind!r}: take --weights int8")
+    given = requests(*calibration, Processor(spec, load_checkpoint_encoder(checkpoint, spec), kind))
+    return quantize_throughout(files, kind.steps, parts.LARGE, parts.JUDGED, given)
+
+
+def _write(
+    checkpoint: Path,
+    place: Workplace,
+    parts: KindParts,
+    tried: Sequence[Trial],
+    precision: Precision,
+    console: Console,
+) -> WrittenGraphs:
+    """All that needs the model, which is gone afterwards."""
+    model, spec = load_checkpoint(checkpoint, dtype=None)
+    console.print(f"loaded {checkpoint}")
+    rounding = ROUNDINGS[precision.weights] if precision.weights else None
+    size = sum(parameter.numel() for parameter in model.parameters())
+
+    def computed(what: str, rounded: bool) -> list[Case]:
+        with phase(console, what, size * len(tried)) as advance:
+            return reference(model, spec, tried, rounding if rounded else None, advance)
+
+    cases, cost = place.cases("exact", partial(computed, "answers of PyTorch", False)), None
+    if precision == Precision("fp32"):  # before merging, or the sum would be rounded as the base is stored
+        model.llava.float()
+    if isinstance(model.llava, PeftModel):
+        model.llava = model.llava.merge_and_unload()
+    if rounding:
+        exact = cases
+        cases = place.cases("rounded", partial(computed, f"answers with {precision.weights} weights", True))
+        cost = compare_rounded(exact, cases, rounding, parts)
+    files = []
+    with stand_ins(model.llava, DTYPES[precision.dtype]) as matrices:  # box head and normalisation stay fp32
+        for part in parts.split(model):
+            own = rounding if part.step.suffix in parts.LARGE else None
+
+            def write(folder: Path, part: Any = part, own: Any = own) -> None:
+                with phase(console, f"writing {part.step.suffix}") as advance:
+                    export_onnx(part, cases[1].tensors, precision.dtype, folder / "model.onnx", matrices, own, advance)
+
+            files.append(place.part(part.step.suffix, write) / "model.onnx")
+    hidden_size: int = model.base.config.text_config.hidden_size
+    return WrittenGraphs(files, cases, hidden_size, cost)
+
+
+def _give_back_memory() -> None:
+    """What was freed goes back to the system: the next phase may need it, in another library."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def main(given: Sequence[str] | None = None, program: str = "python -m export") -> None:
@@ -80,18 +188,36 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", required=True, help="of the served model")
     parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="fp16 is for GPUs")
-    parser.add_argument("--int8", action="store_true", help="for CPUs: integers in vision encoder and language model")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="to compute with; fp16 is for GPUs")
+    parser.add_argument(
+        "--weights", choices=tuple(ROUNDINGS), help="round those of vision encoder and language model to so many bits"
+    )
     parser.add_argument(
         "--max-batch-size", type=int, default=8, help="of each step; rows that a generator writes at once"
     )
+    parser.add_argument("--quick-parity", action="store_true", help="check two cases instead of four")
+    parser.add_argument(
+        "--work", type=Path, help="folder for what each phase makes: an export that was stopped goes on"
+    )
+    parser.add_argument(
+        "--int8",
+        type=Path,
+        metavar="RECORDS",
+        help="for CPUs: integers throughout, in ranges of these records' pictures",
+    )
+    parser.add_argument("--images", type=Path, help="folder of the pictures of --int8")
     arguments = parser.parse_args(given)
     if not re.match(MODEL_NAME, arguments.name):
         parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")
-    if arguments.int8 and arguments.dtype != "fp32":
-        parser.error("--int8 starts from fp32: leave --dtype out")
-    options = (arguments.dtype, arguments.max_batch_size, arguments.int8)
+    if (arguments.int8 is None) != (arguments.images is None):
+        parser.error("--int8 RECORDS and --images FOLDER belong together: give both or none")
+    if arguments.int8 and (arguments.dtype != "fp32" or arguments.weights):
+        parser.error("--int8 starts from fp32: leave --dtype and --weights out")
     try:
-        export(arguments.checkpoint, arguments.name, arguments.to, *options)
-    except (CheckpointError, ParityError) as error:
+        export(
+            arguments.checkpoint, arguments.name, arguments.to, arguments.dtype, arguments.max_batch_size,
+            arguments.weights, arguments.quick_parity, arguments.work,
+            (arguments.int8, arguments.images) if arguments.int8 else None,
+        )  # fmt: skip
+    except (CheckpointError, CalibrationError, ParityError, AnnotationError, OSError) as error:
         sys.exit(f"{error}\nNothing was published.")

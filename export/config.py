@@ -6,11 +6,18 @@ from referent.core.bundle import Bundle
 from referent.core.contract import DIGEST_PARAMETER, Step, Tensor, dims_of, dtype_of, part_name
 from referent.kinds import kind_of
 
+ONNXRUNTIME = "onnxruntime"
+CUDA = {  # instead of what costs up to twice the memory, and a search at the start of every shape
+    "arena_extend_strategy": "1",  # as much as is asked for, not the next power of two
+    "cudnn_conv_algo_search": "1",  # by heuristics
+    "session.use_device_allocator_for_initializers": "1",  # weights are outside the arena
+}
 HEADER = "# Written by python -m export from the contract of its kind; see export/config.py.\n"
 
 
 def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> triton.ModelConfig:
-    """One step: dynamic batching, an instance where the hardware is, warm-up with zeros for each bucket.
+    """One step: dynamic batching, an instance where the hardware is, warm-up with zeros for each bucket, and for the
+    largest batch of the largest, so that a GPU without room for it says so at once.
 
     Nothing waits for batch-mates: a batch forms of what arrives while the instance is busy, which costs a lone request
     no time (`benchmarks.batching` has the figures of other delays and counts). Which device the instance is on and
@@ -28,17 +35,29 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
     )
     # Triton's Python backends copy inputs to the host unless told not to; C++ backends ignore the key
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
-    for shape_name, shape in kind.warm_ups(bundle).items() if step.batches else ():
-        varies = any(letter in shape for tensor in step.inputs for letter in tensor.shape)
-        if not varies and config.model_warmup:
-            break
-        warmup = config.model_warmup.add(name=shape_name if varies else "one", batch_size=1)
-        for tensor in step.inputs:
-            entry = warmup.inputs[tensor.name]
-            entry.data_type = triton.DataType.Value("TYPE_" + dtype_of(tensor, bundle.dtype))
-            entry.dims.extend(dims_of(tensor, sizes | shape))
-            entry.zero_data = True
+    if step.backend == ONNXRUNTIME:
+        for key, value in CUDA.items():
+            config.parameters[key].string_value = value
+    shapes = kind.warm_ups(bundle) if step.batches else {}
+    if not any(letter in shape for shape in shapes.values() for tensor in step.inputs for letter in tensor.shape):
+        shapes = dict(zip(["one"], shapes.values(), strict=False))
+    for shape_name, shape in shapes.items():
+        _warm_up(config, step, bundle, shape_name, sizes | shape, 1)
+    if shapes and max_batch_size > 1:
+        largest, shape = list(shapes.items())[-1]  # buckets ascend
+        _warm_up(config, step, bundle, f"{largest}, {max_batch_size} at once", sizes | shape, max_batch_size)
     return config
+
+
+def _warm_up(
+    config: triton.ModelConfig, step: Step, bundle: Bundle, name: str, sizes: dict[str, int], rows: int
+) -> None:
+    warmup = config.model_warmup.add(name=name, batch_size=rows)
+    for tensor in step.inputs:
+        entry = warmup.inputs[tensor.name]
+        entry.data_type = triton.DataType.Value("TYPE_" + dtype_of(tensor, bundle.dtype))
+        entry.dims.extend(dims_of(tensor, sizes))
+        entry.zero_data = True
 
 
 def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batch_size: int) -> triton.ModelConfig:

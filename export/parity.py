@@ -1,7 +1,8 @@
 """Parity: exported graphs must answer as the PyTorch model did, part by part and end to end.
 
 The reference is the checkpoint as it was loaded, its adapter beside its base, computed in fp32: what is held against it
-includes the merging of the adapter and the rounding of the weights.
+includes the merging of the adapter and the rounding of the weights to fp16. Graphs whose weights are int8 or int4 are
+held against PyTorch with weights rounded in the same way, and what that rounding changes is bounded by itself.
 """
 
 import math
@@ -12,17 +13,20 @@ from typing import Any, NamedTuple
 
 import onnxruntime
 import torch
-from rich.progress import track
 from torch import nn
 
 from export.graphs import Tensors, run
 from export.parts import KindParts, parts_of
+from export.phases import Advance, unseen
+from export.quantize import Rounding, restored
+from referent.core.packing import Bucket
 from referent.core.spec import ModelSpec
 from referent.modeling.grounding import GroundingModel
 
 FP32_TOLERANCE = 1e-4  # of the range of the reference, which for boxes and scores is 0..1
 FP16_TOLERANCE = 5e-3  # of the range of the output that is judged, such as the image's side
-INT8_TOLERANCE = 5e-2  # likewise; what it costs on data is for an evaluation to say
+INTEGER_TOLERANCE = 5e-2  # likewise, where activations have eight bits and PyTorch's do not
+ROUNDING_TOLERANCES = {8: 5e-2}  # likewise, of such weights; what those of four bits cost, evaluation on data says
 BATCHES = (1, 2, 3, 4)
 RANKED_ROWS = 0.9  # of those of ranked outputs must agree: in the rest, what a tie decides may be decided otherwise
 
@@ -39,39 +43,74 @@ class Case(NamedTuple):
     tensors: Tensors  # fp32
 
 
-def reference(model: GroundingModel, spec: ModelSpec) -> list[Case]:
-    """Cases over batches and buckets, computed where there is a GPU on it. Takes the memory of the model as it is and
-    of its vision tower, or one layer, in fp32."""
+class Trial(NamedTuple):
+    """The inputs of a case, before anything is computed."""
+
+    batch: int
+    bucket: Bucket
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"batch {self.batch}, {tuple(self.bucket)}"
+
+
+def trials(spec: ModelSpec, quick: bool = False) -> list[Trial]:
+    """Batches of 1 to 4 over the buckets; `quick` is one of the first bucket and one of the last."""
+    if quick:
+        return [Trial(1, spec.buckets[0], 0), Trial(1, spec.buckets[-1], 1)]
+    pairs = zip(BATCHES, spec.buckets * len(BATCHES), strict=False)
+    return [Trial(batch, bucket, seed) for seed, (batch, bucket) in enumerate(pairs)]
+
+
+def reference(
+    model: GroundingModel,
+    spec: ModelSpec,
+    tried: Sequence[Trial],
+    rounding: Rounding | None = None,
+    advance: Advance = unseen,
+) -> list[Case]:
+    """What PyTorch computes for each trial, where there is a GPU on it. Takes the memory of the model as it is and of
+    its vision tower, or one layer, in fp32. With `rounding` the linear layers of the LLaVA have rounded weights."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     cases, parts = [], parts_of(spec)
-    pairs = list(zip(BATCHES, spec.buckets * len(BATCHES), strict=False))
-    with fp32_arithmetic(model), torch.device(device):
-        for seed, (batch, bucket) in enumerate(track(pairs, "answers of PyTorch", transient=True)):
-            inputs = parts.example_inputs(model, spec, batch, bucket, seed)
+    with fp32_arithmetic(model, rounding, advance), torch.device(device):
+        for trial in tried:
+            inputs = parts.example_inputs(model, spec, *trial)
             tensors = run(parts.split(model), {name: tensor.to(device) for name, tensor in inputs.items()})
             tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-            cases.append(Case(f"batch {batch}, {tuple(bucket)}", inputs, tensors))
+            cases.append(Case(trial.name, {name: tensor.cpu() for name, tensor in inputs.items()}, tensors))
     model.cpu()
     return cases
 
 
 @contextmanager
-def fp32_arithmetic(model: nn.Module) -> Iterator[None]:
-    """Within it every submodule computes in fp32, its weights converted for as long as it is called."""
+def fp32_arithmetic(
+    model: GroundingModel, rounding: Rounding | None = None, advance: Advance = unseen
+) -> Iterator[None]:
+    """Within it every submodule computes in fp32, its weights converted, and rounded, for as long as it is called.
+    `advance` is told how many weights were used."""
     stored: dict[nn.Parameter, torch.Tensor] = {}
     converted: dict[nn.Module, list[nn.Parameter]] = {}
+    linear = {module.weight for module in model.llava.modules() if isinstance(module, nn.Linear)} if rounding else ()
+
+    def fp32(parameter: nn.Parameter) -> torch.Tensor:
+        if rounding and parameter in linear:
+            return restored(parameter.data.cpu().float(), rounding).to(parameter.device)
+        return parameter.data.float()
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         converted[module] = [parameter for parameter in module.parameters() if parameter not in stored]
         for parameter in converted[module]:
             stored[parameter] = parameter.data
-            parameter.data = parameter.data.float()
+            parameter.data = fp32(parameter)
         return tuple(x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)
 
     def after(module: nn.Module, *_: object) -> None:
         for parameter in converted.pop(module):
             parameter.data = stored.pop(parameter)
+            advance(parameter.numel())
 
     modules = list(model.modules())
     hooks = [module.register_forward_pre_hook(before) for module in modules]
@@ -83,21 +122,45 @@ def fp32_arithmetic(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def verify(files: Sequence[Path], cases: Sequence[Case], dtype: str, parts: KindParts) -> dict[str, float]:
-    """Hold exported graphs, <step>/model.onnx, against the reference: each part on PyTorch's own tensors, then all in a
-    chain. One graph is loaded at a time; on the GPU where there is one.
+def compare_rounded(exact: Sequence[Case], rounded: Sequence[Case], rounding: Rounding, parts: KindParts) -> float:
+    """How much rounding the weights changes the tensor that is judged, at most. Raises `ParityError` where that is too
+    much for a sound model."""
+    judged = parts.JUDGED
+    share = ROUNDING_TOLERANCES.get(rounding.bits)
+    allowed = share * parts.RANGES[judged] if share else None
+    differences = [0.0]
+    for case, other in zip(exact, rounded, strict=True):
+        both = ({judged: each.tensors[judged]} for each in (case, other))
+        found = check(f"int{rounding.bits} weights, {case.name}", *both, lambda *_: allowed)
+        differences.append(found[judged])
+    return max(differences)
+
+
+def verify(
+    files: Sequence[Path],
+    cases: Sequence[Case],
+    tolerance: Callable[[str, torch.Tensor], float | None],
+    parts: KindParts,
+    mapped: bool,
+    chain_only: bool = False,
+    advance: Advance = unseen,
+) -> dict[str, float]:
+    """Hold exported graphs, <step>/model.onnx, against the reference: each part on PyTorch's own tensors, and all in a
+    chain; `chain_only` leaves the former out, which say where a fault is. One graph is loaded at a time, on the GPU
+    where there is one. `mapped` leaves weights in their files that a CPU would convert.
 
     Returns the largest difference of the chain by tensor. Raises `ParityError`.
     """
-    tolerance = tolerances(dtype, parts)
     chains = [dict(case.inputs) for case in cases]
     for file in files:
-        graph = _session(file, dtype)
+        graph = _session(file, mapped)
         for case, chain in zip(cases, chains, strict=True):
-            answer = _run_graph(graph, case.tensors)
-            expected = {name: case.tensors[name] for name in answer}
-            check(f"{file.parent.name}, {case.name}", expected, answer, tolerance, parts.RANKED)
+            if not chain_only:
+                answer = _run_graph(graph, case.tensors)
+                expected = {name: case.tensors[name] for name in answer}
+                check(f"{file.parent.name}, {case.name}", expected, answer, tolerance, parts.RANKED)
             chain |= _run_graph(graph, chain)
+            advance(1)
     worst: dict[str, float] = {}
     for index, (case, chain) in enumerate(zip(cases, chains, strict=True)):
         outputs = {name: tensor for name, tensor in case.tensors.items() if name in chain and name not in case.inputs}
@@ -108,18 +171,16 @@ def verify(files: Sequence[Path], cases: Sequence[Case], dtype: str, parts: Kind
 
 
 def tolerances(dtype: str, parts: KindParts) -> Callable[[str, torch.Tensor], float | None]:
-    """Tensor name and reference -> largest absolute difference allowed; None where it is not bounded."""
+    """Tensor name and reference -> largest absolute difference allowed; None where it is not bounded. `dtype` is fp32,
+    fp16, or integer, where activations are rounded."""
 
     def fp32(name: str, reference: torch.Tensor) -> float | None:
         return FP32_TOLERANCE * parts.RANGES.get(name, float(reference.max() - reference.min()))
 
-    def fp16(name: str, reference: torch.Tensor) -> float | None:
-        return FP16_TOLERANCE * parts.RANGES[name] if name == parts.JUDGED else None
+    def of_judged(share: float) -> Callable[[str, torch.Tensor], float | None]:
+        return lambda name, reference: share * parts.RANGES[name] if name == parts.JUDGED else None
 
-    def int8(name: str, reference: torch.Tensor) -> float | None:
-        return INT8_TOLERANCE * parts.RANGES[name] if name == parts.JUDGED else None
-
-    return {"fp32": fp32, "fp16": fp16, "int8": int8}[dtype]
+    return {"fp32": fp32, "fp16": of_judged(FP16_TOLERANCE), "integer": of_judged(INTEGER_TOLERANCE)}[dtype]
 
 
 def check(
@@ -151,14 +212,16 @@ def _control(name: str, other: Tensors, chain: Tensors, tolerance: Callable[[str
         raise ParityError("the check is blind: the answer to another input passes it")
 
 
-def _session(file: Path, dtype: str) -> onnxruntime.InferenceSession:
+def _session(file: Path, mapped: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         onnxruntime.preload_dlls()
         return onnxruntime.InferenceSession(file, options, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
-    if dtype == "fp16":  # a CPU computes it in fp32: optimised, the graph would hold all weights in that
+    if mapped:
+        # optimised, the graph would hold all weights in fp32, and in its usual order those of many layers at a time
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.disable_prepacking", "1")
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

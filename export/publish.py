@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -46,6 +47,7 @@ def publish(
     tokenizer_file: Path,
     *,
     dtype: str,
+    weights: Literal["int8", "int4"] | None = None,
     has_scores: bool,
     sizes: dict[str, int],
     max_batch_size: int,
@@ -59,7 +61,7 @@ def publish(
     names = {step.suffix: part_name(name, step) for step in kind.steps}
     draft = Bundle(
         **{field: getattr(spec, field) for field in ModelSpec.model_fields}, name=name, version="1",
-        parts=dict.fromkeys(names.values(), 1), dtype=dtype, has_scores=has_scores,
+        parts=dict.fromkeys(names.values(), 1), dtype=dtype, weights=weights, has_scores=has_scores,
         minimum_onnxruntime=MINIMUM_ONNXRUNTIME, files={},
     )  # fmt: skip
     sizes = kind.sizes(spec) | sizes

@@ -29,7 +29,7 @@ import psutil
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from referent.core.bundle import bundle_names
-from referent.triton.repository import Device
+from referent.triton.repository import Device, Placement, ServingMode
 from runtime.distribution import find_distribution
 from runtime.health import Health
 from runtime.supervisor import Supervisor
@@ -65,6 +65,7 @@ class TritonServer:
     model_repository: of published versions; nothing is written there.
     models: ensembles to serve; by default all of the repository, those too that are published later.
     device: "cpu" or "gpu", by default the GPU where there is one that ONNX Runtime can use.
+    mode, gpu_memory_gb: as `referent.triton.repository.Placement` has them.
     grpc_port: None listens on a Unix socket that this user alone can reach; a number opens TCP at `address`, 0 a free
     port. Loading models, logging and tracing take a key that only this object has; so does shared memory unless
     `shared_memory`.
@@ -80,6 +81,8 @@ class TritonServer:
         models: Sequence[str] | None = None,
         *,
         device: Device | None = None,
+        mode: ServingMode = "latency",
+        gpu_memory_gb: float | None = None,
         address: str = "127.0.0.1",
         grpc_port: int | None = None,
         metrics_port: int = 0,
@@ -92,7 +95,7 @@ class TritonServer:
         self.model_repository, self._wanted = model_repository, list(models or [])
         if not self.models:
             raise TritonServerError(f"no ensemble in {model_repository}: publish one there or name another folder")
-        self._device = device
+        self._device, self._mode, self._gpu_memory_gb = device, mode, gpu_memory_gb
         self._id = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._directory = TEMPORARY / self._id
         self._private = self._directory / "models"
@@ -155,10 +158,11 @@ class TritonServer:
             self._distribution = find_distribution()
             self._backends = self._distribution.assemble_backends(self._directory)
             device = self._device or self._distribution.best_device()
-            logger.info("models run on the %s", device)
+            placement = Placement(device, self._mode, self._gpu_memory_gb)
+            logger.info("models run on the %s, mode %s", device, self._mode)
             headers = {f"triton-grpc-protocol-{CONTROL_HEADER}": self._key}
             places = self.model_repository, self._private, lambda: self.models
-            self._supervisor = Supervisor(self._client, self.grpc_url, headers, *places, device, *self._limits)
+            self._supervisor = Supervisor(self._client, self.grpc_url, headers, *places, placement, *self._limits)
             self._launch()
         except BaseException as error:
             started.set_exception(error)
@@ -269,7 +273,7 @@ class TritonServer:
                     health = Health(*places, lambda: dict(self._supervisor.served))
             except Exception:
                 if self._stopping.is_set():
-                    return
+                    break
                 logger.exception("supervising tritonserver failed; trying again")
                 self._stopping.wait(RETRY_S)
         health.stop()

@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+from referent.triton.repository import PlacementError, add_placement
 from runtime.launcher import TritonServer
 
 
@@ -14,6 +15,7 @@ def main() -> None:
     parser.add_argument("model_repository", type=Path)
     parser.add_argument("--model", action="append", help="an ensemble to serve; repeatable; default: all")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the GPU, if there is one to be used")
+    add_placement(parser)
     parser.add_argument("--address", default="127.0.0.1", help="to listen on")
     parser.add_argument("--grpc-port", type=int, help="0: a free one; default: a Unix socket, for this user alone")
     parser.add_argument("--metrics-port", type=int, default=8002, help="0: a free one")
@@ -31,6 +33,8 @@ def main() -> None:
             args.model_repository,
             args.model,
             device=args.device,
+            mode=args.mode,
+            gpu_memory_gb=args.gpu_memory_gb,
             address=args.address,
             grpc_port=args.grpc_port,
             metrics_port=args.metrics_port,
@@ -43,5 +47,5 @@ def main() -> None:
             signal.pause()
     except KeyboardInterrupt:
         pass
-    except RuntimeError as error:
+    except (RuntimeError, PlacementError) as error:
         sys.exit(str(error))

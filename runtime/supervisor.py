@@ -18,7 +18,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from referent.core.bundle import CONFIG_FILE, BundleError
 from referent.triton.golden import probe, timeout_s_of
-from referent.triton.repository import Device, Release, hold, link, named_digest, read_release, versions
+from referent.triton.repository import Placement, Release, hold, link, named_digest, read_release, versions
 
 STUB = "triton_python_backend_stub"
 CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
@@ -82,12 +82,12 @@ class Supervisor:
         repository: Path,
         private: Path,
         find: Callable[[], Sequence[str]],
-        device: Device,
+        placement: Placement,
         load_timeout_s: float | None = None,
         golden_timeout_s: float | None = None,
     ) -> None:
         self._client, self._url, self._headers = client, grpc_url, dict(headers)
-        self._repository, self._private, self._find, self._device = repository, private, find, device
+        self._repository, self._private, self._find, self._placement = repository, private, find, placement
         self._load_timeout_s, self._golden_timeout_s = load_timeout_s, golden_timeout_s
         self.served: dict[str, Served] = {}
         self.faults: dict[str, Exception] = {}  # why the newest version of a name is not served
@@ -188,7 +188,7 @@ class Supervisor:
         golden_timeout_s = self._golden_timeout_s or timeout_s_of(release.bundle)
         load_timeout_s = self._load_timeout_s or release.load_timeout_s
         attempt.deadline = time.monotonic() + load_timeout_s + golden_timeout_s
-        link(release, self._repository, self._private, self._device, tag_of(attempt.digest), attempt.candidate)
+        link(release, self._repository, self._private, self._placement, tag_of(attempt.digest), attempt.candidate)
         self._load(attempt.candidate, load_timeout_s)  # and its parts
         start = time.monotonic()
         probe(self._repository, self._url, attempt.name, golden_timeout_s, served_as=attempt.candidate)
@@ -211,13 +211,13 @@ class Supervisor:
 
     def _promote(self, attempt: Attempt, new: Served) -> None:
         name, before = attempt.name, self.served.get(attempt.name)
-        link(new.release, self._repository, self._private, self._device, tag_of(new.release.digest))
+        link(new.release, self._repository, self._private, self._placement, tag_of(new.release.digest))
         try:
             self._load(name, CONTROL_TIMEOUT_S)
         except Exception:
             if before:  # what Triton goes on serving
                 tag = tag_of(before.release.digest)
-                link(before.release, self._repository, self._private, self._device, tag)
+                link(before.release, self._repository, self._private, self._placement, tag)
             raise
         self.served[name] = new
         self._loaded.add(name)

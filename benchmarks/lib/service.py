@@ -39,8 +39,8 @@ class RunningService(NamedTuple):
 
 
 @contextmanager
-def serve(repository: Path = REPOSITORY, **environment: str) -> Iterator[RunningService]:
-    """`referent serve` on free ports, its logs dropped, with variables added to its environment.
+def serve(repository: Path = REPOSITORY, options: Sequence[str] = (), **environment: str) -> Iterator[RunningService]:
+    """`referent serve` on free ports, its logs dropped, with further options and variables in its environment.
 
     Raises RuntimeError if it ends before it is ready.
     """
@@ -54,7 +54,7 @@ def serve(repository: Path = REPOSITORY, **environment: str) -> Iterator[Running
         "--grpc-port",
         "0",
     ]
-    command += ["--model-repository", str(repository)]
+    command += ["--model-repository", str(repository), *options]
     variables = os.environ | {"REFERENT_METRICS_PORT": "0"} | environment
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=variables
@@ -181,8 +181,8 @@ def form(data: bytes, expressions: Sequence[str], model: str) -> Body:
 class Gateway:
     """One HTTP request over a connection that stays open, with the standard library's client: httpx costs 1 ms."""
 
-    def __init__(self, url: str) -> None:
-        self._connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    def __init__(self, url: str, timeout_s: float = 60) -> None:
+        self._connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout_s)
 
     def __enter__(self) -> Self:
         return self

@@ -13,14 +13,27 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Directory of the checkpoint.")],
     name: Annotated[str, typer.Option(help="Of the served model.")],
     to: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
-    dtype: Annotated[Literal["fp32", "fp16"], typer.Option(help="fp16 is for GPUs.")] = "fp32",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="For CPUs: integers in vision encoder and language model.")
-    ] = False,
+    dtype: Annotated[Literal["fp32", "fp16"], typer.Option(help="To compute with; fp16 is for GPUs.")] = "fp32",
+    weights: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option(help="Round those of vision encoder and language model.", show_default="as --dtype"),
+    ] = None,
     max_batch_size: Annotated[int, typer.Option(help="Images that Triton puts together.")] = 8,
+    quick_parity: Annotated[bool, typer.Option("--quick-parity", help="Check two cases instead of four.")] = False,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="RECORDS", help="For CPUs: integers throughout, in ranges of these records' pictures."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --int8.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for what each phase makes: an export that was stopped goes on.")
+    ] = None,
 ) -> None:
     """Export a checkpoint for Triton: merge, split, ONNX, check, publish."""
     from export.build import main
 
     given = ["--name", name, "--to", str(to), "--dtype", dtype, "--max-batch-size", str(max_batch_size)]
-    main([str(checkpoint), *given, *(["--int8"] if int8 else [])], "referent export")
+    given += ["--weights", weights] if weights else []
+    for option, value in (("--work", work), ("--int8", int8), ("--images", images)):
+        given += [option, str(value)] if value else []
+    main([str(checkpoint), *given, *(["--quick-parity"] if quick_parity else [])], "referent export")

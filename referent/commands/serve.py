@@ -19,6 +19,13 @@ class DeviceOption(StrEnum):
     gpu = "gpu"
 
 
+class ModeOption(StrEnum):
+    """As typer reads it."""
+
+    latency = "latency"
+    throughput = "throughput"
+
+
 @needs_clone("serving", "gateway", "local")
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -32,6 +39,12 @@ def serve(
     ] = False,
     device: Annotated[
         DeviceOption | None, typer.Option(help="What the models run on.", show_default="the GPU, if one can be used")
+    ] = None,
+    mode: Annotated[
+        ModeOption, typer.Option(help="On CPUs: an instance with all cores, or one for each core, which answers more.")
+    ] = ModeOption.latency,
+    gpu_memory_gb: Annotated[
+        float | None, typer.Option(help="That each part may take of a GPU beside its weights.", show_default="all")
     ] = None,
     load_timeout: Annotated[
         float | None, typer.Option(help="Seconds for loading a model.", show_default="by its size")
@@ -59,6 +72,8 @@ def serve(
                 settings.model_repository,
                 settings.triton_models,
                 device=device.value if device else None,
+                mode=mode.value,
+                gpu_memory_gb=gpu_memory_gb,
                 grpc_port=grpc_port,
                 shared_memory=grpc_shared_memory,
                 load_timeout_s=load_timeout,

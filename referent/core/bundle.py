@@ -40,6 +40,9 @@ class Bundle(ModelSpec):
     parts: dict[str, int] = Field(description="Triton model of each step -> its version")
     has_scores: bool
     dtype: Literal["fp32", "fp16"] = Field(description="of the vision encoder and the language model")
+    weights: Literal["int8", "int4"] | None = Field(
+        default=None, description="to what those of matrix products are rounded; None: they are of the dtype"
+    )
     minimum_onnxruntime: str
     files: dict[str, FileEntry]
 
@@ -47,6 +50,11 @@ class Bundle(ModelSpec):
     def size_bytes(self) -> int:
         """Of all files."""
         return sum(entry.bytes for entry in self.files.values())
+
+    @property
+    def computed_bytes(self) -> int:
+        """Of all files, had the weights two bytes each: what a pass takes follows from this."""
+        return self.size_bytes * {"int8": 2, "int4": 4}.get(self.weights or "", 1)
 
 
 def latest_version(repository: Path, name: str) -> str:

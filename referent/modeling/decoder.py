@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaModel
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
+from transformers.models.llama.modeling_llama import repeat_kv, rotate_half
 
 from referent.core.packing import PREFIX_SEGMENT
 
@@ -38,7 +38,7 @@ def extend_layer(
         _heads(project(normed), attention.head_dim)
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    query, key = rotated(query, rotary), rotated(key, rotary)
     new = key, value
     if past is not None:
         key, value = (torch.cat(pair, dim=2) for pair in zip(past, new, strict=True))
@@ -55,6 +55,15 @@ def extend_layer(
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None])
     hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), new
+
+
+def rotated(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Queries or keys (B, H, T, d) turned by their positions."""
+    cosine, sine = rotary
+    if torch.compiler.is_exporting():  # one node; what it consists of is recognised in fp32 alone
+        half = cosine.shape[-1] // 2  # the other half repeats it
+        return torch.onnx.ops.rotary_embedding(x, cosine[..., :half], sine[..., :half])
+    return x * cosine[:, None] + rotate_half(x) * sine[:, None]
 
 
 def soft_capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
@@ -94,8 +103,7 @@ def last_layer(
     normed = layer.input_layernorm(hidden)
     key, value = (_heads(project(normed), attention.head_dim) for project in (attention.k_proj, attention.v_proj))
     query = _heads(attention.q_proj(at_loc(normed)), attention.head_dim)
-    _, key = apply_rotary_pos_emb(key, key, *rotary)
-    _, query = apply_rotary_pos_emb(query, query, *(at_loc(x) for x in rotary))
+    key, query = rotated(key, rotary), rotated(query, tuple(at_loc(x) for x in rotary))
     key, value = (repeat_kv(x, attention.num_key_value_groups) for x in (key, value))
     logits = (query @ key.transpose(-1, -2)).float() * attention.scaling  # (B, H, N, T)
     weights = logits.masked_fill(~at_loc(mask)[:, None], torch.finfo(torch.float32).min).softmax(-1)

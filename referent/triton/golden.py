@@ -32,7 +32,7 @@ def check(processor: Processor, outputs: Sequence[Arrays]) -> None:
 
 def timeout_s_of(bundle: Bundle) -> float:
     """How long the golden inference may take where nobody says otherwise: by the size of the model."""
-    return TIMEOUT_S + TIMEOUT_S_PER_GB * bundle.size_bytes / 1e9
+    return TIMEOUT_S + TIMEOUT_S_PER_GB * bundle.computed_bytes / 1e9
 
 
 def probe(repository: Path, grpc_url: str, name: str, timeout_s: float, served_as: str = "") -> None:

@@ -12,6 +12,7 @@ folders. What is published meanwhile changes nothing in it. Ends with 1 and says
 
 import argparse
 import fcntl
+import os
 import re
 import shutil
 import sys
@@ -31,9 +32,52 @@ from referent.kinds import load_processor
 from referent.triton.protocol import TritonError, check_config
 
 Device = Literal["cpu", "gpu"]
+ServingMode = Literal["latency", "throughput"]
+MODES: tuple[ServingMode, ...] = ("latency", "throughput")
 KINDS = {"cpu": ModelInstanceGroup.KIND_CPU, "gpu": ModelInstanceGroup.KIND_GPU}
 # A model of 50 MB and one of 14 GB need other limits: weights come at 50 MB/s from a slow disk, and are then unpacked.
 LOAD_S, LOAD_S_PER_GB = 120, 60
+
+
+class PlacementError(ValueError):
+    """Settings that exclude each other."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What parts run on, and how.
+
+    `mode`, on CPUs: "latency" has one instance of each part, which has all cores; "throughput" one of one thread for
+    each core, so that a busy service answers more and a lone request waits for longer. `gpu_memory_gb` limits what each
+    part takes of a GPU beside its weights. Raises `PlacementError`.
+    """
+
+    device: Device
+    mode: ServingMode = "latency"
+    gpu_memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.device == "gpu" and self.mode != "latency":
+            raise PlacementError(f"mode {self.mode!r} is for CPUs: leave it out, or take the device cpu")
+        if self.device == "cpu" and self.gpu_memory_gb is not None:
+            raise PlacementError("a limit of GPU memory is for GPUs: leave it out, or take the device gpu")
+        if self.gpu_memory_gb is not None and not self.gpu_memory_gb > 0:
+            raise PlacementError(f"a limit of {self.gpu_memory_gb:g} GB of GPU memory lets nothing run: give more")
+
+    def place(self, config: ModelConfig) -> None:
+        """Writes this into a part's config."""
+        instances = config.instance_group or [config.instance_group.add(count=1)]
+        for group in instances:
+            group.kind = KINDS[self.device]
+        if self.device == "cpu":  # where a batch takes as long as its requests together, only a GPU has to be warmed up
+            single = [warmup for warmup in config.model_warmup if warmup.batch_size == 1]
+            del config.model_warmup[:]
+            config.model_warmup.extend(single)
+        if self.mode == "throughput" and config.HasField("dynamic_batching"):  # others have batching of their own
+            instances[0].count = len(os.sched_getaffinity(0))
+            config.parameters["intra_op_thread_count"].string_value = "1"
+        if self.gpu_memory_gb is not None:
+            config.parameters["gpu_mem_limit"].string_value = str(round(self.gpu_memory_gb * 1e9))
 
 
 @dataclass(frozen=True)
@@ -48,7 +92,7 @@ class Release:
     @property
     def load_timeout_s(self) -> float:
         """How long loading may take where nobody says otherwise: two minutes, and one more for each GB."""
-        return LOAD_S + LOAD_S_PER_GB * self.bundle.size_bytes / 1e9
+        return LOAD_S + LOAD_S_PER_GB * self.bundle.computed_bytes / 1e9
 
 
 def named_digest(repository: Path, name: str) -> str:
@@ -143,7 +187,9 @@ def in_use(bundle_file: Path) -> bool:
     return False
 
 
-def link(release: Release, repository: Path, private: Path, device: Device, tag: str = "", served_as: str = "") -> None:
+def link(
+    release: Release, repository: Path, private: Path, placement: Placement, tag: str = "", served_as: str = ""
+) -> None:
     """Puts the release into the repository `private`: parts first, the ensemble that needs them last.
 
     `tag` ends the parts' names there, so that several versions can stand beside one another; the ensemble is called
@@ -154,8 +200,7 @@ def link(release: Release, repository: Path, private: Path, device: Device, tag:
         own = ModelConfig()
         own.CopyFrom(config)
         own.name = part + tag
-        for group in own.instance_group or [own.instance_group.add(count=1)]:
-            group.kind = KINDS[device]
+        placement.place(own)
         _place(private, own, version, repository / part / str(version))
     bundle, ensemble = release.bundle, ModelConfig()
     ensemble.CopyFrom(release.ensemble)
@@ -182,18 +227,38 @@ def _replace_link(path: Path, target: Path) -> None:
     new.replace(path)
 
 
-def build(repository: Path, name: str, digest: str, private: Path, device: Device) -> Release:
-    """Makes `private` a link to a new folder with this release alone, in one step. Raises `BundleError`, OSError."""
+def build(
+    repository: Path,
+    name: str,
+    digest: str,
+    private: Path,
+    device: Device,
+    mode: ServingMode = "latency",
+    gpu_memory_gb: float | None = None,
+) -> Release:
+    """Makes `private` a link to a new folder with this release alone, in one step. Raises `BundleError`,
+    `PlacementError`, OSError."""
+    placement = Placement(device, mode, gpu_memory_gb)
     release = read_release(repository, name, digest)
     private.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{private.name}-", dir=private.parent))
     folder.chmod(0o755)  # Triton may be another user
-    link(release, repository, folder, device)
+    link(release, repository, folder, placement)
     _replace_link(private, Path(folder.name))
     for old in private.parent.glob(f".{private.name}-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     return release
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """The options of `Placement`, but for the device."""
+    parser.add_argument(
+        "--mode", choices=MODES, default="latency", help="on CPUs: one instance with all cores, or one for each core"
+    )
+    parser.add_argument(
+        "--gpu-memory-gb", type=float, metavar="GB", help="that each part may take of a GPU beside its weights"
+    )
 
 
 def main() -> None:
@@ -206,11 +271,12 @@ def main() -> None:
         "--digest", default="", help="of the version; where empty, the one that NAME/config.pbtxt names"
     )
     parser.add_argument("--device", choices=tuple(KINDS), required=True, help="that the model shall run on")
+    add_placement(parser)
     parser.add_argument("--to", type=Path, required=True, help="the link to make, for --model-repository")
     args = parser.parse_args()
     try:
-        release = build(args.repository, args.name, args.digest, args.to, args.device)
-    except (BundleError, OSError) as error:
+        release = build(args.repository, args.name, args.digest, args.to, args.device, args.mode, args.gpu_memory_gb)
+    except (BundleError, PlacementError, OSError) as error:
         sys.exit(str(error))
     named = f"{args.name} version {release.bundle.version}, {release.digest}"
     print(f"{named}: {len(release.bundle.files)} files are as published; {args.to} serves it on the {args.device}")

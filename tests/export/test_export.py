@@ -1,24 +1,42 @@
+import json
 from contextlib import nullcontext
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copyfile, copytree, ignore_patterns
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from google.protobuf import text_format
 from peft import LoraModel
+from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
 from export import build as exporter
-from export.graphs import run
+from export.graphs import Part, run
+from export.integers import (
+    CHECKED,
+    MEAN_TOLERANCE,
+    PICTURES,
+    CalibrationError,
+    answers,
+    quantize_throughout,
+    requests,
+)
 from export.parity import ParityError, check, fp32_arithmetic, tolerances
 from export.parts import head
 from export.parts.head import example_inputs, split
 from referent.core.bundle import Bundle, load_bundle, verify_files
 from referent.core.contract import dims_of, dtype_of, part_name
 from referent.core.packing import Bucket
+from referent.core.processor import Processor
 from referent.kinds import kind_of
-from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_spec, save_checkpoint
+from referent.modeling.checkpoint import (
+    load_checkpoint,
+    load_checkpoint_encoder,
+    load_checkpoint_spec,
+    save_checkpoint,
+)
 from referent.modeling.weights import load_llava
 from tests.support.releases import publish_tiny
 from tests.support.several import save_referents_checkpoint
@@ -73,7 +91,9 @@ def test_an_adapter_on_a_base_in_half_precision_is_merged_in_fp32(tiny_checkpoin
     copytree(tiny_checkpoint, tmp_path / "checkpoint", ignore=ignore_patterns("base"))
     spec = load_checkpoint_spec(tiny_checkpoint).model_copy(update={"base": str(half), "base_digest": None})
     (tmp_path / "checkpoint" / "referent.json").write_text(spec.model_dump_json())
-    exporter.export(tmp_path / "checkpoint", "half", tmp_path / "repository")  # against the adapter beside its base
+    exporter.export(tmp_path / "checkpoint", "half", tmp_path / "repository", quick_parity=True)  # against the adapter
+    bundle, _ = load_bundle(tmp_path / "repository", "half")
+    assert bundle.training["parity"]["cases"] == ["batch 1, (16, 1)", "batch 1, (64, 4)"]
 
 
 def test_versions_follow_one_another_and_their_files_verify(published: Path) -> None:
@@ -93,6 +113,23 @@ def test_older_versions_stay_and_say_how_to_bring_them_back(tmp_path: Path) -> N
     for model in ("other", *load_bundle(repository, "other")[0].parts):
         assert sorted(path.name for path in (repository / model).iterdir() if path.is_dir()) == ["1", "2"]
     assert [(repository / "other" / v / "config.pbtxt").read_text() for v in "12"] == seen
+
+
+def test_rotary_embeddings_are_one_node_each_in_both_precisions(published: Path) -> None:
+    for version in ("1", "2"):
+        graph = onnx.load(published / "tiny_language_model" / version / "model.onnx").graph
+        assert sum(node.op_type == "RotaryEmbedding" for node in graph.node) == 6  # queries and keys of three layers
+
+
+def test_what_a_gpu_needs_is_in_the_configs(published: Path) -> None:
+    model = config_of(published, "tiny_language_model")
+    settings = {key: model.parameters[key].string_value for key in ("arena_extend_strategy", "cudnn_conv_algo_search")}
+    assert settings == {"arena_extend_strategy": "1", "cudnn_conv_algo_search": "1"}
+    assert model.parameters["session.use_device_allocator_for_initializers"].string_value == "1"
+    assert [(w.batch_size, list(w.inputs["input_ids"].dims)) for w in model.model_warmup] == [
+        (1, [16]), (1, [32]), (1, [64]), (4, [64]),
+    ]  # fmt: skip
+    assert [w.batch_size for w in config_of(published, "tiny_vision_encoder").model_warmup] == [1, 4]
 
 
 def config_of(repository: Path, model: str) -> model_config_pb2.ModelConfig:
@@ -165,6 +202,44 @@ def test_config_is_the_contract_is_the_graph(published: Path) -> None:
     assert_configs_are_the_contract(published, "tiny", hidden_size=64)
 
 
+def test_integers_throughout_answer_alike_and_each_row_by_itself(
+    published: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    steps = kind_of(load_bundle(published, "tiny")[0]).steps
+    files = []
+    for step in steps:
+        (tmp_path / step.suffix).mkdir()
+        source = published / part_name("tiny", step) / "1" / "model.onnx"
+        files.append(Path(copyfile(source, tmp_path / step.suffix / "model.onnx")))
+    sizes = [file.stat().st_size for file in files]
+    model, spec = load_checkpoint(tiny_checkpoint)
+    inputs = [example_inputs(model, spec, 1, Bucket(16, 1), seed) for seed in range(PICTURES + CHECKED)]
+    given = [{name: tensor.numpy() for name, tensor in each.items()} for each in inputs]
+    assert 0 < quantize_throughout(files, steps, head.LARGE, "boxes", given) < MEAN_TOLERANCE
+    assert [file.stat().st_size < size for file, size in zip(files, sizes, strict=True)] == [True, True, False]
+    batch = {name: np.concatenate([each[name] for each in given[:8]]) for name in given[0]}
+    [together] = answers(files, steps, [batch])
+    for index, alone in enumerate(answers(files, steps, given[:8])):
+        np.testing.assert_allclose(alone["boxes"][0], together["boxes"][index], atol=1e-5)
+    (files[1].parent / "model.onnx.data").touch()
+    with pytest.raises(CalibrationError, match=r"language_model has weights in model\.onnx\.data: --weights int8"):
+        quantize_throughout(files, steps, head.LARGE, "boxes", given)
+
+
+def test_too_few_pictures_for_ranges_are_counted(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rows = []
+    for index in range(3):
+        Image.new("RGB", (28, 28), (index, 0, 0)).save(tmp_path / f"{index}.png")
+        for text in ("cup", "plate"):
+            record = {"id": f"{index}-{text}", "image": f"{index}.png", "width": 28, "height": 28, "expression": text}
+            rows.append(json.dumps(record | {"box_xyxy": [1, 1, 9, 9]}))
+    (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n")
+    spec = load_checkpoint_spec(tiny_checkpoint)
+    processor = Processor(spec, load_checkpoint_encoder(tiny_checkpoint, spec), kind_of(spec))
+    with pytest.raises(CalibrationError, match=r"train.jsonl has 3 pictures: ranges and check need 64"):
+        requests(tmp_path / "train.jsonl", tmp_path, processor)
+
+
 def test_graphs_tell_nothing_of_the_machine(published: Path) -> None:
     for file in [*published.rglob("*.onnx"), *MODEL_REPOSITORY.rglob("*.onnx")]:
         assert b"site-packages" not in file.read_bytes(), file
@@ -179,14 +254,13 @@ def test_a_failed_parity_publishes_nothing(
 ) -> None:
     original = exporter.export_onnx
 
-    def broken(parts: object, tensors: object, dtype: str, directory: Path) -> object:
-        for file in original(parts, tensors, dtype, directory):
-            if file.parent.name == "box_head":
-                model = onnx.load(file)
-                weights = next(t for t in model.graph.initializer if len(t.dims) == 2)
-                weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.05, weights.name))
-                onnx.save(model, file)
-            yield file
+    def broken(part: Part, tensors: object, dtype: str, file: Path, *others: object) -> None:
+        original(part, tensors, dtype, file, *others)
+        if part.step.suffix == "box_head":
+            model = onnx.load(file)
+            weights = next(t for t in model.graph.initializer if len(t.dims) == 2)
+            weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.05, weights.name))
+            onnx.save(model, file)
 
     monkeypatch.setattr(exporter, "export_onnx", broken)
     with pytest.raises(ParityError, match="box_head"):

@@ -12,6 +12,7 @@ from onnxruntime import OrtValue
 from tritonclient.grpc import model_config_pb2
 
 from export import build as exporter
+from export.graphs import Part
 from export.parity import ParityError
 from referent.core.bundle import load_bundle, verify_files
 from referent.core.contract import dims_of, dtype_of, part_name
@@ -120,7 +121,7 @@ def test_configs_are_the_contract(repository: Path, version: int) -> None:
     assert not part.model_warmup
     assert part.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
     encoder = config_of(repository / "words_vision_encoder" / "config.pbtxt")
-    assert (encoder.backend, encoder.max_batch_size, len(encoder.model_warmup)) == ("onnxruntime", 4, 1)
+    assert (encoder.backend, encoder.max_batch_size, len(encoder.model_warmup)) == ("onnxruntime", 4, 2)
     assert encoder.HasField("dynamic_batching")
     if version == 2:
         assert declared(part.input) == contract(GENERATOR.inputs)
@@ -179,14 +180,13 @@ def test_the_comparison_tells_a_decoder_without_its_adapter(repository: Path, ch
 def test_a_damaged_graph_is_not_published(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = exporter.export_onnx
 
-    def broken(parts: object, tensors: object, dtype: str, directory: Path) -> object:
-        for file in original(parts, tensors, dtype, directory):
-            if file.parent.name == "generator":
-                graph = onnx.load(file)
-                weights = [t for t in graph.graph.initializer if len(t.dims) == 2][-1]
-                weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.01, weights.name))
-                onnx.save(graph, file)
-            yield file
+    def broken(part: Part, tensors: object, dtype: str, file: Path, *others: object) -> None:
+        original(part, tensors, dtype, file, *others)
+        if part.step.suffix == "generator":
+            graph = onnx.load(file)
+            weights = next(t for t in graph.graph.initializer if "lm_head" in t.name)
+            weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.01, weights.name))
+            onnx.save(graph, file)
 
     monkeypatch.setattr(exporter, "export_onnx", broken)
     with pytest.raises(ParityError, match="generator"):

@@ -1,5 +1,6 @@
 """The command that makes a private repository of one version."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,51 @@ def test_one_version_is_linked_and_its_device_written(repository: Path, tmp_path
         config = text_format.Parse((private / model / "config.pbtxt").read_text(), ModelConfig())
         assert [group.kind for group in config.instance_group] == ([] if model == "tiny" else [kind])
         assert list(config.version_policy.specific.versions) == [1]
+
+
+def part_of(private: Path, model: str = "tiny_language_model") -> ModelConfig:
+    return text_format.Parse((private / model / "config.pbtxt").read_text(), ModelConfig())
+
+
+def test_one_setting_says_whether_latency_or_throughput_counts(repository: Path, tmp_path: Path) -> None:
+    publish_tiny(repository)
+    places = repository, "tiny", "--device", "cpu", "--to"
+    assert build(*places, tmp_path / "alone").returncode == 0
+    assert build(*places, tmp_path / "busy", "--mode", "throughput").returncode == 0
+    alone, busy = (part_of(tmp_path / name) for name in ("alone", "busy"))
+    assert (alone.instance_group[0].count, "intra_op_thread_count" in alone.parameters) == (1, False)
+    assert busy.instance_group[0].count == len(os.sched_getaffinity(0))
+    assert busy.parameters["intra_op_thread_count"].string_value == "1"
+
+
+def test_a_gpu_is_warmed_up_with_the_largest_batch_and_its_memory_limited(repository: Path, tmp_path: Path) -> None:
+    publish_tiny(repository)
+    assert build(repository, "tiny", "--device", "cpu", "--to", tmp_path / "cpu").returncode == 0
+    limited = "--device", "gpu", "--gpu-memory-gb", "2.5"
+    assert build(repository, "tiny", *limited, "--to", tmp_path / "gpu").returncode == 0
+    cpu, gpu = (part_of(tmp_path / name) for name in ("cpu", "gpu"))
+    assert {warmup.batch_size for warmup in cpu.model_warmup} == {1}
+    assert max(warmup.batch_size for warmup in gpu.model_warmup) == gpu.max_batch_size > 1
+    assert gpu.parameters["gpu_mem_limit"].string_value == "2500000000"
+    assert "gpu_mem_limit" not in cpu.parameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "gpu", "--mode", "throughput"], "mode 'throughput' is for CPUs"),
+        (["--device", "cpu", "--gpu-memory-gb", "4"], "a limit of GPU memory is for GPUs"),
+        (["--device", "gpu", "--gpu-memory-gb", "0"], "a limit of 0 GB of GPU memory lets nothing run"),
+        (["--device", "gpu", "--gpu-memory-gb", "nan"], "a limit of nan GB of GPU memory lets nothing run"),
+    ],
+    ids=["mode", "memory of no GPU", "no memory", "no number"],
+)
+def test_settings_that_exclude_each_other_are_named(
+    repository: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    publish_tiny(repository)
+    done = build(repository, "tiny", *arguments, "--to", tmp_path / "models")
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (1, True, False)
 
 
 def test_another_version_takes_the_place_of_the_one_before(repository: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -41,6 +42,7 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batching = config["max_batch_size"] > 0
+        self.name, self.reports_memory = args["model_name"], os.environ.get("REFERENT_REPORT_MEMORY") == "1"
         on_gpu = args["model_instance_kind"] == "GPU"
         if on_gpu and "CUDAExecutionProvider" not in ort.get_available_providers():
             raise RuntimeError("the model is for a GPU and ONNX Runtime for CPUs: install onnxruntime-gpu instead")
@@ -48,11 +50,13 @@ class TritonPythonModel:
         self.copy = _gpu_copy(self.device[1]) if on_gpu else ctypes.memmove
         path = Path(args["model_repository"], args["model_version"], "model.onnx")
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.session = ort.InferenceSession(path, _options(parameters), providers=_providers(*self.device))
+        self.session = ort.InferenceSession(path, _options(parameters), providers=_providers(*self.device, parameters))
         _compare(config["input"], self.session.get_inputs(), self.batching)
         _compare(config["output"], self.session.get_outputs(), self.batching)
-        for warmup in config.get("model_warmup", [])[:1]:  # a model that fails while Triton warms it up crashes Triton
-            self.session.run(self.outputs, {name: _zeros(tensor) for name, tensor in warmup["inputs"].items()})
+        for warmup in config.get("model_warmup", [])[: None if on_gpu else 1]:
+            # a model that fails while Triton warms it up crashes Triton; on a GPU that may be for want of memory
+            rows = warmup.get("batch_size", 1)
+            self.session.run(self.outputs, {name: _zeros(tensor, rows) for name, tensor in warmup["inputs"].items()})
         self.binding = self.session.io_binding()  # one for all runs: making it took 0.1 ms each
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -79,16 +83,25 @@ class TritonPythonModel:
                 tensors = [pb_utils.get_input_tensor_by_name(request, name) for request in requests]
                 parts = [OrtValue.from_dlpack(tensor.to_dlpack()) for tensor in tensors]
                 rows = [part.shape()[0] for part in parts]
+                self._report("input", name, parts[0])
                 self.binding.bind_ortvalue_input(name, self._join(parts) if len(parts) > 1 else parts[0])
             for name in self.outputs:
                 self.binding.bind_output(name, *self.device)
             self.session.run_with_iobinding(self.binding)
             wholes = self.binding.get_outputs()
+            for name, whole in zip(self.outputs, wholes, strict=True):
+                self._report("output", name, whole)
         finally:  # lets go of the requests' memory, and of outputs that the next run would overwrite
             self.binding.clear_binding_inputs()
             self.binding.clear_binding_outputs()
         columns = [self._split(whole, rows) if len(rows) > 1 else [whole] for whole in wholes]
         return [self._response(values) for values in zip(*columns, strict=True)]
+
+    def _report(self, side: str, name: str, value: OrtValue) -> None:
+        """Where a tensor is, for those who want to see that none goes through the host's memory."""
+        if self.reports_memory:
+            where = f"{value.device_name()} {value.data_ptr():#x}"
+            pb_utils.Logger.log_info(f"memory of {side} {name} of {self.name}: {where}")
 
     def _response(self, values: Sequence[OrtValue]) -> pb_utils.InferenceResponse:
         return pb_utils.InferenceResponse([_tensor(*named) for named in zip(self.outputs, values, strict=True)])
@@ -126,9 +139,9 @@ def _compare(declared: Sequence[dict[str, Any]], given: Sequence[Any], batching:
             raise ValueError(f"{name} is {kind} {shape} in the graph, {tensor['data_type']} {dims} in config.pbtxt")
 
 
-def _zeros(tensor: dict[str, Any]) -> npt.NDArray[Any]:
-    """A batch of one, as a warm-up of config.pbtxt describes it."""
-    return np.zeros([1, *map(int, tensor["dims"])], pb_utils.triton_string_to_numpy(tensor["data_type"]))
+def _zeros(tensor: dict[str, Any], rows: int) -> npt.NDArray[Any]:
+    """A batch of so many rows, as a warm-up of config.pbtxt describes it."""
+    return np.zeros([rows, *map(int, tensor["dims"])], pb_utils.triton_string_to_numpy(tensor["data_type"]))
 
 
 def _tensor(name: str, value: OrtValue) -> pb_utils.Tensor:
@@ -173,11 +186,21 @@ def _options(parameters: dict[str, str]) -> ort.SessionOptions:
     return options
 
 
-def _providers(kind: str, device_id: int) -> list[Any]:
+# Parameters of Triton's own backend, and what ONNX Runtime calls their numbers.
+CUDA_PARAMETERS: dict[str, Sequence[str]] = {
+    "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
+    "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
+    "gpu_mem_limit": (),
+}
+
+
+def _providers(kind: str, device_id: int, parameters: dict[str, str]) -> list[Any]:
     if kind == "cpu":
         return ["CPUExecutionProvider"]
     ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia-* wheels
-    return [("CUDAExecutionProvider", {"device_id": device_id}), "CPUExecutionProvider"]
+    given = {name: parameters[name] for name in CUDA_PARAMETERS if name in parameters}
+    options = {name: CUDA_PARAMETERS[name][int(v)] if CUDA_PARAMETERS[name] else v for name, v in given.items()}
+    return [("CUDAExecutionProvider", {"device_id": device_id, **options}), "CPUExecutionProvider"]
 
 
 def _error(code: str, text: str) -> pb_utils.InferenceResponse:

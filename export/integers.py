@@ -1,0 +1,97 @@
+"""Integers throughout, for small models on CPUs: weights of seven bits, activations of eight.
+
+The ranges of activations come from pictures of the training data, so an answer does not depend on what is batched with
+it. Weights keep seven bits: a processor without VNNI adds pairs of products in 16 bits, where those of eight overflow.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+from export.parity import ParityError
+from referent.core.contract import Step
+from referent.core.kind import Arrays
+from referent.core.processor import Processor
+from referent.data.readers import read
+from referent.data.records import Record
+
+OPERATORS = ["Conv", "MatMul", "Gemm"]  # attention and norms stay floats
+PICTURES, CHECKED = 48, 16  # that ranges are taken from, and that the result is checked with
+MEAN_TOLERANCE = 2e-2  # of the range of the output that is judged
+
+
+class CalibrationError(RuntimeError):
+    """A model or its data can't be used for this; the message is one line with the remedy."""
+
+
+def requests(records: Path, images: Path, processor: Processor) -> list[Arrays]:
+    """Tensors of the first pictures, each with its expressions. Raises `CalibrationError`, and what reading raises."""
+    found: list[Arrays] = []
+    given = (item for item in read("jsonl", records, images) if isinstance(item, Record))
+    for image, group in groupby(given, lambda record: record.image):
+        prepared = processor.prepare((images / image).read_bytes(), [record.expression for record in group])
+        found += prepared.inferences[:1]
+        if len(found) == PICTURES + CHECKED:
+            return found
+    raise CalibrationError(f"{records} has {len(found)} pictures: ranges and check need {PICTURES + CHECKED}")
+
+
+def quantize_throughout(
+    files: Sequence[Path], steps: Sequence[Step], large: frozenset[str], judged: str, given: Sequence[Arrays]
+) -> float:
+    """Replaces the graphs of the steps `large`; returns by how much that changes `judged` on average, on pictures that
+    no range came from. Raises `CalibrationError`, and `ParityError` where it is too much."""
+    for file in files:
+        if (beside := [path.name for path in file.parent.iterdir() if path != file]) and file.parent.name in large:
+            raise CalibrationError(f"{file.parent.name} has weights in {beside[0]}: --weights int8 is for such a size")
+    exact = answers(files, steps, given)
+    for file, step in zip(files, steps, strict=True):
+        if step.suffix in large:
+            new = file.with_suffix(".new")
+            feeds = [{tensor.name: tensors[tensor.name] for tensor in step.inputs} for tensors in exact[:PICTURES]]
+            quantize_static(
+                file, new, _Feeds(feeds), per_channel=True, reduce_range=True, op_types_to_quantize=OPERATORS,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True},
+            )  # fmt: skip
+            new.replace(file)
+    found = [tensors[judged] for tensors in answers(files, steps, given[PICTURES:])]
+    expected = [tensors[judged] for tensors in exact[PICTURES:]]
+    difference, other = (_mean_difference(found, each) for each in (expected, expected[1:] + expected[:1]))
+    if not difference <= MEAN_TOLERANCE < other:
+        raise ParityError(
+            f"integers change {judged} by {difference:.1e} on average, and another picture by {other:.1e}; "
+            f"{MEAN_TOLERANCE:.0e} must lie between them"
+        )
+    return difference
+
+
+def answers(files: Sequence[Path], steps: Sequence[Step], given: Sequence[Arrays]) -> list[Arrays]:
+    """All tensors of each request."""
+    found = [dict(arrays) for arrays in given]
+    for file, step in zip(files, steps, strict=True):
+        session = onnxruntime.InferenceSession(file)
+        names = [node.name for node in session.get_outputs()]
+        for tensors in found:
+            outputs = session.run(names, {tensor.name: tensors[tensor.name] for tensor in step.inputs})
+            tensors |= dict(zip(names, outputs, strict=True))
+    return found
+
+
+def _mean_difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
+    first = [(a[0, 0], b[0, 0]) for a, b in zip(found, expected, strict=True)]  # every request has one expression
+    return float(np.mean([np.abs(a - b).mean() for a, b in first]))
+
+
+class _Feeds(CalibrationDataReader):
+    """What ONNX Runtime's quantizer asks for, one by one."""
+
+    def __init__(self, feeds: Sequence[Arrays]) -> None:
+        self._left: Iterator[Arrays] = iter(feeds)
+
+    def get_next(self) -> Arrays | None:
+        return next(self._left, None)
