@@ -5,7 +5,8 @@ export function Timings({ responses }: { responses: GroundResponse[] }) {
   const longest = Math.max(...responses.map(({ timings_ms }) => timings_ms.total));
   return (
     <div className="timings">
-      {responses.map(({ model, timings_ms: { total, prefill, generation, ...stages } }) => { // two are parts of inference
+      {responses.map(({ model, timings_ms: { total, prefill, generation, ...stages } }) => {
+        // two are parts of inference
         const parts = Object.entries(stages).filter((part): part is [string, number] => part[1] !== null);
         return (
           <div key={model}>
