@@ -70,6 +70,8 @@ class CheckpointSpec(ModelSpec):
                 raise ValueError("a checkpoint of kind 'referents' has `present_threshold` and `referent_threshold`")
             if self.box_frame != "transformed":
                 raise ValueError("a referent head counts in the square that the model sees: box_frame is 'transformed'")
+            if self.visual_prompts is not None:
+                raise ValueError("a referent head needs a grid of image tokens: visual position prompts add others")
             if isqrt(self.image_tokens) ** 2 != self.image_tokens:
                 raise ValueError(f"{self.image_tokens} image tokens are no square: a referent head needs a grid")
         if (self.kind == "generator") != (self.generation is not None):

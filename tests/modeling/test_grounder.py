@@ -7,8 +7,10 @@ from PIL import Image
 
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder, load_checkpoint_spec
 from referent.modeling.grounder import HeadGrounder, ReferentGrounder, TextGrounder, load_grounder
+from referent.modeling.vpp import DETECTOR_IMAGE
 from tests.support.several import save_referents_checkpoint
 from tests.support.tiny import TINY_GENERATION, TINY_PROMPT
+from tests.support.visual_prompts import TINY_SHAPE
 
 EXPRESSIONS = [["the red cup", "cup"], ["blue", "the plate on the left", "green", "red", "the cup"], ["plate"]]
 
@@ -103,6 +105,9 @@ def test_a_box_head_needs_loc_in_its_prompt(tiny_checkpoint: Path) -> None:
             CheckpointSpec(**spec.model_dump() | {"prompt": prompt} | kind)
     with pytest.raises(ValueError, match="referent_threshold"):
         CheckpointSpec(**spec.model_dump() | {"kind": "referents"})
+    prompted = {"visual_prompts": TINY_SHAPE, "detector_image": DETECTOR_IMAGE, "image_tokens": 676}  # 26 squared
+    with pytest.raises(ValueError, match="visual position prompts add others"):
+        CheckpointSpec(**spec.model_dump() | {"kind": "referents"} | thresholds | prompted)
     with pytest.raises(ValueError, match="box_frame"):
         CheckpointSpec(**spec.model_dump() | {"kind": "referents", "box_frame": "image"} | thresholds)
     with pytest.raises(ValueError, match="5 image tokens are no square"):
