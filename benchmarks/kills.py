@@ -1,12 +1,13 @@
 """Something is killed every 20 seconds, and every request is answered rightly.
 
-    python -m benchmarks.kills [--requests 100000] [--clients 16] [--resume]
+    python -m benchmarks.kills [--requests 100000] [--clients 16] [--tiny] [--resume]
 
 Starts a Triton as production has it, two gateways and a balancer, and asks with the SDK and its default retries. In
 turn a stub and tritonserver get SIGKILL, one of the gateways SIGTERM; it is started again once it has ended. A request
 is lost where the SDK raises an error, and wrong where a box is over half a pixel from the first answer to the same
 question. Exits with 1 unless none was, and no program's memory grew by over 5 % in the second half of the run. A run
-that is interrupted (Ctrl-C, SIGTERM) says what it reached; `--resume` goes on counting from there.
+that is interrupted (Ctrl-C, SIGTERM) says what it reached; `--resume` goes on counting from there. `--tiny` serves, in
+place of mini, a model that computes next to nothing, with boxes that depend on picture and expression.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -39,8 +41,17 @@ from benchmarks.lib.measuring import Report, Row, arguments_of, lines
 from benchmarks.lib.service import REPOSITORY
 from benchmarks.soak import GROWTH_PERCENT, SAMPLE_S, TOLERANCE_PIXELS, SoakRequest, growth
 from referent.client.http import Client, ServiceError, ServiceUnreachableError
+from tests.support.releases import publish_tiny, write_graph
 
-MODEL = "mini"
+BOX_HEAD = """(float[B, N, 4] hidden_states) => (float[B, N, 4] boxes, float[B, N] scores) {
+    swings = Sin (hidden_states)
+    widths = Constant <value = float[4] {0.25, 0.25, 0.0, 0.0}> ()
+    swung = Mul (swings, widths)
+    middle = Constant <value = float[4] {0.5, 0.5, 0.5, 0.5}> ()
+    boxes = Add (swung, middle)
+    last = Constant <value = int64[1] {2}> ()
+    scores = ReduceMax <keepdims = 0> (boxes, last)
+}"""
 SAMPLES = Path("tests/samples")
 SIDE = 160  # pixels of the pictures: decoding is no matter here
 LOOK_S = 0.5  # between two looks at what is ready, as a load balancer's
@@ -60,9 +71,9 @@ def cases() -> list[SoakRequest]:
 class Service:
     """Triton by its launcher, two gateways, and what divides connections among those that are ready."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        command = [sys.executable, "-m", "runtime", str(REPOSITORY), "--model", MODEL, "--grpc-port", "0"]
+    def __init__(self, repository: Path, model: str, stack: ExitStack) -> None:
+        self._repository, self._model, self._stack = repository, model, stack
+        command = [sys.executable, "-m", "runtime", str(repository), "--model", model, "--grpc-port", "0"]
         self.launcher = subprocess.Popen(
             [*command, "--metrics-port", "0"], stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -113,9 +124,9 @@ class Service:
             "REFERENT_PORT": str(port),
             "REFERENT_METRICS_PORT": "0",
             "REFERENT_TRITON_URL": self._triton_url,
-            "REFERENT_MODEL_REPOSITORY": str(REPOSITORY),
-            "REFERENT_MODELS": MODEL,
-            "REFERENT_DEFAULT_MODEL": MODEL,
+            "REFERENT_MODEL_REPOSITORY": str(self._repository),
+            "REFERENT_MODELS": self._model,
+            "REFERENT_DEFAULT_MODEL": self._model,
         }
         started = subprocess.Popen(
             [sys.executable, "-m", "gateway"],
@@ -195,6 +206,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--interval", type=float, default=20, help="seconds between kills (default: 20)")
+    parser.add_argument("--tiny", action="store_true", help="a model that costs next to nothing, for a busy machine")
     parser.add_argument("--resume", action="store_true", help="count on from where the run before was interrupted")
     arguments = parser.parse_args()
     report = Report("kills", arguments.out)
@@ -208,7 +220,11 @@ def main() -> None:
     made = cases()
     left = iter(range(arguments.requests - asked(counts)))
     with ExitStack() as stack:
-        service = Service(stack)
+        repository, model = REPOSITORY, "mini"
+        if arguments.tiny:
+            repository, model = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models", "tiny"
+            publish_tiny(repository, edit=lambda parts: write_graph(parts / "box_head/model.onnx", BOX_HEAD))
+        service = Service(repository, model, stack)
         _until(lambda: len(service.ready) == len(service.ports))
         client = stack.enter_context(Client(service.url))
 
@@ -266,7 +282,8 @@ def main() -> None:
                 done.set()
         for thread in beside:
             thread.join()
-    report.add("answers", [{"requests": asked(counts), "clients": arguments.clients, **counts}])
+    row = {"requests": asked(counts), "clients": arguments.clients, "questions": len(made), **counts}
+    report.add("answers", [row | {"different answers": len({answer.tobytes() for answer in expected})}])
     report.add("memory, the median of each tenth of the run", _by_tenths(samples, asked(counts)))
     grew = growth(samples, asked(counts))
     report.add("growth in the second half", [{"program": program, "%": percent} for program, percent in grew.items()])
