@@ -11,7 +11,7 @@ SOURCE ?=
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: serve test test-fast test-web lint format docs export bench perf-analyzer deploy-check constraints audit image dist clean help page chromium web/openapi.json
+.PHONY: serve test test-fast test-web lint format docs export bench perf-analyzer deploy-check image-check containers constraints audit image dist pin clean help page chromium web/openapi.json
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -53,6 +53,14 @@ docs: .venv-docs/tools  ## build the documentation into site/; a broken link or 
 deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
 	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/system/test_compose.py
 
+image-check: .venv-deploy/tools  ## run images, compose's CPU profile and the pods by podman, as root; CHECK="-k 'not export'" leaves out 5 GB of torch
+	deploy/podman.sh
+	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/containers $(CHECK)
+
+containers:  ## image-check where podman can be installed, without the export image
+	@if deploy/podman.sh; then $(MAKE) image-check CHECK="-k 'not export'" && echo "skipped: the export image and its job"; \
+	else echo "skipped: images are not built and no container is run"; fi
+
 constraints: .venv/development  ## write the versions that are installed into constraints.txt
 	{ echo "# Versions that make lint and make test last passed with; make constraints writes the file anew."; \
 	$(BIN)/pip freeze --exclude-editable | grep -v '^torch==\| @ ' | sed 's/+.*//' | sort -f; } >constraints.txt.new
@@ -74,6 +82,9 @@ dist: .venv-deploy/tools  ## the wheel and the rendered manifests of a release i
 	for overlay in cpu gpu; do \
 		PATH=$(CURDIR)/.venv-deploy/bin:$$PATH kubectl kustomize deploy/kubernetes/overlays/$$overlay | sed 's#$(PLACEHOLDER)#$(IMAGE)#' >dist/$$overlay.yaml || exit 1; \
 	done
+
+pin:  ## write the digests of the vendors' images beside their tags; asks their registries by docker
+	$(PYTHON) deploy/pin.py $(PINNED)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .venv-deploy .venv-docs .venv-audit dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results

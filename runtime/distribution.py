@@ -2,9 +2,11 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,8 @@ class Distribution:
         path = f"{PACKAGES}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
         if not self.wheel:
             return {**os.environ, "PYTHONPATH": path}
-        libraries = f"{sys.base_prefix}/lib:{self.wheel}/nvidia_pytriton.libs:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        folders = [sysconfig.get_config_var("LIBDIR"), f"{self.wheel}/nvidia_pytriton.libs"]
+        libraries = ":".join([*folders, os.environ.get("LD_LIBRARY_PATH", "")])
         binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return {**os.environ, "LD_LIBRARY_PATH": libraries.rstrip(":"), "PATH": binaries, "PYTHONPATH": path}
 
@@ -67,6 +70,7 @@ class Distribution:
             raise RuntimeError(f"tritonserver {VERSION} has no stub for Python {python}; use Python 3.11 to 3.13")
         shutil.copytree(self.root / "backends" / "python", target / "python")  # Triton refuses linked files
         shutil.copy(stub, target / "python")
+        _link_to_this_python(target / "python" / stub.name)
         for backend in BACKENDS.iterdir():
             (target / backend.name).symlink_to(backend)
         return target
@@ -88,6 +92,16 @@ def find_distribution() -> Distribution:
     if not distribution.executable.exists():
         _install(wheel)
     return distribution
+
+
+def _link_to_this_python(stub: Path) -> None:
+    """Has the stub load the interpreter's own library: the wheel brings one of Python 3.13, whose first releases lack
+    what the standard library of later ones imports. Does nothing where the interpreter has none, as a static build."""
+    name = str(sysconfig.get_config_var("INSTSONAME")).encode()
+    if Path(sysconfig.get_config_var("LIBDIR"), name.decode()).is_file():
+        bundled = re.compile(rb"libpython3-[0-9a-f]+\.\d+\.so\.1\.0")
+        # at the same length, since a string of an ELF file ends with a zero
+        stub.write_bytes(bundled.sub(lambda match: name.ljust(len(match[0]), b"\0"), stub.read_bytes()))
 
 
 def _install(directory: Path) -> None:

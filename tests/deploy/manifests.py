@@ -16,6 +16,10 @@ Document = dict[str, Any]
 UNITS = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 1e3, "M": 1e6, "G": 1e9}
 LOAD_BYTES_PER_S = 50e6  # of a slow network disk
 DNS_TTL_S = 5  # CoreDNS's, of a service
+DIGEST = r"(?:@sha256:[0-9a-f]{64})?"  # what make pin writes
+# what a Prometheus of that chart selects by, unless it is told otherwise
+OPERATOR = {"release": "kube-prometheus-stack"}
+NODE_BYTES = 29 * 2**30  # that a node of 32 GiB has to give, the system's part taken off
 
 
 def render(overlay: Path, kubectl: str) -> "Manifests":
@@ -172,7 +176,7 @@ def check_resources_are_set(manifests: Manifests) -> None:
         for container in (*pod["containers"], *pod.get("initContainers", [])):
             requests, limits = (container["resources"].get(kind, {}) for kind in ("requests", "limits"))
             assert {"cpu", "memory"} <= requests.keys() & limits.keys(), container["name"]
-            assert all(quantity(requests[name]) <= quantity(limits[name]) for name in requests)
+            assert all(quantity(asked) <= quantity(limits.get(name, asked)) for name, asked in requests.items())
     held = manifests.settings().max_inflight_bytes
     assert quantity(manifests.container("gateway")["resources"]["limits"]["memory"]) > 2 * held
 
@@ -240,13 +244,15 @@ def check_bundle_is_verified_before_it_is_loaded(manifests: Manifests) -> None:
 
 def check_triton_is_recent_and_takes_no_orders(manifests: Manifests) -> None:
     triton = manifests.container("triton")
-    year, month = map(int, re.search(r":(\d\d)\.(\d\d)-py3$", triton["image"]).groups())
+    tag = re.search(rf":(\d\d)\.(\d\d)-py3{DIGEST}$", triton["image"])
+    assert tag, triton["image"]
+    year, month = map(int, tag.groups())
     assert (year, month) >= (26, 7), "the first with ONNX Runtime 1.27"
     assert {"--model-control-mode=explicit", "--allow-http=false"} <= set(triton["args"])
     assert "--grpc-restricted-protocol=model-repository,shared-memory,logging,trace:" in triton["command"][2]
     for deployment in manifests.of("Deployment"):
         for container in deployment["spec"]["template"]["spec"]["containers"]:
-            assert re.search(r":[\w.-]*\d[\w.-]*$", container["image"]), f"{container['image']} is not pinned"
+            assert re.search(rf":[\w.-]*\d[\w.-]*{DIGEST}$", container["image"]), f"{container['image']} is not pinned"
 
 
 def check_triton_has_time_room_and_shared_memory(manifests: Manifests) -> None:
@@ -263,6 +269,52 @@ def check_triton_has_time_room_and_shared_memory(manifests: Manifests) -> None:
     memory = triton["resources"]["limits"]["memory"]
     assert quantity(volume["sizeLimit"]) < quantity(memory) / 2  # it counts as the pod's memory
     assert quantity(memory) > 2 * size
+
+
+def check_gpus_have_room(manifests: Manifests) -> None:
+    """For the weights and for what passes between the steps; and the node for the pod."""
+    deployment, triton = manifests.get("Deployment", "triton")["spec"], manifests.container("triton")
+    device, _, pool = argument(triton, "cuda-memory-pool-byte-size").partition(":")
+    assert (device, int(pool) >= 2**30) == ("0", True), "some features would go through the host"
+    if "nvidia.com/gpu" not in triton["resources"]["limits"]:
+        return
+    needed = int(deployment["template"]["metadata"]["annotations"]["referent/model-bytes"]) + int(pool)
+    affinity = manifests.pod("triton")["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    [term] = affinity["nodeSelectorTerms"]
+    [expression] = term["matchExpressions"]
+    assert (expression["key"], expression["operator"]) == ("nvidia.com/gpu.memory", "Gt")
+    assert int(expression["values"][0]) * 2**20 > 1.2 * needed
+    assert quantity(triton["resources"]["requests"]["memory"]) < NODE_BYTES
+
+
+def check_disk_is_asked_for_as_it_may_be_used(manifests: Manifests) -> None:
+    for deployment in manifests.of("Deployment"):
+        check_disk(deployment["spec"]["template"]["spec"])
+
+
+def check_disk(pod: Document) -> None:
+    """A pod that fills the node's disk beyond what it asked for is the first to be evicted."""
+    empty = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+    used = sum(quantity(each["sizeLimit"]) for each in empty if each.get("medium") != "Memory")
+    asked = [container["resources"]["requests"].get("ephemeral-storage", 0) for container in pod["containers"]]
+    assert sum(map(quantity, asked)) > used, "a pod's disk is not asked for"
+
+
+def check_prometheus_selects_monitors_and_rules(manifests: Manifests) -> None:
+    for kind in ("PodMonitor", "PrometheusRule"):
+        for document in manifests.of(kind):
+            assert document["metadata"].get("labels") == OPERATOR, document["metadata"]["name"]
+
+
+def check_export_job(job: Document) -> None:
+    """deploy/kubernetes/export.yaml, which no overlay renders."""
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    check_disk(pod)
+    assert quantity(container["resources"]["requests"]["memory"]) < NODE_BYTES
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert re.search(rf":[\w.-]*\d[\w.-]*{DIGEST}$", container["image"]), "not pinned"
 
 
 def check_keys_are_asked_for(manifests: Manifests) -> None:
@@ -320,4 +372,5 @@ def check_rules_are_those_of_compose(manifests: Manifests) -> None:
     assert words[0] == words[1]
 
 
-CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+OTHERS = ("check_disk", "check_export_job")
+CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_") and name not in OTHERS}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.deploy.conftest import KUBERNETES, OVERLAYS, ROOT, kustomizers, run, tool
-from tests.deploy.manifests import CHECKS, Manifests, render
+from tests.deploy.manifests import CHECKS, Manifests, check_export_job, render
 
 VERSIONS = ("1.35", "1.36", "1.37")  # that the Kubernetes project supports
 CUSTOM = {"PodMonitor", "PrometheusRule"}  # the Prometheus Operator's: no schema of Kubernetes
@@ -47,6 +47,7 @@ def test_everything_lives_in_the_namespace(manifests: Manifests) -> None:
 def test_export_job_is_valid_and_asks_what_the_command_takes(version: str) -> None:
     job = yaml.safe_load((KUBERNETES / "export.yaml").read_text())
     kubernetes_validate.validate(job, version, strict=True)
+    check_export_job(job)
     [container] = job["spec"]["template"]["spec"]["containers"]
     checkpoint, *options = container["args"]
     mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
@@ -89,6 +90,19 @@ WRONG_EDITS = {
     "control left open": ("triton.yaml", "--grpc-restricted-protocol=model-repository,", "--grpc-restricted-protocol="),
     "start-up too short": ("triton.yaml", "failureThreshold: 24", "failureThreshold: 0"),
     "unknown setting": ("kustomization.yaml", "REFERENT_DRAIN_GRACE_S", "REFERENT_DRAIN_GRACE"),
+    "pool of 64 MB": ("triton.yaml", "            - --cuda-memory-pool-byte-size=0:1073741824", "            #"),
+    "pool too small": ("triton.yaml", "=0:1073741824", "=0:67108864"),
+    "pool of another GPU": ("triton.yaml", "=0:1073741824", "=1:1073741824"),
+    "disk not asked for": ("gateway.yaml", ", ephemeral-storage: 2Gi", ""),
+    "disk of a larger /tmp": ("triton.yaml", "emptyDir: {sizeLimit: 1Gi}", "emptyDir: {sizeLimit: 100Gi}"),
+    "monitor that nobody selects": ("monitoring.yaml", "  labels: {release: kube-prometheus-stack}\n", ""),
+    "rules that nobody selects": ("rules.yaml", "{release: kube-prometheus-stack}", "{release: prometheus}"),
+    "tag that moves": ("kustomization.yaml", "newTag: 0.1.0", "newTag: latest"),
+    "digest cut off": ("triton.yaml", "tritonserver:26.07-py3", "tritonserver:26.07-py3@sha256:0123"),
+    "node of 32 GiB": ("../overlays/gpu/triton.yaml", "memory: 28Gi", "memory: 32Gi"),
+    "any GPU": ("../overlays/gpu/triton.yaml", "operator: Gt", "operator: Lt"),
+    "GPU too small": ("../overlays/gpu/triton.yaml", '["20000"]', '["15000"]'),
+    "surge on GPUs": ("../overlays/gpu/triton.yaml", "{maxSurge: 0, maxUnavailable: 1}", "{maxSurge: 1}"),
 }  # fmt: skip
 
 
@@ -99,7 +113,7 @@ def test_wrong_edit_breaks_a_promise(tmp_path: Path, edit: str) -> None:
     file = copy / "base" / name
     assert right in file.read_text()
     file.write_text(file.read_text().replace(right, wrong))
-    manifests = render(copy / "overlays" / "cpu", tool("kubectl"))
+    manifests = render(copy / "overlays" / ("gpu" if "gpu" in name else "cpu"), tool("kubectl"))
     broken = []
     for promise, check in CHECKS.items():
         try:
@@ -108,3 +122,19 @@ def test_wrong_edit_breaks_a_promise(tmp_path: Path, edit: str) -> None:
             broken.append(promise)
     print(edit, broken)
     assert broken
+
+
+WRONG_EDITS_OF_THE_JOB = {
+    "disk not asked for": (", ephemeral-storage: 3Gi", ""),
+    "disk of a larger /tmp": ("{sizeLimit: 2Gi}", "{sizeLimit: 100Gi}"),
+    "node of 32 GiB": ("memory: 28Gi", "memory: 32Gi"),
+    "tag that moves": ("referent-export:0.1.0", "referent-export:latest"),
+}
+
+
+@pytest.mark.parametrize("edit", WRONG_EDITS_OF_THE_JOB)
+def test_wrong_edit_of_the_export_job_is_found(edit: str) -> None:
+    text, (right, wrong) = (KUBERNETES / "export.yaml").read_text(), WRONG_EDITS_OF_THE_JOB[edit]
+    assert right in text
+    with pytest.raises(AssertionError):
+        check_export_job(yaml.safe_load(text.replace(right, wrong)))

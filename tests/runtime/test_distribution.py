@@ -1,6 +1,7 @@
 """Where tritonserver comes from."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,22 @@ def test_vendor_server_with_its_own_backend_is_preferred(tmp_path: Path, monkeyp
     backends = find_distribution().assemble_backends(tmp_path / "assembled")
     assert (backends / "onnxruntime").resolve() == backend
     assert (backends / "generator" / "model.py").is_file()
+
+
+@pytest.mark.parametrize("has_library", [True, False], ids=["shared", "static"])
+def test_stub_loads_the_interpreters_own_library_where_it_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_library: bool
+) -> None:
+    """The wheel's stub for Python 3.13 names a library that the wheel brings, of one of its first releases."""
+    values = {"INSTSONAME": "libpython3.13.so.1.0", "LIBDIR": str(tmp_path)}
+    monkeypatch.setattr(distribution.sysconfig, "get_config_var", values.get)
+    if has_library:
+        (tmp_path / values["INSTSONAME"]).touch()
+    wheel = find_distribution()
+    monkeypatch.setattr(distribution.sys, "version_info", SimpleNamespace(major=3, minor=13))
+    stub = wheel.assemble_backends(tmp_path / "assembled") / "python" / "triton_python_backend_stub"
+    monkeypatch.undo()
+    assert (b"\0libpython3-" in stub.read_bytes()) != has_library
 
 
 def test_failed_installation_leaves_nothing_and_names_the_remedy(

@@ -1,7 +1,10 @@
-"""docker-compose.yml without docker: valid by the compose specification, and what must hold in it."""
+"""docker-compose.yml without docker: valid by the compose specification, and what must hold in it: each function
+`check_...` asserts one promise, and wrong edits are found. `make image-check` runs it."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,49 +13,61 @@ from compose_spec import PyCompose
 from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docker-compose.yml").read_text()
 TRITONS, PREPARING = ("triton-cpu", "triton-gpu"), ("prepare-cpu", "prepare-gpu")
+DIGEST = r"(?:@sha256:[0-9a-f]{64})?"  # what make pin writes
+Compose = dict[str, Any]
 
 
-@pytest.fixture
-def compose() -> dict:
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+def gateway_settings(compose: Compose) -> Settings:
+    """The gateway's, as its environment sets them; raises for a variable or value that it would refuse."""
+    values = compose["services"]["gateway"]["environment"].items()
+    given = {name: "mini" if value.startswith("${REFERENT_MODEL:?") else value for name, value in values}
+    return Settings(**{name.removeprefix("REFERENT_").lower(): value for name, value in given.items()})
 
 
-@pytest.fixture
-def gateway_settings(compose: dict, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The gateway's, as its environment sets them."""
-    for name, value in compose["services"]["gateway"]["environment"].items():
-        monkeypatch.setenv(name, "mini" if value.startswith("${REFERENT_MODEL:?") else value)
-    return Settings()
-
-
-def test_it_is_valid_by_the_compose_specification(compose: dict) -> None:
+def test_it_is_valid_by_the_compose_specification() -> None:
+    compose = yaml.safe_load(TEXT.replace("${REFERENT_PORT:-8000}", "8000"))  # as compose does before it reads
     PyCompose.from_yaml(yaml.safe_dump(compose))
     compose["services"]["gateway"]["port"] = []
     with pytest.raises(ValueError, match="port"):  # the control
         PyCompose.from_yaml(yaml.safe_dump(compose))
 
 
-def test_gateway_and_triton_share_the_repository_read_only(compose: dict, gateway_settings: Settings) -> None:
+def check_gateway_and_triton_share_the_repository_read_only(compose: Compose) -> None:
+    settings = gateway_settings(compose)
     for name in (*TRITONS, *PREPARING, "gateway"):
         assert "./model_repository:/models:ro" in compose["services"][name]["volumes"]
-    assert str(gateway_settings.model_repository) == "/models"
-    assert gateway_settings.models == {gateway_settings.default_model}  # Triton loads no other
+    assert str(settings.model_repository) == "/models"
+    assert settings.models == {settings.default_model}  # Triton loads no other
 
 
-@pytest.mark.parametrize("name", TRITONS)
-def test_triton_is_recent_and_takes_no_orders(compose: dict, name: str) -> None:
-    triton = compose["services"][name]
-    year, month = map(int, re.search(r":(\d\d)\.(\d\d)-py3$", triton["image"]).groups())
-    assert (year, month) >= (26, 7)  # the first with ONNX Runtime 1.27
-    assert {"--allow-http=false", "--model-control-mode=explicit"} <= set(triton["command"])
-    assert "--grpc-restricted-protocol=model-repository,shared-memory,logging,trace:" in triton["entrypoint"][2]
-    assert "ports" not in triton
-    assert [*triton["networks"]] == ["serving"]
+def check_triton_is_recent_and_takes_no_orders(compose: Compose) -> None:
+    for name in TRITONS:
+        triton = compose["services"][name]
+        tag = re.search(rf":(\d\d)\.(\d\d)-py3{DIGEST}$", triton["image"])
+        assert tag, triton["image"]
+        assert tuple(map(int, tag.groups())) >= (26, 7)  # the first with ONNX Runtime 1.27
+        assert {"--allow-http=false", "--model-control-mode=explicit"} <= set(triton["command"])
+        assert "--grpc-restricted-protocol=model-repository,shared-memory,logging,trace:" in triton["entrypoint"][2]
+        assert "ports" not in triton
+        assert [*triton["networks"]] == ["serving"]
     assert compose["networks"]["serving"]["internal"]
 
 
-def test_a_profile_starts_one_triton_and_all_that_needs_it(compose: dict) -> None:
+def check_images_are_pinned(compose: Compose) -> None:
+    for service in compose["services"].values():
+        assert "build" in service or re.search(rf":[\w.-]*\d[\w.-]*{DIGEST}$", service["image"]), service["image"]
+
+
+def check_triton_on_a_gpu_has_room_for_what_passes_between_the_steps(compose: Compose) -> None:
+    triton = compose["services"]["triton-gpu"]
+    [(gpu, size)] = re.findall(r"--cuda-memory-pool-byte-size=(\d):(\d+)", " ".join(triton["command"]))
+    assert (gpu, int(size) >= 2**30) == ("0", True)
+    assert triton["shm_size"] == "4gb"
+
+
+def check_a_profile_starts_one_triton_and_all_that_needs_it(compose: Compose) -> None:
     services = compose["services"]
     for profile in ("cpu", "gpu"):
         started = {name for name, service in services.items() if profile in service["profiles"]}
@@ -63,11 +78,12 @@ def test_a_profile_starts_one_triton_and_all_that_needs_it(compose: dict) -> Non
     assert "reservations" not in services["triton-cpu"]["deploy"]["resources"]
 
 
-def test_services_wait_for_the_health_of_those_they_need(compose: dict) -> None:
+def check_services_wait_for_the_health_of_those_they_need(compose: Compose) -> None:
     services = compose["services"]
     needs = {name: set(service.get("depends_on", {})) for name, service in services.items()}
     assert needs["gateway"] == set(TRITONS)
-    assert (needs["prometheus"], needs["grafana"]) == ({"gateway"}, {"prometheus"})
+    # one that waits for a gateway tells nobody why there is none
+    assert (needs["prometheus"], needs["grafana"]) == (set(), {"prometheus"})
     for name, service in services.items():
         for needed, need in service.get("depends_on", {}).items():
             once = needed in PREPARING
@@ -75,55 +91,110 @@ def test_services_wait_for_the_health_of_those_they_need(compose: dict) -> None:
         assert "healthcheck" in service or "HEALTHCHECK" in (ROOT / services[name]["build"]["dockerfile"]).read_text()
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_triton_serves_a_repository_of_one_digest_on_its_device(compose: dict, device: str) -> None:
-    prepare, triton = (compose["services"][f"{name}-{device}"] for name in ("prepare", "triton"))
-    assert triton["depends_on"] == {f"prepare-{device}": {"condition": "service_completed_successfully"}}
-    program, repository, name, *options = prepare["command"][2:]
-    assert (program, repository) == ("referent.triton.repository", "/models")
-    assert f"--load-model={name}" in triton["command"]
-    assert options == ["--digest=${REFERENT_DIGEST:-}", "--to=/private/models", f"--device={device}"]
-    assert "--model-repository=/private/models" in triton["command"]
-    assert ("private:/private" in prepare["volumes"], "private:/private:ro" in triton["volumes"]) == (True, True)
-    assert triton["labels"] == {"referent.digest": "${REFERENT_DIGEST:-}"}  # or the old one would go on
-    assert (prepare["restart"], prepare["network_mode"]) == ("no", "none")
+def check_triton_serves_a_repository_of_one_digest_on_its_device(compose: Compose) -> None:
+    for device in ("cpu", "gpu"):
+        prepare, triton = (compose["services"][f"{name}-{device}"] for name in ("prepare", "triton"))
+        assert triton["depends_on"] == {f"prepare-{device}": {"condition": "service_completed_successfully"}}
+        program, repository, name, *options = prepare["command"][2:]
+        assert (program, repository) == ("referent.triton.repository", "/models")
+        assert f"--load-model={name}" in triton["command"]
+        assert options == ["--digest=${REFERENT_DIGEST:-}", "--to=/private/models", f"--device={device}"]
+        assert "--model-repository=/private/models" in triton["command"]
+        assert ("private:/private" in prepare["volumes"], "private:/private:ro" in triton["volumes"]) == (True, True)
+        assert triton["labels"] == {"referent.digest": "${REFERENT_DIGEST:-}"}  # or the old one would go on
+        assert (prepare["restart"], prepare["network_mode"]) == ("no", "none")
 
 
-def test_services_are_locked_down_and_limited(compose: dict) -> None:
+def check_services_are_locked_down_and_limited(compose: Compose) -> None:
     for service in compose["services"].values():
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}
+        # docker refuses more cores than the host has; weights hold on any
+        assert service["deploy"]["resources"]["limits"].keys() == {"memory"}
+        assert service["cpu_shares"] > 0
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         own = [volume for volume in service.get("volumes", []) if volume.startswith("./")]
         assert all(volume.endswith(":ro") for volume in own)
+    shares = {name: service["cpu_shares"] for name, service in compose["services"].items()}
+    assert min(shares[name] for name in TRITONS) > shares["gateway"] > shares["prometheus"]
     assert [name for name, service in compose["services"].items() if "ports" in service] == ["gateway", "grafana"]
 
 
-def test_what_must_be_given_stops_the_start_with_a_remedy_and_secrets_are_files(compose: dict) -> None:
-    variables = set(re.findall(r"\$\{(\w+)([^}]*)\}", (ROOT / "docker-compose.yml").read_text()))
-    variables.remove(("REFERENT_DIGEST", ":-"))
-    assert {name for name, _ in variables} == {"REFERENT_MODEL", "REFERENT_KEYS_FILE", "GRAFANA_PASSWORD_FILE"}
-    assert all(default.startswith(":?") and len(default) > 10 for _, default in variables)
+def check_what_must_be_given_stops_the_start_with_a_remedy_and_secrets_are_files(compose: Compose) -> None:
+    variables = dict(re.findall(r"\$\{(\w+)([^}]*)\}", json.dumps(compose, ensure_ascii=False)))
+    assert (variables.pop("REFERENT_DIGEST"), variables.pop("REFERENT_PORT")) == (":-", ":-8000")
+    assert variables.keys() == {"REFERENT_MODEL", "REFERENT_KEYS_FILE", "GRAFANA_PASSWORD_FILE"}
+    assert all(default.startswith(":?") and len(default) > 10 for default in variables.values())
     for service in compose["services"].values():
         for secret in service.get("secrets", []):
             assert compose["secrets"][secret].keys() == {"file"}
             assert f"/run/secrets/{secret}" in service["environment"].values()
 
 
-def test_gateway_is_guarded_and_has_time_to_drain(compose: dict, gateway_settings: Settings) -> None:
-    assert gateway_settings.keys_file == Path("/run/secrets/referent_keys")
-    assert not gateway_settings.open_access
+def check_gateway_is_guarded_and_has_time_to_drain(compose: Compose) -> None:
+    settings = gateway_settings(compose)
+    assert settings.keys_file == Path("/run/secrets/referent_keys")
+    assert not settings.open_access
     grace_s = int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > gateway_settings.drain_grace_s + gateway_settings.deadline_s
+    assert grace_s > settings.drain_grace_s + settings.deadline_s
 
 
-def test_prometheus_scrapes_the_ports_that_are_served(compose: dict, gateway_settings: Settings) -> None:
+def check_prometheus_scrapes_the_ports_that_are_served(compose: Compose) -> None:
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    settings = gateway_settings(compose)
     gateway, triton = config["scrape_configs"]
-    assert gateway["static_configs"] == [{"targets": [f"gateway:{gateway_settings.metrics_port}"]}]
+    assert gateway["static_configs"] == [{"targets": [f"gateway:{settings.metrics_port}"]}]
     [found] = triton["dns_sd_configs"]
     assert found["names"] == ["triton"]
-    assert f"--metrics-port={found['port']}" in compose["services"]["triton-gpu"]["command"]
-    assert gateway_settings.triton_url == "dns:///triton:8001"
-    assert "--grpc-port=8001" in compose["services"]["triton-gpu"]["command"]
+    for name in TRITONS:
+        assert {f"--metrics-port={found['port']}", "--grpc-port=8001"} <= set(compose["services"][name]["command"])
+    assert settings.triton_url == "dns:///triton:8001"
+
+
+CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_promise_holds(check: str) -> None:
+    CHECKS[check](yaml.safe_load(TEXT))
+
+
+WRONG_EDITS = {
+    "pool of 64 MB": ("    - --cuda-memory-pool-byte-size=0:1073741824", "    #"),
+    "pool too small": ("=0:1073741824", "=0:67108864"),
+    "shared memory too small": ("    shm_size: 4gb\n", ""),
+    "cores that a host may lack": ("limits: {memory: 48g}", 'limits: {cpus: "8", memory: 48g}'),
+    "no memory limit": ("        limits: {memory: 3g}", "        limits: {}"),
+    "gateway before Triton": ("    cpu_shares: 1024", "    cpu_shares: 4096"),
+    "tag that moves": ("prom/prometheus:v3.5.0", "prom/prometheus:latest"),
+    "digest cut off": ("tritonserver:26.07-py3", "tritonserver:26.07-py3@sha256:0123"),
+    "Triton too old": ("tritonserver:26.07-py3", "tritonserver:26.06-py3"),
+    "device that another serves": ("--device=gpu", "--device=cpu"),
+    "any digest": ("      - --digest=${REFERENT_DIGEST:-}\n", ""),
+    "another repository served": ("--model-repository=/private/models", "--model-repository=/models"),
+    "control left open": ("--grpc-restricted-protocol=model-repository,", "--grpc-restricted-protocol="),
+    "Triton for the host": ('  expose: ["8001", "8002"]', '  ports: ["127.0.0.1:8001:8001"]'),
+    "gateway for everybody": ('"127.0.0.1:${REFERENT_PORT:-8000}:8000"', '"${REFERENT_PORT:-8000}:8000"'),
+    "way out for Triton": ("    internal: true", "    internal: false"),
+    "monitoring that waits for what it watches": (
+        "    healthcheck:\n      test: [\"CMD\", \"wget\", \"--quiet\", \"--spider\", \"http://127.0.0.1:9090/-/ready\"]",
+        "    depends_on: {gateway: {condition: service_healthy}}\n    healthcheck:\n      test: [\"CMD\", \"wget\"]",
+    ),
+    "repository that may be written": ("./model_repository:/models:ro", "./model_repository:/models"),
+    "root that may be written": ("  read_only: true", "  read_only: false"),
+    "unknown setting": ("REFERENT_TRITON_URL", "REFERENT_TRITON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", WRONG_EDITS)
+def test_wrong_edit_breaks_a_promise(edit: str) -> None:
+    right, wrong = WRONG_EDITS[edit]
+    assert right in TEXT
+    compose, broken = yaml.safe_load(TEXT.replace(right, wrong)), []
+    for promise, check in CHECKS.items():
+        try:
+            check(compose)
+        except (AssertionError, KeyError, ValueError):
+            broken.append(promise)
+    print(edit, broken)
+    assert broken
