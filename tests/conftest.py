@@ -25,6 +25,7 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what `make test-fast` leaves out. Of several processes, one runs all tests of a file."""
     places = {item: item.path.relative_to(TESTS).as_posix() for item in items}

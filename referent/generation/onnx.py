@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime import OrtValue
 
+from referent.generation.device_memory import Host
 from referent.generation.engine import Decisions, Pass
-from referent.generation.memory import Host
 
 INPUTS = ("input_ids", "position_ids", "mask", "select", "allowed")
 FEATURES = "image_features"

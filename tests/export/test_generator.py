@@ -17,8 +17,8 @@ from export.parity import ParityError
 from referent.core.bundle import load_bundle, verify_files
 from referent.core.contract import dims_of, dtype_of, part_name
 from referent.core.grammar import GenerationFile
+from referent.generation.device_memory import Columns, DeviceColumns, Host
 from referent.generation.engine import Engine
-from referent.generation.memory import Columns, DeviceColumns, Host
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.questions import load_tokenizer
 from referent.kinds.generator import GENERATOR, Generator

@@ -44,7 +44,7 @@ def test_every_label_can_be_spelled_as_it_is(file: Path) -> None:
     for label in [*HOSTILE_LABELS, "Ace of Spades", "ÄÖ 猫"]:
         answer = WrittenAnswer(tokenizer, GRAMMAR.points.lark(label, 1), [])
         while not answer.finish_reason:
-            bits = answer.allowed()
-            answer.decide(next(i for i in range(VOCABULARY_SIZE) if bits[i // 8] >> (i % 8) & 1), 0.0, 0.0)
+            for _, bits, take in answer.asks(0):
+                take(next(i for i in range(VOCABULARY_SIZE) if bits[i // 8] >> (i % 8) & 1), 0.0, 0.0)
         assert answer.finish_reason == "stop"
         assert answer.text == "none" or len(GRAMMAR.read(answer.text)) == 1

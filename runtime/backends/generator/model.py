@@ -21,8 +21,8 @@ from onnxruntime import OrtValue
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.contract import IMAGE_FEATURES, INPUT_IDS, SEGMENT_IDS
 from referent.core.grammar import GENERATION_FILE, GenerationFile
+from referent.generation.device_memory import Gpu, Host
 from referent.generation.engine import DecoderRow
-from referent.generation.memory import Gpu, Host
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.outputs import outputs_of
 from referent.generation.questions import QuestionError, load_tokenizer, question_of
