@@ -397,7 +397,7 @@ def test_a_call_ends_in_time_however_the_answer_drips(ask_url: Ask, drip: str) -
 
     with raw_server(talk) as url, pytest.raises(ServiceUnreachableError, match=r"within 0\.5 s"):
         ask_url(url, "ground", b"image", "a", options={"timeout_s": 0.5})
-    assert gone.wait(20)
+    assert gone.wait(60)
 
 
 PROBLEM = "content-type: application/problem+json"
