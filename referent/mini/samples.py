@@ -2,7 +2,7 @@
 
     python -m referent.mini.samples artwork.npz tests/samples
 
-Six are as training has them; one looks like a photograph of a table, and one has several things of a name.
+Six are as the evaluation sets have them; one looks like a photograph of a table, and one has several things of a name.
 """
 
 import argparse
