@@ -1,6 +1,6 @@
 """Checkpoint -> merged -> split -> ONNX -> verified -> published.
 
-python -m export CHECKPOINT --name mini --to model_repository [--dtype fp16] [--weights int8 | int4]
+python -m export CHECKPOINT --name mini --to model_repository [--dtype fp16] [--weights int8 | int4 | fp16]
 """
 
 import argparse
@@ -26,7 +26,7 @@ from export.parity import Case, ParityError, Trial, compare_rounded, reference, 
 from export.parts import KindParts, parts_of
 from export.phases import phase
 from export.publish import publish
-from export.quantize import INTEGERS, ROUNDINGS
+from export.quantize import HALF, INTEGERS, ROUNDINGS, STORED, Rounding
 from export.workplace import Workplace, workplace
 from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
 from referent.core.processor import Processor
@@ -45,7 +45,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Precision:
-    """`dtype` is what is computed with; `weights` are int8 or int4, or None: of the same dtype."""
+    """`dtype` is what is computed with; `weights` are int8, int4 or fp16, or None: of the same dtype."""
 
     dtype: str = "fp32"
     weights: str | None = None
@@ -53,8 +53,14 @@ class Precision:
     @property
     def tolerance(self) -> str:
         """Its name among `export.parity.tolerances`."""
-        integers = self.weights is not None and ROUNDINGS[self.weights].activations == INTEGERS
-        return "integer" if integers else self.dtype
+        if self.weights == HALF:
+            return HALF
+        return "integer" if self.rounding and self.rounding.activations == INTEGERS else self.dtype
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """Of products, where their weights are integers."""
+        return ROUNDINGS.get(self.weights or "")
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,9 @@ def export(
     """Export and publish a checkpoint as the next version of `name`; returns the bundle and its digest.
 
     Takes little more memory than one layer in fp32 and what merging an adapter changes: weights stay in their files.
-    `weights` int8 or int4 rounds those of vision encoder and language model (`export.quantize`). `quick_parity` checks
-    two cases instead of four. `work` is a folder that keeps what each phase made until all is published. With
+    `weights` int8 or int4 rounds those of vision encoder and language model, fp16 stores all in half
+    (`export.quantize`). `quick_parity` checks two cases instead of four.
+    `work` is a folder that keeps what each phase made until all is published. With
     `calibration`, a file of records and the folder of their images, products and convolutions are of integers
     (`export.integers`).
 
@@ -111,7 +118,8 @@ def export(
             checked["weights"] = {"dtype": "int8", "activations": "int8", "changes": changed}
             weights = "int8"
         elif weights:
-            checked["weights"] = {"dtype": weights, "block": ROUNDINGS[weights].block}
+            block = {"block": precision.rounding.block} if precision.rounding else {}
+            checked["weights"] = {"dtype": weights} | block
         spec = spec.model_copy(update={"training": spec.training | checked})
         parts.add_files(place.folder, spec, load_checkpoint_encoder(checkpoint, spec), max_batch_size)
         bundle, digest = publish(
@@ -144,7 +152,7 @@ def _write(
     """All that needs the model, which is gone afterwards."""
     model, spec = load_checkpoint(checkpoint, dtype=None)
     console.print(f"loaded {checkpoint}")
-    rounding = ROUNDINGS[precision.weights] if precision.weights else None
+    rounding = precision.rounding
     size = sum(parameter.numel() for parameter in model.parameters())
 
     def computed(what: str, rounded: bool) -> list[Case]:
@@ -167,7 +175,10 @@ def _write(
 
             def write(folder: Path, part: Any = part, own: Any = own) -> None:
                 with phase(console, f"writing {part.step.suffix}") as advance:
-                    export_onnx(part, cases[1].tensors, precision.dtype, folder / "model.onnx", matrices, own, advance)
+                    export_onnx(
+                        part, cases[1].tensors, precision.dtype, folder / "model.onnx", matrices, own, advance,
+                        halves=precision.weights == HALF,
+                    )  # fmt: skip
 
             files.append(place.part(part.step.suffix, write) / "model.onnx")
     hidden_size: int = model.base.config.text_config.hidden_size
@@ -190,7 +201,7 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
     parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="to compute with; fp16 is for GPUs")
     parser.add_argument(
-        "--weights", choices=tuple(ROUNDINGS), help="round those of vision encoder and language model to so many bits"
+        "--weights", choices=STORED, help="int8, int4: of vision encoder and language model; fp16: how all are stored"
     )
     parser.add_argument(
         "--max-batch-size", type=int, default=8, help="of each step; rows that a generator writes at once"
@@ -211,6 +222,8 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
         parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")
     if (arguments.int8 is None) != (arguments.images is None):
         parser.error("--int8 RECORDS and --images FOLDER belong together: give both or none")
+    if arguments.weights == HALF and arguments.dtype == HALF:
+        parser.error("--dtype fp16 stores weights in half already: leave --weights out")
     if arguments.int8 and (arguments.dtype != "fp32" or arguments.weights):
         parser.error("--int8 starts from fp32: leave --dtype and --weights out")
     try:

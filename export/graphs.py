@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import Dim
 
 from export.phases import Advance, unseen
-from export.quantize import Rounding, round_products
+from export.quantize import Rounding, round_products, store_halves
 from referent.core.contract import Step, Tensor, dtype_of
 
 OPSET = 23  # native RMSNormalization, RotaryEmbedding and Attention; 24 loses the fused forms
@@ -86,12 +86,13 @@ def export_onnx(
     weights: StandIns | None = None,
     rounding: Rounding | None = None,
     advance: Advance = unseen,
+    halves: bool = False,
 ) -> None:
     """Write a part as <folder>/model.onnx; weights go beside it where they are large.
 
     `tensors` are an example of each tensor of the ensemble, fp32 where they are floats. `weights` are what `stand_ins`
-    gave, where the model has them; with `rounding` those of matrix products are rounded. `advance` is told shares of 1
-    of what is to be written.
+    gave, where the model has them; with `rounding` those of matrix products are rounded, with `halves` all weights are
+    stored in half. `advance` is told shares of 1 of what is to be written.
     """
     examples = {
         tensor.name: tensors[tensor.name].half() if dtype_of(tensor, dtype) == "FP16" else tensors[tensor.name]
@@ -118,6 +119,8 @@ def export_onnx(
         _fill(graph, graph.initializers[name], matrices[name].dtype, weights[matrices[name]], rounding is not None)
     if rounding:
         round_products(graph, rounding, {f"{name}{TRANSPOSED}" for name in matrices})
+    if halves:
+        store_halves(graph)
     for node in graph.all_nodes():
         node.metadata_props.clear()  # stack traces with the paths of the machine that exported
     _save(program.model, file, advance)

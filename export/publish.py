@@ -47,7 +47,7 @@ def publish(
     tokenizer_file: Path,
     *,
     dtype: str,
-    weights: Literal["int8", "int4"] | None = None,
+    weights: Literal["int8", "int4", "fp16"] | None = None,
     has_scores: bool,
     sizes: dict[str, int],
     max_batch_size: int,

@@ -1,4 +1,6 @@
-"""Weights of matrix products as integers of eight or four bits, each block of them with a scale of its own.
+"""Smaller weights: of matrix products as integers of eight or four bits, or of everything in half precision.
+
+Each block of integers has a scale of its own.
 
 ONNX Runtime's operator `MatMulNBits` multiplies with them. Where weights have four bits, activations stay floats. Where
 they have eight, CPUs have a fast kernel for activations of eight bits alone: each block of each row is rounded by
@@ -34,6 +36,9 @@ class Rounding(NamedTuple):
 
 
 ROUNDINGS = {"int8": Rounding(8), "int4": Rounding(4)}
+HALF = "fp16"
+WORTH_HALVING = 1024  # numbers in a constant
+STORED = (*ROUNDINGS, HALF)  # as which weights can be stored
 
 
 def rounded(weight: Array, rounding: Rounding) -> tuple[Array, Array]:
@@ -77,6 +82,28 @@ def round_products(graph: ir.Graph, rounding: Rounding, names: Collection[str] |
             if not constant.uses():
                 del graph.initializers[constant.name]
     graph.opset_imports[DOMAIN] = 1
+
+
+def store_halves(graph: ir.Graph) -> None:
+    """Stores large fp32 constants in half. The graph casts them back, which ONNX Runtime does once, on loading."""
+    for value in [*graph.initializers.values()]:
+        constant = value.const_value
+        if constant is None or value.name is None or value.dtype != ir.DataType.FLOAT or constant.size < WORTH_HALVING:
+            continue
+        name = f"{value.name}.{HALF}"
+        half = ir.LazyTensor(partial(_half, constant, name), ir.DataType.FLOAT16, ir.Shape(constant.shape), name=name)
+        stored = ir.Value(name=name, shape=half.shape, type=ir.TensorType(half.dtype), const_value=half)
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, name=name)
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, value.type
+        graph.insert_before(graph[0], cast)
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[value.name]
+        cast.outputs[0].name = value.name
+        graph.register_initializer(stored)
+
+
+def _half(constant: ir.TensorProtocol, name: str) -> ir.Tensor:
+    return ir.Tensor(constant.numpy().astype(np.float16), name=name)
 
 
 def _round_product(graph: ir.Graph, product: ir.Node, constant: ir.Value, rounding: Rounding) -> None:

@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE=1
 for seed in ${SEEDS:-0 1 2}; do
     for heads in head referents both; do
         run="$WORK/heads/$heads-$seed"
-        [ -d "$run/head" ] || [ -d "$run/referents" ] || $PYTHON -m referent.mini.pretrain --heads "$heads" \
+        [ -d "$run/head" ] || [ -d "$run/referents" ] || $PYTHON -m referent.mini.pretrain --heads "$heads" --fresh-heads \
             --base "$WORK/base/head" --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split runs/mini/cards_split.csv \
             --backgrounds "$DATA/backgrounds" --out "$run" --steps "${STEPS:-300}" --eval-steps 100 --seed "$seed"
         for kind in head referents; do

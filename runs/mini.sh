@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# mini, mini-all and mini-text, from nothing to model_repository/: artwork, one trunk, data, what each kind of answer
-# needs, test figures, export. Some hours on two cores; killed and started again, it goes on from where it was.
+# mini, mini-all and mini-text into model_repository/: artwork, one trunk, data, what each kind of answer needs, test
+# figures, export. Two hours on two cores; killed and started again, it goes on from where it was.
 #
 #   DATA=folder WORK=folder runs/mini.sh
+#   DATA=folder WORK=folder FROM=nothing STEPS=9000 runs/mini.sh
 #
-# DATA holds cards/ (images/, labels.csv) and backgrounds/; WORK takes downloads, checkpoints and logs.
+# DATA holds cards/ (images/, labels.csv) and backgrounds/; WORK takes downloads, checkpoints and logs. The trunk starts
+# from the mini that is published in FROM, or from random weights with FROM=nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder for downloads and checkpoints}"
+FROM=${FROM:-model_repository}
 PYTHON=.venv/bin/python
 REFERENT=.venv/bin/referent
 SPLIT=runs/mini/cards_split.csv
@@ -35,8 +38,14 @@ fi
 
 export HF_HUB_OFFLINE=1
 materials=(--artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" --backgrounds "$DATA/backgrounds")
-[ -d "$WORK/base/referents" ] || $PYTHON -m referent.mini.pretrain "${materials[@]}" --out "$WORK/base" \
-    --steps "${STEPS:-9000}" --dense-steps 1500 --eval-steps 1000 --save-steps 250
+if [ "$FROM" = nothing ]; then
+    start=(--dense-steps 1500)
+else
+    start=(--base "$WORK/restored" --learning-rate 8e-4)
+    [ -d "$WORK/restored" ] || $PYTHON -m export.restore mini --from "$FROM" --out "$WORK/restored"
+fi
+[ -d "$WORK/base/referents" ] || $PYTHON -m referent.mini.pretrain "${materials[@]}" "${start[@]}" \
+    --out "$WORK/base" --steps "${STEPS:-3800}" --eval-steps 1900 --save-steps 250
 [ -d "$WORK/text/checkpoint" ] || $PYTHON -m referent.mini.text "${materials[@]}" --base "$WORK/base/head" \
     --out "$WORK/text" --steps "${TEXT_STEPS:-3000}" --validation-scenes 40
 
@@ -58,7 +67,7 @@ judge() { # CHECKPOINT NAME SET...: figures of the test sets, which go into the 
         $REFERENT evaluate jsonl --annotations "$WORK/$set/test.jsonl" --images "$WORK/$set/images" \
             --checkpoint "$checkpoint" --out "$WORK/reports/$name" --name "$set" --record "$set"
     done
-    $PYTHON -m export "$checkpoint" --name "$name" --to model_repository
+    $PYTHON -m export "$checkpoint" --name "$name" --to model_repository --weights fp16
 }
 judge "$WORK/mini/best" mini cards scenes unseen_style
 judge "$WORK/base/referents" mini-all cards scenes unseen_style several several_cards

@@ -11,7 +11,14 @@ from tests.support.tiny import SPECIAL_TOKENS, TINY_BUCKETS, TINY_IMAGE, TINY_IM
 TESTS = Path(__file__).parent
 TRITON = ("system", "runtime")  # folders of what starts the real tritonserver
 # what exports or trains models, or holds them against the code of other projects
-SLOW = ("training", "modeling", "export/test_export.py", "export/test_generator.py", "commands/test_wheel.py")
+SLOW = (
+    "training",
+    "modeling",
+    "export/test_export.py",
+    "export/test_generator.py",
+    "export/test_restore.py",
+    "commands/test_wheel.py",
+)
 # what judges a service that is under load: of these, one at a time
 UNDER_LOAD = (
     "system/test_faults.py", "system/test_scale.py", "system/test_healing.py", "system/test_damages.py",

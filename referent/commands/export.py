@@ -15,8 +15,11 @@ def export(
     to: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
     dtype: Annotated[Literal["fp32", "fp16"], typer.Option(help="To compute with; fp16 is for GPUs.")] = "fp32",
     weights: Annotated[
-        Literal["int8", "int4"] | None,
-        typer.Option(help="Round those of vision encoder and language model.", show_default="as --dtype"),
+        Literal["int8", "int4", "fp16"] | None,
+        typer.Option(
+            help="int8, int4: round those of vision encoder and language model; fp16: store all in half.",
+            show_default="as --dtype",
+        ),
     ] = None,
     max_batch_size: Annotated[int, typer.Option(help="Images that Triton puts together.")] = 8,
     quick_parity: Annotated[bool, typer.Option("--quick-parity", help="Check two cases instead of four.")] = False,

@@ -40,8 +40,8 @@ class Bundle(ModelSpec):
     parts: dict[str, int] = Field(description="Triton model of each step -> its version")
     has_scores: bool
     dtype: Literal["fp32", "fp16"] = Field(description="of the vision encoder and the language model")
-    weights: Literal["int8", "int4"] | None = Field(
-        default=None, description="to what those of matrix products are rounded; None: they are of the dtype"
+    weights: Literal["int8", "int4", "fp16"] | None = Field(
+        default=None, description="int8, int4: of matrix products; fp16: how all are stored; None: of the dtype"
     )
     minimum_onnxruntime: str
     files: dict[str, FileEntry]

@@ -22,6 +22,7 @@ from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.mini import shape as mini
 from referent.mini.expressions import training_expressions
+from referent.mini.renewal import measure_norms, translate
 from referent.mini.scenes import CLASSES, Materials, training_scene
 from referent.mini.stream import SceneStream, Stage
 from referent.mini.tokenizer import train_tokenizer
@@ -39,6 +40,8 @@ from referent.modeling.checkpoint import (
     CheckpointSpec,
     load_checkpoint,
     load_checkpoint_encoder,
+    load_checkpoint_spec,
+    load_tokenizer,
     save_checkpoint,
 )
 from referent.modeling.grounder import HeadGrounder, ReferentGrounder
@@ -53,6 +56,7 @@ from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 WEIGHT_DECAY = 0.05
 ROW = Bucket(mini.IMAGE_TOKENS + 88, 8)
 HEADS = ("head", "referents")
+NORM_IMAGES = 512  # which a restored base's batch norms are measured on
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
 FULL_MIX = {"photo": 0.2, "cut": 0.14, "icons": 0.3, "crowd": 0.08, "alike": 0.14, "rows": 0.14}
 
@@ -65,6 +69,12 @@ def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
         scene = training_scene(rng, materials, FULL_MIX)
         said = training_expressions(rng, scene.names, scene.boxes, scene.image.size, CLASSES, ROW.expressions)
         yield from (expression.text for expression in said)
+
+
+def _images(stream: SceneStream) -> Iterator[torch.Tensor]:
+    """Batches of the images that training ends with."""
+    for index in tqdm(range(len(stream) - NORM_IMAGES, len(stream), 32), desc="statistics of batch norms"):
+        yield torch.stack([torch.as_tensor(stream[index + k]["image"]) for k in range(32)])
 
 
 def mini_spec() -> CheckpointSpec:
@@ -87,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--eval-steps", type=int, default=500)
     parser.add_argument("--save-steps", type=int, default=500, help="between states to resume from")
     parser.add_argument("--base", type=Path, help="a checkpoint whose trunk and tokenizer to go on from")
+    parser.add_argument("--fresh-heads", action="store_true", help="do not go on with the base's box head")
     parser.add_argument("--heads", choices=("both", *HEADS), default="both", help="what is trained on the trunk")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile")
     arguments = parser.parse_args(argv)
@@ -94,18 +105,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(arguments.seed)
     materials = load_materials(arguments, "train")
     tokenizer_file = arguments.out / TOKENIZER_FILE
-    if not tokenizer_file.exists() and arguments.base:
+    trunk = load_checkpoint(arguments.base)[0] if arguments.base else None
+    as_it_is = trunk is not None and trunk.base.config.text_config.vocab_size == mini.VOCABULARY_SIZE
+    if not tokenizer_file.exists() and as_it_is:
         copyfile(arguments.base / TOKENIZER_FILE, tokenizer_file)
     elif not tokenizer_file.exists():
         train_tokenizer(_words(materials), tokenizer_file)
 
     spec = mini_spec()
     encoder = load_checkpoint_encoder(arguments.out, spec)
-    llava = load_checkpoint(arguments.base)[0].llava if arguments.base else ConvStemLlava(mini.mini_config())
+    llava = ConvStemLlava(mini.mini_config()) if trunk is None else trunk.llava
+    if trunk is not None and not as_it_is:
+        llava = translate(llava, load_tokenizer(arguments.base), load_tokenizer(arguments.out))
     hidden_size = llava.config.text_config.hidden_size
+    kept = None if trunk is None or arguments.fresh_heads else trunk.box_head
     model = GroundingModel(
         llava,
-        None if arguments.heads == "referents" else BoxHead(hidden_size, spec.head_dropout),
+        None if arguments.heads == "referents" else kept or BoxHead(hidden_size, spec.head_dropout),
         referent_head=None if arguments.heads == "head" else ReferentHead(hidden_size, spec.image_tokens, 0.0),
     )
     referents_spec = spec.model_copy(update={"kind": "referents", "present_threshold": 0.5, "referent_threshold": 0.5})
@@ -117,12 +133,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         Stage(arguments.dense_steps * arguments.batch, DENSE_MIX),
         Stage((arguments.steps - arguments.dense_steps) * arguments.batch, FULL_MIX),
     ]
+    stream = SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed)
+    if trunk is not None and "restored" in load_checkpoint_spec(arguments.base).training:
+        measure_norms(model.eval(), _images(stream))
     # Muon: 200 steps on, patches are told apart a third better than with AdamW alone (docs/experiments.md)
     optimizer = MuonAndAdamW(objective, arguments.learning_rate, WEIGHT_DECAY)
     workers = {"dataloader_prefetch_factor": 4, "dataloader_persistent_workers": True} if arguments.workers else {}
     trainer = GroundingTrainer(
         objective,
-        SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed),
+        stream,
         validator(box, examples, referents),
         expressions_from_step=arguments.dense_steps,
         optimizers=(optimizer, None),

@@ -1,12 +1,11 @@
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from referent.core.bundle import BundleError, bundle_names, load_bundle, verify_files
 from referent.core.spec import ModelSpec
-from tests.support.tiny import MODEL_REPOSITORY, TINY_BUCKETS, TINY_IMAGE, TINY_PROMPT
+from tests.support.tiny import MODEL_REPOSITORY, TINY_BUCKETS, TINY_IMAGE, TINY_PROMPT, copy_mini
 
 
 def test_the_committed_files_are_the_published_ones() -> None:
@@ -15,8 +14,7 @@ def test_the_committed_files_are_the_published_ones() -> None:
 
 
 def test_a_changed_or_missing_file_is_named(tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    shutil.copytree(MODEL_REPOSITORY, repository)
+    repository = copy_mini(tmp_path / "repository")
     bundle, _ = load_bundle(repository, "mini")
     model = repository / next(file for file in bundle.files if file.endswith("model.onnx"))
     with model.open("ab") as stream:

@@ -129,7 +129,7 @@ def gateway_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TritonServer]:
-    with TritonServer(MODEL_REPOSITORY) as server:
+    with TritonServer(MODEL_REPOSITORY, ["mini"]) as server:
         yield server
 
 

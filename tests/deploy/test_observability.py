@@ -42,7 +42,7 @@ def expressions() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def exported() -> set[str]:
     """Names of the series that the gateway, a real Triton and the recording rules bring."""
-    with TritonServer(MODEL_REPOSITORY) as server:
+    with TritonServer(MODEL_REPOSITORY, ["mini"]) as server:
         metrics = generate_latest().decode() + httpx.get(server.metrics_url).text
     names = set(re.findall(r"^([a-z][a-z0-9_]+)[{ ]", metrics, re.MULTILINE))
     for name, kind in re.findall(r"^# TYPE (\S+) (\w+)", metrics, re.MULTILINE):  # no series yet where labels are open

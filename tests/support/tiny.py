@@ -1,5 +1,6 @@
-"""Constants of the tiny model that tests build."""
+"""Constants of the tiny model that tests build, and the models that are shipped."""
 
+import shutil
 from pathlib import Path
 
 from referent.core.grammar import BoxGrammar, Generation
@@ -17,3 +18,10 @@ TINY_PROMPT = Prompt(
 )
 TINY_GENERATION = Generation(grammar=BoxGrammar(order="cxcywh", decimals=3, lead=" "), eos_token_id=1)
 MODEL_REPOSITORY = Path(__file__).parents[2] / "model_repository"
+
+
+def copy_mini(target: Path) -> Path:
+    """A copy of the shipped repository with mini alone: the other models take a server's time and memory."""
+    for folder in (MODEL_REPOSITORY / "mini", *MODEL_REPOSITORY.glob("mini_*")):
+        shutil.copytree(folder, target / folder.name)
+    return target

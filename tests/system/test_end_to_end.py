@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -43,7 +42,7 @@ from referent.triton.client import TritonClient
 from runtime.launcher import TritonServer
 from tests.support.hostile import CORPUS, MAX_PIXELS, fault_of
 from tests.support.load import until
-from tests.support.tiny import MODEL_REPOSITORY
+from tests.support.tiny import copy_mini
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 CASES = json.loads((SAMPLES / "samples.json").read_text())
@@ -53,7 +52,7 @@ CASES = json.loads((SAMPLES / "samples.json").read_text())
 def repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """A copy of the shipped repository, since a test publishes into it, with the tiny model beside mini."""
     copy = tmp_path_factory.mktemp("served") / "model_repository"
-    shutil.copytree(MODEL_REPOSITORY, copy)
+    copy_mini(copy)
     export(tiny_checkpoint, "tiny", copy)
     return copy
 

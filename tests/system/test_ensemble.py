@@ -26,7 +26,7 @@ CASES = json.loads((SAMPLES / "samples.json").read_text())
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TritonServer]:
-    with TritonServer(MODEL_REPOSITORY) as server:
+    with TritonServer(MODEL_REPOSITORY, ["mini"]) as server:
         yield server
 
 

@@ -4,7 +4,6 @@ lost, and the service comes back by itself."""
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -24,15 +23,13 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from export.publish import republish
 from runtime.launcher import TritonServer
 from tests.support.load import EXPRESSION, IMAGE, gateway, is_ready, load, parts_of, process_of, until
-from tests.support.tiny import MODEL_REPOSITORY
+from tests.support.tiny import copy_mini
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy, since tests publish into it."""
-    copy = tmp_path_factory.mktemp("served") / "model_repository"
-    shutil.copytree(MODEL_REPOSITORY, copy)
-    return copy
+    return copy_mini(tmp_path_factory.mktemp("served") / "model_repository")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from referent.core.bundle import load_bundle
 from runtime.launcher import TritonServer
 from tests.support.load import Load, gateway, load, parts_of, process_of, until
 from tests.support.nameserver import Nameserver
-from tests.support.tiny import MODEL_REPOSITORY
+from tests.support.tiny import copy_mini
 
 RECONNECT_S = 5  # the gateway looks the name up as often; no shorter than its deadline
 
@@ -55,7 +55,7 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    return shutil.copytree(MODEL_REPOSITORY, tmp_path / "model_repository")
+    return copy_mini(tmp_path / "model_repository")
 
 
 serve = partial(gateway, deadline_s=RECONNECT_S, triton_reconnect_s=RECONNECT_S)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,7 +25,7 @@ from referent.kinds import KINDS, register
 from referent.triton.client import TritonClient
 from runtime.launcher import TritonServer
 from tests.support.load import gateway
-from tests.support.tiny import MODEL_REPOSITORY
+from tests.support.tiny import copy_mini
 
 PHOTO = Tensor("photo", "UINT8", ("S", "S", "3"))
 QUESTIONS = Tensor("questions", "INT64", ("Q",))
@@ -122,7 +121,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """mini, and beside it a model of the new kind."""
     folder = tmp_path_factory.mktemp("toy")
     repository = folder / "model_repository"
-    shutil.copytree(MODEL_REPOSITORY, repository)
+    copy_mini(repository)
     mini, _ = load_bundle(repository, "mini")
     register(Brightest())
     parts = {}
