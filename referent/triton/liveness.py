@@ -60,6 +60,10 @@ class Liveness:
     ) -> None:
         self._repository, self._url, self._metrics_url, self._name = repository, grpc_url, metrics_url, name
         self._parts, self.golden_s, self._least_patience_s = parts, golden_s, least_patience_s
+        # one for all looks: a client's TLS context, which no look needs, takes 20 ms; Triton may be another each time
+        self._http = httpx.Client(
+            timeout=LOOKUP_TIMEOUT_S, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
         self._answered = time.monotonic()  # the last sign of life of the server, and of each of its models
         self._finished: dict[str, float] = {}
         self._successes: dict[str, float] = {}
@@ -107,7 +111,7 @@ class Liveness:
 
     def _look(self) -> list[str]:
         """Notes what has been finished since; returns the parts at which requests wait."""
-        text = httpx.get(self._metrics_url, timeout=LOOKUP_TIMEOUT_S, trust_env=False).raise_for_status().text
+        text = self._http.get(self._metrics_url).raise_for_status().text
         now = self._answered = time.monotonic()
         successes, waiting = (dict.fromkeys([self._name, *self._parts], 0.0) for _ in range(2))
         for metric, model, value in SAMPLE.findall(text):
