@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the programs of `make image-check`. Ends with 1 and says why where containers can't be run.
+# Installs the programs of `make image-check`. Ends with 1 and says why if containers can't be run.
 set -euo pipefail
 missing=()
 for program in podman runc debootstrap; do
@@ -12,7 +12,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 if [ ${#missing[@]} = 0 ]; then exit; fi
 if ! command -v apt-get >/dev/null; then
-    echo "containers are not run here: install ${missing[*]}, which apt would bring on Debian and Ubuntu" >&2
+    echo "containers are not run here: install ${missing[*]} (apt has them on Debian and Ubuntu)" >&2
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
