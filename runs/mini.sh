@@ -46,19 +46,11 @@ else
 fi
 [ -d "$WORK/base/referents" ] || $PYTHON -m referent.mini.pretrain "${materials[@]}" "${start[@]}" \
     --out "$WORK/base" --steps "${STEPS:-3800}" --eval-steps 1900 --save-steps 250
-[ -d "$WORK/text/checkpoint" ] || $PYTHON -m referent.mini.text "${materials[@]}" --base "$WORK/base/head" \
-    --out "$WORK/text" --steps "${TEXT_STEPS:-3000}" --validation-scenes 40
 
-scenes=($REFERENT data scenes --artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split-file "$SPLIT" --out "$WORK/data")
-[ -f "$WORK/data/train.jsonl" ] || "${scenes[@]}" --split train --count 8000 --backgrounds "$DATA/backgrounds"
-[ -f "$WORK/data/val.jsonl" ] || "${scenes[@]}" --split val --set scenes --set cards --count 150
 for set in cards scenes unseen_style several several_cards; do
-    [ -f "$WORK/$set/test.jsonl" ] || "${scenes[@]}" --split test --set "$set" --count 400 --out "$WORK/$set"
+    [ -f "$WORK/$set/test.jsonl" ] || $REFERENT data scenes --artwork "$WORK/artwork.npz" --cards "$DATA/cards" \
+        --split-file "$SPLIT" --split test --set "$set" --count 400 --out "$WORK/$set"
 done
-
-# the base's head goes on, so its box loss keeps the weights that it was trained with: 2 sum(L1) = 8 mean(L1)
-$REFERENT train lora --base "$WORK/base/head" --data "$WORK/data" --images "$WORK/data/images" --out "$WORK/mini" \
-    --steps 250 --eval-steps 125 --batch 32 --learning-rate 1e-3 --warmup 30 --l1-weight 8 --bf16 --compile
 
 judge() { # CHECKPOINT NAME SET...: figures of the test sets, which go into the checkpoint's spec
     local checkpoint=$1 name=$2
@@ -69,6 +61,8 @@ judge() { # CHECKPOINT NAME SET...: figures of the test sets, which go into the 
     done
     $PYTHON -m export "$checkpoint" --name "$name" --to model_repository --weights fp16
 }
-judge "$WORK/mini/best" mini cards scenes unseen_style
+judge "$WORK/base/head" mini cards scenes unseen_style
 judge "$WORK/base/referents" mini-all cards scenes unseen_style several several_cards
+[ -d "$WORK/text/checkpoint" ] || $PYTHON -m referent.mini.text "${materials[@]}" --base "$WORK/base/head" \
+    --out "$WORK/text" --steps "${TEXT_STEPS:-1200}" --validation-scenes 40
 judge "$WORK/text/checkpoint" mini-text cards scenes unseen_style several several_cards

@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Text, frozen and LoRA on mini's base: the same data, budget and fresh start, judged by one evaluator.
 #
-#   WORK=folder runs/modes.sh    # the folder of runs/mini.sh, which makes the base and the data
+#   DATA=folder WORK=folder runs/modes.sh    # the folders of runs/mini.sh, which makes base, artwork and test sets
 #
 # STEPS=400 BATCH=16 change the budget. A killed run goes on; the reports say mean IoU, acc@0.5 and latency.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${WORK:?folder of runs/mini.sh}"
+: "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder of runs/mini.sh}"
 REFERENT=.venv/bin/referent
 export HF_HUB_OFFLINE=1
+
+scenes=($REFERENT data scenes --artwork "$WORK/artwork.npz" --cards "$DATA/cards"
+    --split-file runs/mini/cards_split.csv --out "$WORK/data")
+[ -f "$WORK/data/train.jsonl" ] || "${scenes[@]}" --split train --count 8000 --backgrounds "$DATA/backgrounds"
+[ -f "$WORK/data/val.jsonl" ] || "${scenes[@]}" --split val --set scenes --set cards --count 150
 
 # rows of 4: an answer in words takes some thirty tokens of an expression's row
 budget=(--steps "${STEPS:-400}" --eval-steps 200 --batch "${BATCH:-16}" --learning-rate 1e-3 --warmup 30 --bf16
