@@ -128,6 +128,21 @@ def make_scene(
     return scene
 
 
+def repeated_scene(
+    rng: random.Random, materials: Materials, count: int, styles: Sequence[str] = EVALUATED_STYLES
+) -> tuple[Scene, str]:
+    """Icons of one name, at most `count` as there is room, and up to six of others; and that name."""
+    look = _Look(styles)
+    width, height = _canvas_size(rng)
+    scene = _blank(_background(rng, materials, width, height))
+    name, *others = rng.sample(_known(materials, look), 7)
+    largest = min(0.4, 0.75 / math.sqrt(count))
+    for shown in [name] * count + others[: rng.randint(0, 6)]:
+        icon = _icon(rng, materials, shown, look, SIDE * largest * rng.uniform(0.7, 1))
+        _paste(rng, scene, icon, shown, look, overlap=0.1)
+    return scene, name
+
+
 def _look(rng: random.Random, styles: Sequence[str], augmentation: Augmentation) -> _Look:
     alike = rng.random() < augmentation.alike
     recoloured = alike and rng.random() < augmentation.icon
