@@ -71,11 +71,12 @@ def in_precision(
         for step in subject.kind.steps:
             file = source / part_name(model, step) / subject.bundle.version / "model.onnx"
             (source / step.suffix).mkdir()
-            files.append(Path(shutil.move(file, source / step.suffix)))
+            files.append(source / step.suffix / file.name)
+            quantize(file, files[-1], None)
         given = requests(*ranges, subject.processor)
         quantize_throughout(files, subject.kind.steps, parts.LARGE, parts.JUDGED, given)
         for step, moved in zip(subject.kind.steps, files, strict=True):
-            shutil.move(moved, source / part_name(model, step) / subject.bundle.version)
+            moved.replace(source / part_name(model, step) / subject.bundle.version / moved.name)
         weights = "int8"
     republish(source, model, subject.bundle.version, target, weights=weights)
     return True

@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import Dim
 
 from export.phases import Advance, unseen
-from export.quantize import Rounding, round_products, store_halves
+from export.quantize import Rounding, restore_halves, round_products, store_halves
 from referent.core.contract import Step, Tensor, dtype_of
 
 OPSET = 23  # native RMSNormalization, RotaryEmbedding and Attention; 24 loses the fused forms
@@ -126,10 +126,12 @@ def export_onnx(
     _save(program.model, file, advance)
 
 
-def quantize(source: Path, file: Path, rounding: Rounding) -> None:
-    """Write a graph once more, with rounded weights."""
+def quantize(source: Path, file: Path, rounding: Rounding | None) -> None:
+    """Write a graph once more with rounded weights, or with fp32 ones; both from what may be stored in half."""
     model = ir.load(source)
-    round_products(model.graph, rounding)
+    restore_halves(model.graph)
+    if rounding:
+        round_products(model.graph, rounding)
     _save(model, file, unseen)
 
 

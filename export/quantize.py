@@ -102,6 +102,21 @@ def store_halves(graph: ir.Graph) -> None:
         graph.register_initializer(stored)
 
 
+def restore_halves(graph: ir.Graph) -> None:
+    """What `store_halves` stored is fp32 again."""
+    for cast in [node for node in graph if node.op_type == "Cast" and (node.name or "").endswith(f".{HALF}")]:
+        stored, whole = cast.inputs[0], cast.outputs[0]
+        assert stored is not None
+        assert stored.const_value is not None
+        assert whole.name
+        tensor = ir.Tensor(stored.const_value.numpy().astype(np.float32), name=whole.name)
+        value = ir.Value(name=whole.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        ir.convenience.replace_all_uses_with(whole, value)
+        graph.remove(cast, safe=True)
+        del graph.initializers[str(stored.name)]
+        graph.register_initializer(value)
+
+
 def _half(constant: ir.TensorProtocol, name: str) -> ir.Tensor:
     return ir.Tensor(constant.numpy().astype(np.float16), name=name)
 

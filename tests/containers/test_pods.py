@@ -298,7 +298,7 @@ from referent.core.spec import ModelSpec
 from referent.modeling.checkpoint import CheckpointSpec
 bundle, _ = load_bundle(Path("/mini"), "mini")
 spec = CheckpointSpec(**{name: getattr(bundle, name) for name in ModelSpec.model_fields}, base="base")
-save_random(Path("/checkpoint"), spec, Path("/mini/mini/1/tokenizer.json"))
+save_random(Path("/checkpoint"), spec, Path("/mini/mini", bundle.version, "tokenizer.json"))
 """
     sources = [f"--volume={ROOT}/benchmarks:/app/benchmarks:ro", f"--volume={ROOT}/model_repository:/mini:ro"]
     made = f"--volume={folders['checkpoint']}:/checkpoint"

@@ -26,7 +26,8 @@ from tests.support.text_model import GRAMMARS, save_text_checkpoint
 from tests.support.tiny import MODEL_REPOSITORY
 
 PICTURE = Path(__file__).parents[1] / "samples" / "scene-1.jpg"
-GRAPHS = {step: MODEL_REPOSITORY / part_name("mini", step) / "1" / "model.onnx" for step in Head.steps}
+VERSION = load_bundle(MODEL_REPOSITORY, "mini")[0].version
+GRAPHS = {step: MODEL_REPOSITORY / part_name("mini", step) / VERSION / "model.onnx" for step in Head.steps}
 
 
 @pytest.fixture(scope="module", params=ROUNDINGS)

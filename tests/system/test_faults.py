@@ -21,6 +21,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.publish import republish
+from referent.core.bundle import latest_version
 from runtime.launcher import TritonServer
 from tests.support.load import EXPRESSION, IMAGE, gateway, is_ready, load, parts_of, process_of, until
 from tests.support.tiny import copy_mini
@@ -129,7 +130,7 @@ def test_work_of_clients_that_left_is_not_done(repository: Path, tmp_path: Path)
             config.dynamic_batching.max_queue_delay_microseconds = 5_000_000
 
     patient = tmp_path / "patient"
-    republish(repository, "mini", "1", patient, wait_for_a_batch)
+    republish(repository, "mini", latest_version(repository, "mini"), patient, wait_for_a_batch)
     with ExitStack() as stack:
         server = stack.enter_context(TritonServer(patient))  # its own, since every request counts
         client = stack.enter_context(InferenceServerClient(server.grpc_url))

@@ -20,12 +20,12 @@ export class Stack {
     readonly url: string,
   ) {}
 
-  /** Serves a repository; settings are environment variables. */
+  /** Serves mini of a repository; settings are environment variables. */
   static async start(settings: Record<string, string> = {}, repository = SHIPPED, port = "0"): Promise<Stack> {
     const options = ["--port", port, "--grpc-port", "0", "--model-repository", repository];
     const serving = spawn(join(BIN, "referent"), ["serve", ...options], {
       cwd: ROOT,
-      env: { ...process.env, REFERENT_METRICS_PORT: "0", ...settings },
+      env: { ...process.env, REFERENT_METRICS_PORT: "0", REFERENT_MODELS: "mini", ...settings },
       stdio: ["ignore", "pipe", "pipe"],
     });
     let log = "";
@@ -102,7 +102,7 @@ export const test = base.extend<{ start: typeof Stack.start }, Stacks>({
         cwd: ROOT,
         env: { ...process.env, PYTHONPATH: ROOT },
       });
-      const stack = await Stack.start({}, repository);
+      const stack = await Stack.start({ REFERENT_MODELS: "mini,strict" }, repository);
       await use(stack);
       await stack.stop();
       rmSync(folder, { recursive: true });

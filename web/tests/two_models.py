@@ -12,19 +12,19 @@ from export.publish import publish
 from referent.core.bundle import CONFIG_FILE, TOKENIZER_FILE, load_bundle
 from referent.core.contract import part_name
 from referent.kinds import kind_of
+from tests.support.tiny import MODEL_REPOSITORY, copy_mini
 
-SHIPPED = Path(__file__).parents[2] / "model_repository"
 THRESHOLD = 0.8
 HIDDEN_SIZE, MAX_BATCH_SIZE = 256, 8  # as mini's config.pbtxt
 
 
 def main(repository: Path) -> None:
-    shutil.copytree(SHIPPED, repository)
-    bundle, _ = load_bundle(SHIPPED, "mini")
+    copy_mini(repository)
+    bundle, _ = load_bundle(MODEL_REPOSITORY, "mini")
     with tempfile.TemporaryDirectory() as folder:  # publishing moves the files that it is given
         parts = {}
         for step in kind_of(bundle).steps:
-            published = SHIPPED / part_name("mini", step) / bundle.version
+            published = MODEL_REPOSITORY / part_name("mini", step) / bundle.version
             parts[step.suffix] = Path(folder, step.suffix)
             shutil.copytree(published, parts[step.suffix], ignore=shutil.ignore_patterns(CONFIG_FILE))
         publish(
@@ -32,8 +32,9 @@ def main(repository: Path) -> None:
             "strict",
             bundle.model_copy(update={"present_threshold": THRESHOLD}),
             parts,
-            SHIPPED / "mini" / bundle.version / TOKENIZER_FILE,
+            MODEL_REPOSITORY / "mini" / bundle.version / TOKENIZER_FILE,
             dtype=bundle.dtype,
+            weights=bundle.weights,
             has_scores=bundle.has_scores,
             sizes={"D": HIDDEN_SIZE},
             max_batch_size=MAX_BATCH_SIZE,
