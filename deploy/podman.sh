@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the programs of `make image-check`. Ends with 1 and says why where containers can't be run.
+# Installs the programs for `make image-check`. Exits with 1 and the reason if containers can't be run.
 set -euo pipefail
 missing=()
 for program in podman runc debootstrap; do

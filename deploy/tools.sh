@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the programs of `make deploy-check` into the virtual environment $1 that pip has no wheel of.
+# Installs the programs for `make deploy-check` that have no wheel into the virtual environment $1.
 set -euo pipefail
 bin=$(realpath "$1/bin")
 cache=$(realpath "$1")/cache
@@ -11,7 +11,7 @@ unpack() {  # PACKAGE PROGRAM NAME
         dpkg -x "$1"_*.deb . && ln -sf "$cache/usr/bin/$2" "$bin/$3")
 }
 
-# Kustomize of 2021 (Debian 12's kubectl 1.20) and, where the machine has one, its own kubectl: both must render
+# Kustomize of 2021 (Debian 12's kubectl 1.20) and, if the machine has one, its own kubectl: both must render
 if ! unpack kubernetes-client kubectl kubectl-1.20 2>/dev/null; then
     echo "no kubernetes-client from apt: the manifests are rendered by this machine's kubectl alone"
 fi

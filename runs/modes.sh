@@ -3,7 +3,7 @@
 #
 #   WORK=folder runs/modes.sh    # the folder of runs/mini.sh, which makes the base and the data
 #
-# STEPS=400 BATCH=16 change the budget. A killed run goes on; the reports say mean IoU, acc@0.5 and latency.
+# STEPS=400 BATCH=16 change the budget. A killed run can be continued; the reports have mean IoU, acc@0.5 and latency.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${WORK:?folder of runs/mini.sh}"
