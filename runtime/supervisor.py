@@ -113,7 +113,7 @@ class Supervisor:
 
     def note_end(self, crashed: bool) -> bool:
         """Call when the server process has ended. If it crashed, or ended twice, while a version was being tried, that
-        version is given up. Returns whether a new version was being tried: then the next process must go another way."""
+        version is given up. Returns whether a new version was being tried: then the next process goes another way."""
         attempt, self._attempt = self._attempt, None
         if not attempt:
             return False
