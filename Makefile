@@ -4,7 +4,7 @@ BIN := .venv/bin
 PAGE := web/dist/index.html
 PLACEHOLDER := registry.example.com/referent-gateway:0.1.0
 IMAGE ?= $(PLACEHOLDER)
-# the repository's URL, for the wheel's metadata: where it is hosted is known to the release alone
+# the repository's URL, for the wheel's metadata: only the release knows where it is hosted
 SOURCE ?=
 
 # two processes, each with the tests of whole files; 2 GB of memory each
@@ -34,7 +34,7 @@ lint: .venv/development  ## formatting, rules, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/development  ## put the sources into shape
+format: .venv/development  ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -53,11 +53,11 @@ docs: .venv-docs/tools  ## build the documentation into site/; a broken link or 
 deploy-check: .venv-deploy/tools  ## validate images, compose, manifests, rules and workflows: no docker, no cluster
 	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/deploy tests/system/test_compose.py
 
-image-check: .venv-deploy/tools  ## run images, compose's CPU profile and the pods by podman, as root; CHECK="-k 'not export'" leaves out 5 GB of torch
+image-check: .venv-deploy/tools  ## run images, compose's CPU profile and the pods with podman, as root; CHECK="-k 'not export'" leaves out 5 GB of torch
 	deploy/podman.sh
 	PATH=$(CURDIR)/.venv-deploy/bin:$$PATH .venv-deploy/bin/pytest tests/containers $(CHECK)
 
-containers:  ## image-check where podman can be installed, without the export image
+containers:  ## image-check, if podman can be installed, without the export image
 	@if deploy/podman.sh; then $(MAKE) image-check CHECK="-k 'not export'" && echo "skipped: the export image and its job"; \
 	else echo "skipped: images are not built and no container is run"; fi
 
@@ -83,13 +83,13 @@ dist: .venv-deploy/tools  ## the wheel and the rendered manifests of a release i
 		PATH=$(CURDIR)/.venv-deploy/bin:$$PATH kubectl kustomize deploy/kubernetes/overlays/$$overlay | sed 's#$(PLACEHOLDER)#$(IMAGE)#' >dist/$$overlay.yaml || exit 1; \
 	done
 
-pin:  ## write the digests of the vendors' images beside their tags; asks their registries by docker
+pin:  ## write the digests of the vendors' images beside their tags; asks their registries with docker
 	$(PYTHON) deploy/pin.py $(PINNED)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .venv-deploy .venv-docs .venv-audit dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis web/dist web/node_modules web/test-results
 
-# the API goes without the page
+# the API works without the page
 page:
 	@if ! command -v npm >/dev/null; then echo "no npm here: the web page is left out, the API works without it"; \
 	else $(MAKE) --silent --no-print-directory $(PAGE) || echo "the web page could not be built: the API works without it"; fi
@@ -134,7 +134,7 @@ chromium:
 	.venv-docs/bin/pip install --quiet --editable '.[gateway,triton,docs]'
 	touch $@
 
-# checkov pins much, so it lives apart
+# checkov pins many packages, so it has a virtual environment of its own
 .venv-deploy/tools: pyproject.toml deploy/tools.sh
 	$(PYTHON) -m venv .venv-deploy
 	.venv-deploy/bin/pip install --quiet --editable '.[gateway,local,deploy]'

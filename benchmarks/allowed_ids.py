@@ -4,7 +4,7 @@ logits of the allowed tokens alone, gathered by their ids.
     python -m benchmarks.allowed_ids [--rows 1 8] [--allowed 12 1024]
 
 Random weights of the size of PaliGemma-2 3B in ONNX Runtime, one thread, milliseconds of processor time. The gathered
-step cannot give `mass`, what the model itself gave to the allowed tokens: that takes all logits.
+step cannot give `mass`, the probability of all allowed tokens together: that takes all logits.
 """
 
 import gc
@@ -113,7 +113,7 @@ def session(graph: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSessio
 
 
 def least_ms(run: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray], calls: int) -> float:
-    """Processor time of the quickest of some calls."""
+    """Processor time in milliseconds of the fastest of several calls."""
     run.run(None, inputs)
     times = []
     for _ in range(calls):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.batching [--delays 0 1000] [--instances 1 2] [--threads 1 2] [--spinning 0 1]
 
-One server for each setting, all up at once, measured in turns: latency of one client, images a second of eight.
+One server for each setting, all running at once and measured in turns: latency of one client, images/s of eight.
 """
 
 import itertools
@@ -26,7 +26,7 @@ CLIENTS = 8
 
 
 class Setting(NamedTuple):
-    """The same for all parts of a model."""
+    """Settings, the same for all parts of a model."""
 
     delay_us: int
     instances: int
@@ -48,7 +48,7 @@ def with_setting(subject: Subject, setting: Setting, copy: Path) -> Path:
 
 
 def images_per_s(ensembles: list[Ensemble], arrays: Arrays, seconds: float) -> float:
-    """Closed loop, a thread for each ensemble client."""
+    """Images per second in a closed loop, with a thread for each ensemble client."""
     end = time.perf_counter() + seconds
 
     def ask(ensemble: Ensemble) -> int:

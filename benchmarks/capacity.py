@@ -3,8 +3,8 @@
     python -m benchmarks.capacity measure [--seconds 20]     # writes benchmarks/capacity.json
     python -m benchmarks.capacity sheet                      # prints the tables of docs/capacity.md from it
 
-Processor seconds a request are what is measured, since they hold on a busy machine too; a replica's rate is its cores
-over them.
+Processor seconds per request are measured, since they are valid on a busy machine too; a replica's rate is its cores
+divided by them.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """Closed-loop load on a service of its own, by number of clients."""
+    """Closed-loop load on a service started here, for each number of clients."""
     body, levels = form(PICTURE.read_bytes(), EXPRESSIONS[:1], MODEL), dict[int, dict[str, float | None]]()
     with serve() as served:
         gateway = psutil.Process(served.process.pid)

@@ -1,4 +1,4 @@
-"""What exporting takes: seconds and peak memory of `python -m export`.
+"""Time and peak memory of `python -m export`.
 
     python -m benchmarks.export_memory [--checkpoint DIR]
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def export_cost(checkpoint: Path, repository: Path, dtype: str) -> Row:
-    """Runs the export in a process of its own. Raises RuntimeError with its message where it fails."""
+    """Runs the export in its own process. Raises RuntimeError with its message if it fails."""
     command = [sys.executable, "-m", "export", str(checkpoint), "--name", "measured", "--to", str(repository)]
     start = time.perf_counter()
     with subprocess.Popen([*command, "--dtype", dtype], stderr=subprocess.PIPE, text=True) as process:

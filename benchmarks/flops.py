@@ -1,4 +1,4 @@
-"""Floating-point operations of an exported model, counted in its graphs: what packing can save at best."""
+"""Floating-point operations of an exported model, counted in its graphs: the most that packing can save."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ def model_flops(subject: Subject, tokens: int, slots: int) -> float:
 
 
 def graph_flops(file: Path, tokens: int, slots: int) -> float:
-    """Multiplications and additions of matrix products, convolutions and attention; all else is small beside them."""
+    """Multiplications and additions of matrix products, convolutions and attention; the rest is negligible."""
     model = onnx.load(file, load_external_data=False)
     sizes = {"batch": 1, "tokens": tokens, "slots": slots}  # the names of export.graphs
     for value in (*model.graph.input, *model.graph.output):

@@ -1,11 +1,11 @@
-"""What the service does beyond its capacity: arrivals at up to three times what it can answer.
+"""The service beyond its capacity: requests arrive at up to three times the rate that it can answer.
 
     python -m benchmarks.gateway_load [--rounds 3] [--seconds 8] [--objective-ms 10000]
 
-The capacity is what 16 clients in a closed loop get. Then requests arrive as in life (open loop, Poisson); what the
-gateway doesn't take, it answers with 429 at once. Goodput is what is answered with 200 within the objective; all loads
-take turns, since a machine is often faster in its first seconds. Client and service share the processor: at three times
-the load the client's own work takes from the service.
+The capacity is the rate of 16 clients in a closed loop. Then requests arrive as in production (open loop, Poisson); the
+gateway answers those that it can't accept with 429 at once. Goodput counts answers with 200 within the objective. The
+loads alternate, since a machine is often faster in its first seconds. Client and service share the processor: at three
+times the load, the client's own work slows down the service.
 """
 
 import statistics
@@ -25,7 +25,7 @@ Loads = dict[float | str, list[Load]]
 
 
 def measure(url: str, bodies: list[Body], seconds: float, overloads: tuple[float, ...], rounds: int) -> Loads:
-    """What came of the closed loop and of each multiple of its rate, round by round."""
+    """Results of the closed loop and of each multiple of its rate, for each round."""
     capacity = closed(url, bodies, CLIENTS, seconds).per_s  # sets the rates, and isn't counted
     loads: Loads = {load: [] for load in (CLOSED, *overloads)}
     for _ in range(rounds):
@@ -36,12 +36,12 @@ def measure(url: str, bodies: list[Body], seconds: float, overloads: tuple[float
 
 
 def goodputs(loads: Loads, objective_ms: float) -> dict[float | str, float]:
-    """Of each load, requests a second, the mean of its rounds."""
+    """Goodput of each load in requests per second, the mean of its rounds."""
     return {name: statistics.fmean(load.goodput(objective_ms) for load in rounds) for name, rounds in loads.items()}
 
 
 def kept(loads: Loads, objective_ms: float) -> float:
-    """Goodput at the last load over the best of all, the closed loop's among them."""
+    """Goodput at the last load divided by the best of all, including the closed loop's."""
     *others, last = goodputs(loads, objective_ms).values()
     return last / max(*others, last)
 

@@ -1,10 +1,10 @@
-"""What answers in text cost: forced tokens, packed expressions, rows written together, and the loop around the graph.
+"""The cost of answers in text: forced tokens, packed expressions, rows written together, the loop around the graph.
 
     python -m benchmarks.generation [--rounds 4] [--requests 1000] [--work DIR]
 
-Weights are random, which changes no times: a language model of hidden size 1024 with LLaVA-1.5's vocabulary in process
-(eight layers, 144 image tokens), and one of mini's shape through Triton and the gateway, beside transformers' generate
-behind FastAPI, which writes as many tokens as ours. `--work` keeps the exported models for another run.
+Weights are random, which does not affect times. In process: a language model of hidden size 1024 with LLaVA-1.5's
+vocabulary (eight layers, 144 image tokens). Through Triton and the gateway: one of mini's shape, compared with
+transformers' generate behind FastAPI, which writes as many tokens. `--work` keeps the exported models for another run.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SAMPLES = 40  # of memory
 
 
 class Figure(NamedTuple):
-    """What was found for one goal."""
+    """The result for one goal."""
 
     what: str
     goal: str
@@ -68,7 +68,7 @@ class InProcessWriter:
 
 
 class TokenByToken:
-    """A decoder that takes a pass for each token of a row that decodes, as one does that knows no forced tokens."""
+    """A decoder that needs a pass for each token, as one without forced tokens does."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -190,8 +190,8 @@ def together(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row]
 
 
 def loop(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Figure]]:
-    """What a pass over eight rows takes of the processor beside the graph: grammars, masks, keys and values to their
-    places. Time of this thread, which other programs don't lengthen."""
+    """Processor time of a pass over eight rows outside the graph: grammars, masks, and copying keys and values. It is
+    the time of this thread, which other programs don't affect."""
     engine, timed = Engine(writer.decoder), TimedSession(writer.decoder)
     outside = []
     for _ in range(rounds):
@@ -258,7 +258,7 @@ def served(
 
 
 def memory(repository: Path, requests: int) -> list[Row]:
-    """Resident memory of all programs while so many requests of one to eight expressions are answered."""
+    """Resident memory of all programs while this many requests of one to eight expressions are answered."""
     samples: list[Row] = []
     with (
         serve(repository, REFERENT_DEFAULT_MODEL=SMALL, REFERENT_MODELS=SMALL) as service,
@@ -297,7 +297,7 @@ def prepare(work: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def long_winded(work: Path, spec: CheckpointSpec, tokenizer_file: Path) -> int:
-    """The seed of weights that say no 1.00, which takes two decisions less: then a box has all its passes."""
+    """A seed of weights that never write 1.00, which takes two decisions less, so that a box takes the most passes."""
     for seed in range(100):
         grounder = load_grounder(save_random(work / "seeds" / str(seed), spec, tokenizer_file, seed=seed), "cpu")
         pictures = [Image.open(peers.SAMPLES / question.picture) for question in peers.questions()]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.goals [--checkpoint DIR] [--text-checkpoint DIR] [--photos FOLDER] [--quick]
 
-A line a goal, with what was found and whether it is met; the long runs are the benchmarks themselves. Exits with 0
-whatever it finds: it reports, it doesn't judge a change.
+Prints a line for each goal: the result, and whether the goal is met. The long runs are the benchmarks themselves.
+Always exits with 0, since it reports and is no test.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SAME = 1e-5
 
 
 class Goal(NamedTuple):
-    """One line of the table; `met` is None where it could not be measured."""
+    """One line of the table; `met` is None if it could not be measured."""
 
     what: str
     goal: str
@@ -100,7 +100,7 @@ def many_expressions(subject: Subject, gateway: Gateway, quick: bool) -> Iterato
         share = statistics.median(gains) / prediction
         found = f"{spread(gains)}x of {prediction:.2f}x predicted: {share:.0%}"
         met = share >= goal if goal else None
-        if min(gains) > prediction:  # a gain beyond the operations is not packing's: calls have costs of their own
+        if min(gains) > prediction:  # a gain beyond the ratio of operations has other causes, such as the cost of calls
             found, met = f"{found}; void, all rounds beat the prediction", None
         wanted = ">= 90 % of the operations' ratio" if goal else "beside it"
         yield Goal(f"8 expressions packed against 8 singles, {level}", wanted, found, met)

@@ -1,11 +1,11 @@
-"""What hostile and odd requests do to the service; writes docs/security-tests.md.
+"""The effect of hostile and odd requests on the service; writes docs/security-tests.md.
 
     python -m benchmarks.hostile [--clients 16] [--times 4] [--page docs/security-tests.md]
 
-Starts `referent serve` with its own limits. The clients send the corpus of tests/support so many times, shuffled and
-without pause, while /livez is polled. The clients are processes of the lowest priority, since they stand for other
-machines; memory is the most that the service's process ever held, and what it and the processes that it starts for
-pictures held together.
+Starts `referent serve` with its default limits. The clients send the corpus of tests/support several times, shuffled
+and without pause, while /livez is polled. They are processes of the lowest priority, since they represent other
+machines. Memory is the most that the service's process held, and that it held together with the processes that it
+starts for pictures.
 """
 
 import os
@@ -37,7 +37,7 @@ Outcome = tuple[str, int, str]  # kind, status, what a problem of the 5xx says
 
 
 def ask(client: httpx.Client, entry: Input) -> tuple[int, str]:
-    """The status of the answer, and the type of its problem; `NO_ANSWER` where the connection broke."""
+    """The status of the answer, and the type of its problem; `NO_ANSWER` if the connection broke."""
     headers = {name: value.encode("latin-1") for name, value in entry.all_headers.items()}
     try:
         response = client.post(entry.path, content=entry.body, headers=headers)
@@ -68,7 +68,7 @@ def run(url: str, shares: list[list[Input]], outcomes: Any) -> None:
 
 @contextmanager
 def weighed(pid: int) -> Iterator[dict[str, float]]:
-    """The most memory, MB, that a process held, and it with those that it started, Triton left out."""
+    """The most memory, MB, of a process, and of it with the processes that it started, without Triton."""
     process, peak, ended = psutil.Process(pid), {"process": 0.0, "together": 0.0}, threading.Event()
 
     def watch() -> None:
@@ -88,7 +88,7 @@ def weighed(pid: int) -> Iterator[dict[str, float]]:
 
 
 def collect(url: str, clients: int, inputs: list[Input]) -> tuple[list[Outcome], list[float]]:
-    """What became of each request, and the milliseconds of /livez meanwhile."""
+    """The result of each request, and the milliseconds of /livez meanwhile."""
     outcomes: Any = Queue()
     shares = [inputs[first::clients] for first in range(clients)]
     senders = [Process(target=run, args=(url, shares[first::PROCESSES], outcomes)) for first in range(PROCESSES)]
@@ -118,7 +118,7 @@ def collect(url: str, clients: int, inputs: list[Input]) -> tuple[list[Outcome],
 
 
 def rows_of(found: list[Outcome], corpus: list[Input]) -> list[Row]:
-    """A row a kind."""
+    """A row for each kind of request."""
     rows: list[Row] = []
     for kind in dict.fromkeys(entry.kind for entry in corpus):
         statuses = Counter(status for each, status, _ in found if each == kind)

@@ -1,13 +1,13 @@
-"""Something is killed every 20 seconds, and every request is answered rightly.
+"""Kills a process every 20 seconds, and checks that every request is answered correctly.
 
     python -m benchmarks.kills [--requests 100000] [--clients 16] [--tiny] [--resume]
 
-Starts a Triton as production has it, two gateways and a balancer, and asks with the SDK and its default retries. In
-turn a stub and tritonserver get SIGKILL, one of the gateways SIGTERM; it is started again once it has ended. A request
-is lost where the SDK raises an error, and wrong where a box is over half a pixel from the first answer to the same
-question. Exits with 1 unless none was, and no program's memory grew by over 5 % in the second half of the run. A run
-that is interrupted (Ctrl-C, SIGTERM) says what it reached; `--resume` goes on counting from there. `--tiny` serves, in
-place of mini, a model that computes next to nothing, with boxes that depend on picture and expression.
+Starts a Triton as in production, two gateways and a balancer, and asks with the SDK and its default retries. In turn, a
+stub and tritonserver get SIGKILL and one of the gateways gets SIGTERM; the gateway is started again once it has ended.
+A request is lost if the SDK raises an error, and wrong if a box differs by over half a pixel from the first answer to
+the same question. Exits with 1 if any was lost or wrong, or if a program's memory grew by over 5 % in the second half
+of the run. An interrupted run (Ctrl-C, SIGTERM) prints how far it got; `--resume` continues counting from there.
+`--tiny` serves, instead of mini, a model that computes almost nothing; its boxes depend on picture and expression.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def cases() -> list[SoakRequest]:
 
 
 class Service:
-    """Triton by its launcher, two gateways, and what divides connections among those that are ready."""
+    """Triton with its launcher, two gateways, and a balancer that divides connections among the ready ones."""
 
     def __init__(self, repository: Path, model: str, stack: ExitStack) -> None:
         self._repository, self._model, self._stack = repository, model, stack

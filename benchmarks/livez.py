@@ -2,8 +2,8 @@
 
     python -m benchmarks.livez [--clients 64] [--seconds 20]
 
-Against a running `referent serve`. The clients are processes of their own, a few with many connections each, of the
-lowest priority, since they stand for other machines; Triton takes its share of the same cores all the same.
+Needs a running `referent serve`. The clients are separate processes, a few with many connections each, of the lowest
+priority, since they represent other machines; Triton still uses the same cores.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ POLL_S = 0.02
 
 
 def photograph() -> bytes:
-    """A JPEG of 12 megapixels that is as hard to decode as a photograph: smooth with some noise."""
+    """A JPEG of 12 megapixels that is as expensive to decode as a photograph: smooth with some noise."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8)).resize(
         (4000, 3000), Image.Resampling.BICUBIC

@@ -1,7 +1,7 @@
-"""Load on an HTTP service: so many clients that wait for their answers, or arrivals that wait for nobody.
+"""Load on an HTTP service: a closed loop of clients that wait for their answers, or an open loop of arrivals.
 
-A closed loop finds what a service can do at most; its clients slow down with it, so it hides queues. An open loop with
-Poisson arrivals is what a service meets in production.
+A closed loop finds the highest rate of a service; its clients slow down with it, so it hides queues. An open loop with
+Poisson arrivals is like production.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ class TimedAnswer(NamedTuple):
 class Load:
     """A run of `seconds`, and the answers to all that was sent, in the warm-up before it too.
 
-    A rate is of the answers that came within the run: a queue that fills meanwhile is work to come, not done. Statuses
-    and times are of the requests that were due in it, whenever their answers came.
+    Rates count the answers that came within the run: requests still in a queue are not done. Statuses and times are of
+    the requests that were due in the run, whenever their answers came.
     """
 
     seconds: float
@@ -62,7 +62,7 @@ class Load:
         return sum(0 <= answer.due_s + answer.ms / 1000 <= self.seconds for answer in good) / self.seconds
 
     def percentile(self, percent: int) -> float | None:
-        """Milliseconds of those answered with 200; None where there are none."""
+        """Milliseconds of requests answered with 200; None if there are none."""
         times = [answer.ms for answer in self.answers if answer.status == 200 and answer.due_s >= 0]
         return float(np.percentile(times, percent)) if times else None
 

@@ -1,4 +1,4 @@
-"""A model that computes nothing, with another's tensors: what remains of a request is the cost of serving it."""
+"""A model that computes nothing, with another model's tensors: its requests show the cost of serving alone."""
 
 import tempfile
 from pathlib import Path

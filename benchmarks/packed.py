@@ -1,10 +1,10 @@
-"""Many expressions of one image in one pass, against a request each and against a batch of single ones.
+"""Many expressions of one image in one pass, compared with a request for each, and with a batch of single ones.
 
     python -m benchmarks.packed [--expressions 1 2 4 8 16] [--wide]
 
-In process, at the ensemble and at the gateway, beside what counting operations predicts (`benchmarks.flops`). A batch
-at the gateway is that many requests at once. `--wide` measures, in process, random weights with LLaVA-1.5's 576 image
-tokens too; mini has 144, so that an expression weighs more beside the image.
+In process, at the ensemble and at the gateway, with the prediction from counting operations (`benchmarks.flops`). A
+batch at the gateway is that many requests at once. `--wide` also measures, in process, random weights with LLaVA-1.5's
+576 image tokens; mini has 144, so an expression has a larger share of the work.
 """
 
 import tempfile

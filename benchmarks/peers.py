@@ -1,12 +1,13 @@
-"""The same small model served as others would: images a second, latency at equal load, goodput.
+"""The same small model served in other ways: images per second, latency at equal load, goodput.
 
     python -m benchmarks.peers [--checkpoint DIR] [--text-checkpoint DIR] [--clients 1 4 16 64]
 
 (a) eager: FastAPI and PyTorch, one request at a time, as visual-grounding-api does; (b) litserve: LitServe with
 batches of up to eight; (c) text: the box written by transformers' generate with a KV cache, one request at a time;
 (d) referent: Triton and the gateway. All take the same pictures as the same JSON. Checkpoints come from runs/mini.sh
-and runs/modes.sh; with them (a), (b) and (d) must give the same boxes and the validity of (c)'s is stated. Without,
-weights are random, which changes no times: then boxes aren't compared and (c) writes as many tokens as a trained one.
+and runs/modes.sh; with them, (a), (b) and (d) must give the same boxes, and the share of valid boxes of (c) is shown.
+Without, weights are random, which does not affect times: boxes aren't compared, and (c) writes as many tokens as a
+trained model.
 """
 
 import base64

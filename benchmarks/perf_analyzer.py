@@ -41,7 +41,7 @@ def folder() -> Path:
 
 
 def install() -> None:
-    """Takes the program out of the wheel, and the libraries that it needs out of tritonserver's. RuntimeError else."""
+    """Takes the program out of the wheel, and its libraries out of tritonserver's. Raises RuntimeError."""
     target, wheel = folder(), find_distribution().wheel
     if wheel is None:
         raise RuntimeError("a tritonserver of NVIDIA's container is on PATH: take perf_analyzer from its SDK container")
@@ -83,7 +83,7 @@ def shapes(arrays: Arrays) -> list[str]:
 
 
 def analyze(url: str, model: str, data: Path, arrays: Arrays, concurrency: int, shared: bool, seconds: float) -> Row:
-    """Runs the program; a row, or a note that it found none. Raises RuntimeError with its message where it fails."""
+    """Runs the program; a row, or a note that it found none. Raises RuntimeError with its message if it fails."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "figures.csv")
         command = [str(folder() / "perf_analyzer"), "-m", model, "-i", "grpc", "-u", url, "--percentile=95"]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.lib.measuring import Report, Row, arguments_of
 from benchmarks.lib.service import REPOSITORY, serve
-from referent import Client
+from referent.client.http import Client
 from referent.core.answers import Answer
 from referent.core.boxes import Box
 from referent.data.plurals import plural
@@ -36,7 +36,7 @@ LABEL = r'alt="[^"]*">[^<]*'
 WHOLE = re.compile(rf"<point {POINT} {LABEL}</point>|<points( {NUMBERED})+ {LABEL}</points>|none")
 
 
-class Case(NamedTuple):
+class PointedPicture(NamedTuple):
     """A picture, the boxes of what is asked for, and the question."""
 
     image: Image.Image
@@ -45,7 +45,7 @@ class Case(NamedTuple):
     max_instances: int
 
 
-class Outcome(NamedTuple):
+class PointsFound(NamedTuple):
     """What came of a case."""
 
     things: int
@@ -56,28 +56,28 @@ class Outcome(NamedTuple):
     reason: str | None
 
 
-def cases(materials: Materials, count: int) -> Iterator[Case]:
-    """Case k depends on k alone."""
+def cases(materials: Materials, count: int) -> Iterator[PointedPicture]:
+    """PointedPicture k depends on k alone."""
     for index in range(count):
         rng = random.Random(f"points/{index}")
         scene, name = repeated_scene(rng, materials, rng.randint(1, MOST))
         boxes = [box for box, shown in zip(scene.boxes, scene.names, strict=True) if shown == name]
         words = f"the {plural(name) or name}" if len(boxes) > 1 else f"the {name}"
-        yield Case(scene.image, boxes, f"point to {words}", FEWER if index % 3 == 0 else MOST)
+        yield PointedPicture(scene.image, boxes, f"point to {words}", FEWER if index % 3 == 0 else MOST)
 
 
-def outcome(case: Case, answer: Answer) -> Outcome:
+def outcome(case: PointedPicture, answer: Answer) -> PointsFound:
     """Points and things are matched one to one."""
     points = np.array([referent.point_xy for referent in answer.referents], np.float64).reshape(-1, 1, 2)
     boxes = np.array(case.boxes, np.float64)
-    inside = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).all(-1)
+    inside = np.all((points >= boxes[:, :2]) & (points <= boxes[:, 2:]), axis=-1)
     right = int(inside[linear_sum_assignment(inside, maximize=True)].sum())
     whole = WHOLE.fullmatch(answer.text or "") is not None
     cut = len(case.boxes) > case.max_instances
-    return Outcome(len(case.boxes), cut, len(points), right, whole, answer.finish_reason)
+    return PointsFound(len(case.boxes), cut, len(points), right, whole, answer.finish_reason)
 
 
-def row(what: str, found: list[Outcome]) -> Row:
+def row(what: str, found: list[PointsFound]) -> Row:
     """Shares over the answers, precision and recall over all points and things."""
     points, things, right = (sum(getattr(each, name) for each in found) for name in ("points", "things", "right"))
     return {
@@ -102,7 +102,7 @@ def main() -> None:
         Client(service.url, timeout_s=120) as client,
     ):
 
-        def ask(case: Case) -> Outcome:
+        def ask(case: PointedPicture) -> PointsFound:
             answer = client.ground(case.image, case.expression, arguments.model, case.max_instances)
             return outcome(case, answer.results[0])
 

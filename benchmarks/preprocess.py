@@ -2,10 +2,10 @@
 
     python -m benchmarks.preprocess [--photos FOLDER] [--sizes 0.3 2 12 48]
 
-Photographs come from --photos or $REFERENT_TEST_DATA/cards/images and stay there. None of them has 12 megapixels, so an
-image of each size is made of them in two ways: `mosaic` lays them side by side, which has more detail in every pixel
-than a photograph of that size, and `enlarged` is one of them scaled up, which has less. CLIPImageProcessor is timed
-whole (it also normalises); ours leaves that to the model.
+Photographs come from --photos or $REFERENT_TEST_DATA/cards/images. None of them has 12 megapixels, so an image of each
+size is made from them in two ways: `mosaic` puts them side by side, which has more detail in every pixel than a
+photograph of that size, and `enlarged` is one of them scaled up, which has less. The time of CLIPImageProcessor
+includes normalising, which ours leaves to the model.
 """
 
 import io

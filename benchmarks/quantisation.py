@@ -1,4 +1,4 @@
-"""What fp16, int8 and int4 cost in grounding accuracy: the same model in each precision, served and asked.
+"""The effect of fp16, int8 and int4 on grounding accuracy: the same model is served in each precision.
 
     python -m benchmarks.quantisation --set scenes=WORK/scenes --set cards=WORK/cards [--checkpoint DIR]
         [--calibration WORK/data]
@@ -43,7 +43,7 @@ FIGURES = ("mean_iou", "acc@0.5", "auroc")
 def in_precision(
     precision: str, model: str, repository: Path, checkpoint: Path | None, calibration: Path | None, target: Path
 ) -> bool:
-    """Publishes the model in a precision; false where that needs a checkpoint, or data to calibrate with."""
+    """Publishes the model in a precision; false if that needs a checkpoint or calibration data that is not given."""
     dtype, weights = PRECISIONS[precision]
     throughout = precision == THROUGHOUT
     ranges = (calibration / "train.jsonl", calibration / "images") if calibration else None

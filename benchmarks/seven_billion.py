@@ -2,11 +2,10 @@
 
     python -m benchmarks.seven_billion WORK [--part floor vision ...] [--layers 32]
 
-Random weights take the time that trained ones do. Each part makes what it needs where WORK does not hold it yet (a
-graph of 13 GB takes minutes to write; 35 GB of disk in all), and writes its results as they come, to
-`seven_billion_PART.json`. Times stand beside the card's floor: operations divided by the rate at which it multiplies
-matrices in the same run, or bytes by the rate at which it reads them. Without a GPU it runs on the CPU, which only
-shows that it runs: `--tiny`.
+Random weights take the same time as trained ones. Each part creates what it needs unless WORK has it already (a graph
+of 13 GB takes minutes to write; 35 GB of disk in all), and writes its results at once to `seven_billion_PART.json`.
+Times are compared with the card's floor: operations divided by the rate at which it multiplies matrices in the same
+run, or bytes by the rate at which it reads them. Without a GPU it runs on the CPU with `--tiny`, only to test itself.
 """
 
 import gc
@@ -145,7 +144,7 @@ class Bench:
 
 
 def floor(bench: Bench) -> Tables:
-    """What the card does at best, and what a pass would then take."""
+    """The card's best rates, and the time that a pass would take at these."""
     yield "the card", [{"TFLOP/s": bench.rate / 1e12, "GB/s": bench.bandwidth / 1e9}]
     rows = []
     for bucket in bench.buckets:

@@ -1,4 +1,4 @@
-"""A long run: memory stays flat and every answer is right.
+"""A long run: checks that memory does not grow and that every answer is right.
 
     python -m benchmarks.soak [--requests 20000] [--clients 8]
 

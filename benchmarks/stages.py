@@ -2,9 +2,9 @@
 
     python -m benchmarks.stages [--rounds 7] [--calls 40]
 
-Side by side in one run, blocks alternating. The no-op model has mini's tensors and computes nothing, so that what is
-left is the layers' own cost. The gateway is held against what a caller would do without it: decode and preprocess the
-image itself and ask Triton.
+All are measured in one run, in alternating blocks. The no-op model has mini's tensors and computes nothing, so it shows
+the layers' own cost. The gateway is compared with what a caller would do without it: decode and preprocess the image,
+and ask Triton.
 """
 
 import shutil
@@ -63,7 +63,7 @@ def measure(
 
 
 def overheads(times: dict[str, Blocks]) -> list[Row]:
-    """Each layer against the one below, as a ratio and in milliseconds; medians round by round."""
+    """Each layer compared with the one below, as a ratio and in milliseconds; medians for each round."""
     rows = []
     for what, above, below in (
         ("ensemble over in-process", ENSEMBLE, IN_PROCESS),

@@ -16,12 +16,12 @@ HEADER = "# Written by python -m export from the contract of its kind; see expor
 
 
 def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_size: int) -> triton.ModelConfig:
-    """One step: dynamic batching, an instance where the hardware is, warm-up with zeros for each bucket, and for the
-    largest batch of the largest, so that a GPU without room for it says so at once.
+    """One step: dynamic batching, one instance, warm-up with zeros for each bucket, and for the largest batch of the
+    largest bucket, so that a GPU with too little memory fails at once.
 
-    Nothing waits for batch-mates: a batch forms of what arrives while the instance is busy, which costs a lone request
-    no time (`benchmarks.batching` has the figures of other delays and counts). Which device the instance is on and
-    which version is served is said by whoever starts Triton.
+    Requests don't wait for others to form a batch: a batch consists of those that arrive while the instance is busy, so
+    a single request loses no time (`benchmarks.batching` has figures for other delays and counts). The device of the
+    instance and the version to serve are set by whoever starts Triton.
     """
     kind, name = kind_of(bundle), part_name(bundle.name, step)
     config = triton.ModelConfig(
@@ -61,7 +61,7 @@ def _warm_up(
 
 
 def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batch_size: int) -> triton.ModelConfig:
-    """The ensemble: its steps' versions are pinned, and the bundle's digest stands in its parameters."""
+    """The ensemble: the versions of its steps are pinned, and its parameters contain the bundle's digest."""
     kind = kind_of(bundle)
     config = triton.ModelConfig(
         name=bundle.name,
@@ -81,7 +81,7 @@ def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batc
 
 
 def only(version: int) -> triton.ModelVersionPolicy:
-    """The policy that serves one version: others stand beside it, refused ones among them."""
+    """The policy that serves only this version, although others, also refused ones, are beside it."""
     return triton.ModelVersionPolicy(specific=triton.ModelVersionPolicy.Specific(versions=[version]))
 
 

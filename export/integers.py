@@ -1,7 +1,7 @@
 """Integers throughout, for small models on CPUs: weights of seven bits, activations of eight.
 
 The ranges of activations come from pictures of the training data, so an answer does not depend on what is batched with
-it. Weights keep seven bits: a processor without VNNI adds pairs of products in 16 bits, where those of eight overflow.
+it. Weights have seven bits, since a processor without VNNI adds pairs of products in 16 bits: with eight they overflow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,11 +26,11 @@ MEAN_TOLERANCE = 2e-2  # of the range of the output that is judged
 
 
 class CalibrationError(RuntimeError):
-    """A model or its data can't be used for this; the message is one line with the remedy."""
+    """A model or its data can't be quantized; the message is one line with the remedy."""
 
 
 def requests(records: Path, images: Path, processor: Processor) -> list[Arrays]:
-    """Tensors of the first pictures, each with its expressions. Raises `CalibrationError`, and what reading raises."""
+    """Tensors of the first pictures, each with its expressions. Raises `CalibrationError`, and errors of reading."""
     found: list[Arrays] = []
     given = (item for item in read("jsonl", records, images) if isinstance(item, Record))
     for image, group in groupby(given, lambda record: record.image):
@@ -44,8 +44,8 @@ def requests(records: Path, images: Path, processor: Processor) -> list[Arrays]:
 def quantize_throughout(
     files: Sequence[Path], steps: Sequence[Step], large: frozenset[str], judged: str, given: Sequence[Arrays]
 ) -> float:
-    """Replaces the graphs of the steps `large`; returns by how much that changes `judged` on average, on pictures that
-    no range came from. Raises `CalibrationError`, and `ParityError` where it is too much."""
+    """Replaces the graphs of the steps `large`. Returns the mean change of the output `judged`, on pictures that were
+    not used for ranges. Raises `CalibrationError`, and `ParityError` if the change is too large."""
     for file in files:
         if (beside := [path.name for path in file.parent.iterdir() if path != file]) and file.parent.name in large:
             raise CalibrationError(f"{file.parent.name} has weights in {beside[0]}: --weights int8 is for such a size")
@@ -88,7 +88,7 @@ def _mean_difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
 
 
 class _Feeds(CalibrationDataReader):
-    """What ONNX Runtime's quantizer asks for, one by one."""
+    """Feeds requests to ONNX Runtime's quantizer, one by one."""
 
     def __init__(self, feeds: Sequence[Arrays]) -> None:
         self._left: Iterator[Arrays] = iter(feeds)

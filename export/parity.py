@@ -1,8 +1,8 @@
 """Parity: exported graphs must answer as the PyTorch model did, part by part and end to end.
 
-The reference is the checkpoint as it was loaded, its adapter beside its base, computed in fp32: what is held against it
-includes the merging of the adapter and the rounding of the weights to fp16. Graphs whose weights are int8 or int4 are
-held against PyTorch with weights rounded in the same way, and what that rounding changes is bounded by itself.
+The reference is the checkpoint as it was loaded, with its adapter unmerged, computed in fp32. So the comparison covers
+merging the adapter and rounding the weights to fp16. Graphs with int8 or int4 weights are compared with PyTorch with
+weights rounded in the same way; the effect of that rounding has a limit of its own.
 """
 
 import math
@@ -32,11 +32,11 @@ RANKED_ROWS = 0.9  # of those of ranked outputs must agree: in the rest, what a 
 
 
 class ParityError(RuntimeError):
-    """Two computations that must agree do not; nothing may be published from them."""
+    """Two computations that must agree do not, so the model must not be published."""
 
 
 class Case(NamedTuple):
-    """Inputs of the ensemble, and every tensor that follows from them."""
+    """Inputs of the ensemble, and every tensor computed from them."""
 
     name: str
     inputs: Tensors
@@ -70,8 +70,8 @@ def reference(
     rounding: Rounding | None = None,
     advance: Advance = unseen,
 ) -> list[Case]:
-    """What PyTorch computes for each trial, where there is a GPU on it. Takes the memory of the model as it is and of
-    its vision tower, or one layer, in fp32. With `rounding` the linear layers of the LLaVA have rounded weights."""
+    """What PyTorch computes for each trial, on the GPU if there is one. Needs memory for the model, and for its vision
+    tower or one layer in fp32. With `rounding`, the linear layers of the LLaVA have rounded weights."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     cases, parts = [], parts_of(spec)
@@ -89,8 +89,8 @@ def reference(
 def fp32_arithmetic(
     model: GroundingModel, rounding: Rounding | None = None, advance: Advance = unseen
 ) -> Iterator[None]:
-    """Within it every submodule computes in fp32, its weights converted, and rounded, for as long as it is called.
-    `advance` is told how many weights were used."""
+    """A context in which every submodule computes in fp32: its weights are converted, and rounded, only while it is
+    called. `advance` gets the number of weights used."""
     stored: dict[nn.Parameter, torch.Tensor] = {}
     converted: dict[nn.Module, list[nn.Parameter]] = {}
     linear = {module.weight for module in model.llava.modules() if isinstance(module, nn.Linear)} if rounding else ()
@@ -123,8 +123,8 @@ def fp32_arithmetic(
 
 
 def compare_rounded(exact: Sequence[Case], rounded: Sequence[Case], rounding: Rounding, parts: KindParts) -> float:
-    """How much rounding the weights changes the tensor that is judged, at most. Raises `ParityError` where that is too
-    much for a sound model."""
+    """The largest change of the judged tensor by rounding the weights. Raises `ParityError` if it is too large for a
+    working model."""
     judged = parts.JUDGED
     share = ROUNDING_TOLERANCES.get(rounding.bits)
     allowed = share * parts.RANGES[judged] if share else None
@@ -145,9 +145,9 @@ def verify(
     chain_only: bool = False,
     advance: Advance = unseen,
 ) -> dict[str, float]:
-    """Hold exported graphs, <step>/model.onnx, against the reference: each part on PyTorch's own tensors, and all in a
-    chain; `chain_only` leaves the former out, which say where a fault is. One graph is loaded at a time, on the GPU
-    where there is one. `mapped` leaves weights in their files that a CPU would convert.
+    """Compare exported graphs, <step>/model.onnx, with the reference: each part on PyTorch's own tensors, which locates
+    an error, and all in a chain. `chain_only` skips the former. One graph is loaded at a time, on the GPU if there is
+    one. With `mapped`, weights that a CPU would convert stay in their files.
 
     Returns the largest difference of the chain by tensor. Raises `ParityError`.
     """
@@ -205,7 +205,7 @@ def check(
 
 
 def _control(name: str, other: Tensors, chain: Tensors, tolerance: Callable[[str, torch.Tensor], float | None]) -> None:
-    """The answer to other inputs must not pass, or the check is blind."""
+    """Raises `ParityError` if the answer to other inputs passes, since the check would then prove nothing."""
     difference = float((other[name][:1, :1] - chain[name][:1, :1].float()).abs().max())
     allowed = tolerance(name, chain[name].float())
     if allowed is None or difference <= allowed:

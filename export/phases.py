@@ -1,4 +1,4 @@
-"""What an export is doing, how far it is and how long that will take."""
+"""Shows which phase an export is in, its progress and the remaining time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ LINE_S = 60  # between lines where there is no terminal to draw a bar on
 
 
 def unseen(amount: float) -> None:
-    """For those who do not watch."""
+    """An `Advance` that shows nothing."""
 
 
 @contextmanager
 def phase(console: Console, what: str, total: float = 1) -> Iterator[Advance]:
-    """Shows a phase of so much work until it is over, and then what it took."""
+    """Shows the progress of a phase with so much work, and then its duration."""
     start = line = time.monotonic()
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:

@@ -1,4 +1,4 @@
-"""The published versions of a model repository: list them, go back to one, remove those that nobody needs.
+"""Published versions of a model repository: list them, go back to one, remove those that are not needed.
 
 python -m export.versions model_repository list
 python -m export.versions model_repository use mini sha256:8c0b
@@ -17,8 +17,8 @@ from referent.triton.repository import in_use, named_digest, read_release, versi
 
 
 def use(repository: Path, name: str, digest: str) -> str:
-    """Has NAME/config.pbtxt name the version of this number, or whose digest begins so, once its files are found as
-    published; what serves the repository follows. Returns the whole digest. Raises `BundleError`."""
+    """Makes NAME/config.pbtxt name the version with this number, or with a digest that begins so, after checking its
+    files; whatever serves the repository follows. Returns the whole digest. Raises `BundleError`."""
     found = [each for number, each in versions(repository, name).items() if number == digest or each.startswith(digest)]
     if len(found) != 1:
         known = ", ".join(versions(repository, name).values()) or "none"
@@ -35,7 +35,7 @@ def remove(repository: Path, name: str, keep: int) -> list[str]:
     """Removes all versions but the newest `keep`, the one that NAME/config.pbtxt names and those that a launcher of
     this machine serves. Returns what it removed.
 
-    A version stops being one before its files go, and what a publication or removal that was killed left goes too.
+    A version is unpublished before its files are removed. Remains of killed publications and removals are removed too.
     Raises `BundleError`.
     """
     with exclusive(repository):

@@ -1,4 +1,4 @@
-"""Where an export keeps what its phases made: one that was stopped goes on after the last phase that was whole."""
+"""Where an export keeps the results of its phases: a stopped export continues after the last complete phase."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ KEY_FILE, PARTIAL, CASES = "export.json", ".partial", ".cases"
 
 
 class Workplace:
-    """A folder whose entries are whole once they have their own names."""
+    """A folder whose entries get their names only once they are complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,8 +42,8 @@ class Workplace:
 
 @contextmanager
 def workplace(repository: Path, work: Path | None, checkpoint: Path, options: dict[str, object]) -> Iterator[Workplace]:
-    """The folder `work`, removed when all is published and kept otherwise; by default one in the repository that goes
-    in any case. Raises `CheckpointError` where `work` is of another export."""
+    """The folder `work`, removed once everything is published, otherwise kept; by default a temporary one in the
+    repository, removed in any case. Raises `CheckpointError` if `work` belongs to another export."""
     if work is None:
         with staging(repository) as folder:
             yield Workplace(folder)

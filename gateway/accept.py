@@ -1,17 +1,17 @@
-"""What a caller wants to get: the header Accept, as RFC 9110 has it."""
+"""Reads the header Accept, as RFC 9110 defines it: which media type a caller prefers."""
 
 from collections.abc import Iterator, Sequence
 
-MAX_RANGES = 100  # read of a header; browsers send some ten
+MAX_RANGES = 100  # read from a header; browsers send about ten
 
 
 class NotAcceptableError(ValueError):
-    """The caller excludes all that there is."""
+    """The caller excludes every media type that is offered."""
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:
-    """Of the offered media types the one with the greatest q; among equals the one that is named more exactly, then
-    earlier. Where none is wanted, the first offered. Raises `NotAcceptableError` where q=0 excludes that.
+    """The offered media type with the greatest q; among equals, the one that is named more exactly, then earlier. If
+    none is named, the first one offered. Raises `NotAcceptableError` if q=0 excludes that.
     """
     wishes: dict[str, tuple[float, int, int]] = {}  # q, how exactly named, how early
     for place, (pattern, weight) in enumerate(_ranges(accept)):
@@ -24,12 +24,12 @@ def preferred(accept: str, offered: Sequence[str]) -> str:
     if wanted:
         return max(wanted, key=lambda media_type: wishes[media_type])
     if offered[0] in wishes:
-        raise NotAcceptableError(f"Accept excludes {' and '.join(offered)}, which is all that there is")
+        raise NotAcceptableError(f"Accept excludes {' and '.join(offered)}: there is nothing else to send")
     return offered[0]
 
 
 def _ranges(accept: str) -> Iterator[tuple[str, float]]:
-    """Patterns such as image/* with their weight; those whose weight is no number are left out."""
+    """Patterns such as image/* with their weight; patterns whose weight is not a number are left out."""
     for part in accept.split(",")[:MAX_RANGES]:
         pattern, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weights = [parameter.removeprefix("q=") for parameter in parameters if parameter.startswith("q=")]

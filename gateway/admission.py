@@ -1,4 +1,4 @@
-"""Which requests are let in: decided before their bodies are read, and again as the bytes arrive."""
+"""Decides which requests are admitted: before their bodies are read, and again as the bytes arrive."""
 
 import asyncio
 import math
@@ -16,11 +16,11 @@ from gateway.settings import Settings
 from gateway.telemetry import INFLIGHT_BYTES, INFLIGHT_BYTES_LIMIT, INFLIGHT_LIMIT
 from referent.core.api import TIMEOUT_HEADER
 
-SENDER_PREFIX_BITS = {4: 32, 6: 64}  # one customer commonly has a whole /64 of IPv6
+SENDER_PREFIX_BITS = {4: 32, 6: 64}  # a customer usually has a whole /64 of IPv6
 
 
 class OverloadedError(RuntimeError):
-    """As many requests, or bytes of them, are being answered as the service takes."""
+    """The service is already answering as many requests, or bytes of requests, as its limits allow."""
 
 
 class RateLimitedError(RuntimeError):
@@ -32,8 +32,8 @@ class RateLimitedError(RuntimeError):
 
 
 class Admission:
-    """ASGI middleware around all that has a body: holds its sender to the rate, its bytes to the limit and to what
-    all requests share, its arrival to its time; leaves the rest of both in `request.state.budget`."""
+    """ASGI middleware for requests with a body (POST). It limits the sender's rate, the bytes of the body, the bytes
+    and number of all requests together, and the time. What is left of both is in `request.state.budget`."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
@@ -54,7 +54,7 @@ class Admission:
         def hold(more: int) -> None:
             nonlocal held
             if self._bytes + more > self._settings.max_inflight_bytes:
-                raise OverloadedError("the service holds as many bytes of requests as it takes: try again soon")
+                raise OverloadedError("the service has no memory left for another request: try again soon")
             self._bytes += more
             held += more
 
@@ -69,12 +69,12 @@ class Admission:
             nonlocal places
             if self._requests + more > self._settings.max_inflight_requests:
                 raise OverloadedError(
-                    f"{self._requests} requests are being answered, all that it takes beside this one: try again soon"
+                    f"{self._requests} requests are being answered and there is no room for this one: try again soon"
                 )
             self._requests += more
             places += more
 
-        def weigh(requests: int) -> None:  # what weighs more than the limit is let in where it is alone
+        def weigh(requests: int) -> None:  # a request that weighs more than the limit is admitted if it is the only one
             take(min(requests, self._settings.max_inflight_requests) - 1)
 
         budget = state["budget"] = Budget(_timeout_s(headers, self._settings.deadline_s), hold, weigh)
@@ -88,7 +88,7 @@ class Admission:
                 raise SlowBodyError("body", budget.seconds) from None
             complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
-            if received > expected:  # chunked, so that nothing was announced
+            if received > expected:  # chunked: no length was announced
                 expect(received)
             return message
 
@@ -117,7 +117,7 @@ def _sender(scope: Scope) -> str:
 
 
 def _timeout_s(headers: Headers, cap_s: float) -> float:
-    """What the caller gives the request, at most the cap."""
+    """The time limit that the caller asks for, at most the cap. Raises `InvalidRequestError`."""
     given = headers.get(TIMEOUT_HEADER)
     try:
         seconds = cap_s if given is None else float(given)

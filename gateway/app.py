@@ -39,7 +39,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
                 stack.push_async_callback(asyncio.to_thread, provider.shutdown)
             triton = Triton(settings.triton_url, tracing.context)
             stack.push_async_callback(triton.close)
-            # not sooner than the longest request ends, which would lose its connection
+            # at least the time of the longest request, which would otherwise lose its connection
             interval_s = max(settings.triton_reconnect_s, settings.deadline_s)
             stack.callback(asyncio.create_task(triton.keep_reconnecting(interval_s)).cancel)
             served = settings.models, settings.shadow_model
@@ -58,14 +58,14 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         version=__version__,
         description="Where in an image is what these words refer to?",
         lifespan=lifespan,
-        redirect_slashes=False,  # a redirect would name our scheme and path, which proxies before us may change
-        docs_url=None,  # FastAPI's pages load what a content network serves
+        redirect_slashes=False,  # a redirect would contain our scheme and path, which differ behind a proxy
+        docs_url=None,  # FastAPI's pages load files from a content network
         redoc_url=None,
     )
     app.include_router(router)
     app.include_router(legacy.router)
     routes = [route for route in (*router.routes, *legacy.router.routes) if isinstance(route, APIRoute)]
-    for route in routes:  # whoever may GET may ask with HEAD: monitors do
+    for route in routes:  # HEAD works wherever GET does, since monitors use it
         if "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     add_docs(app)

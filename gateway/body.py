@@ -1,4 +1,4 @@
-"""Request bodies: JSON or multipart into what the pipeline takes."""
+"""Reads request bodies: JSON or multipart -> queries for the pipeline."""
 
 import asyncio
 from codecs import BOM_UTF8
@@ -19,10 +19,10 @@ from referent.core.kind import Options
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 MAX_COMMAS = 10_000  # of JSON: a body of millions of tiny values takes minutes and gigabytes to refuse
-BYTES_AN_ESCAPE = 30  # base64 in lines has two in 78; parsing them takes long, and holds the interpreter
+BYTES_AN_ESCAPE = 30  # base64 in lines has two escapes in 78 bytes; parsing them is slow, and holds the interpreter
 MAX_PARTS = 1000  # of a form
 MAX_PART_HEAD = 16_384
-STEP = 1 << 20  # bytes searched in one go, since that holds the interpreter
+STEP = 1 << 20  # bytes searched at a time, since a search holds the interpreter
 Schema = TypeVar("Schema", GroundRequest, GroundBatchRequest, GroundForm, PredictRequest)
 
 log = structlog.get_logger("gateway")
@@ -37,7 +37,7 @@ class MediaTypeError(ValueError):
 
 
 class MalformedRequestError(ValueError):
-    """The body is not what its content type says, or an image is no base64."""
+    """The body is not what its content type says, or an image is not base64."""
 
 
 class InvalidRequestError(ValueError):
@@ -45,7 +45,7 @@ class InvalidRequestError(ValueError):
 
 
 class Query(NamedTuple):
-    """What a caller asks of one image."""
+    """A caller's question about one image."""
 
     image: bytes | ImageInput
     expressions: list[str]
@@ -53,7 +53,7 @@ class Query(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """What a caller asks; `together` where it asks for a list of results."""
+    """A caller's questions; `together` if the answer is a list of results."""
 
     queries: list[Query]
     model: str | None
@@ -109,9 +109,9 @@ def _form(body: bytearray, content_type: str) -> GroundForm:
 
 
 def _parts(body: bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a form's parts, as RFC 2046 has them: what stands before the first boundary is none.
+    """Names and contents of a form's parts, as RFC 2046 defines them: a preamble before the first boundary is skipped.
 
-    python-multipart reads no such preamble, and takes a form that was cut off for one that is whole.
+    python-multipart can't read such a preamble, and accepts forms that were cut off.
     """
     message = Message()
     message["Content-Type"] = content_type
@@ -121,7 +121,7 @@ def _parts(body: bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
     delimiter = f"\r\n--{boundary}".encode("latin-1")
     at = 0 if body.startswith(delimiter[2:]) else body.find(delimiter) + 2
     if at == 1:
-        raise MalformedRequestError("the form has no boundary as its content type names it")
+        raise MalformedRequestError("the form does not contain the boundary that its content type names")
     at += len(delimiter) - 2
     while not body.startswith(b"--", at):
         end = body.find(delimiter, at)
@@ -138,7 +138,7 @@ def _parts(body: bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
 
 @contextmanager
 def _read_as(what: str) -> Iterator[None]:
-    """Whatever fails while a stranger's bytes are read is the fault of the bytes, and so no 500."""
+    """Turns every error in reading a body into `MalformedRequestError`: a bad body must not be answered with 500."""
     try:
         yield
     except (MalformedRequestError, InvalidRequestError):
@@ -158,7 +158,7 @@ async def _json_body(request: Request) -> bytearray:
 
 
 async def _body(request: Request) -> bytearray:
-    """In one piece that grows: joining the pieces at the end would take megabytes again, and hold the event loop."""
+    """The body, appended to one buffer: joining its pieces at the end would copy megabytes and block the event loop."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -166,19 +166,19 @@ async def _body(request: Request) -> bytearray:
 
 
 def _parsed(body: bytearray) -> Any:
-    """Takes long where base64 of megabytes is in it."""
+    """The JSON value. Slow if it contains megabytes of base64, so call it in a thread."""
     if _count(body, b",") > MAX_COMMAS:
         raise InvalidRequestError(f"the body has more than {MAX_COMMAS} commas: send fewer values")
     if _count(body, b"\\") > MAX_COMMAS + len(body) // BYTES_AN_ESCAPE:
         raise InvalidRequestError(
-            "the body escapes more characters than lines of base64 do: send base64 without escapes"
+            "the body has more escaped characters than base64 in lines needs: send base64 without escapes"
         )
     try:
         if body.startswith(BOM_UTF8):
             del body[: len(BOM_UTF8)]
         with TURN:
             return from_json(body, allow_inf_nan=False)
-    except ValueError as error:  # too deep as well: the parser stops at some 200 levels
+    except ValueError as error:  # also if nested too deeply: the parser stops at about 200 levels
         raise MalformedRequestError(f"the body is not JSON: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""What one request may use: a time for body, queue, decoding and inference together, and a share of the memory."""
+"""What a request may use: time for body, queue, decoding and inference together, and a share of the memory."""
 
 import asyncio
 import threading
@@ -20,9 +20,9 @@ class SlowBodyError(DeadlineError):
 
 
 class Budget:
-    """Ends `seconds` from now; make it in the event loop. `hold` reserves so many more bytes of what requests share,
-    and `weigh` says that one of its images costs as much as so many requests, until the request ends; both raise
-    `gateway.admission.OverloadedError` if too few are left."""
+    """Ends `seconds` from now; create it in the event loop. `hold` reserves so many more bytes of the memory that
+    requests share. `weigh` counts an image of the request as so many requests. Both last until the request ends, and
+    raise `gateway.admission.OverloadedError` if too few are left."""
 
     def __init__(self, seconds: float, hold: Callable[[int], None], weigh: Callable[[int], None]) -> None:
         self._clock = asyncio.get_running_loop().time
@@ -35,7 +35,7 @@ class Budget:
 
 
 class Room:
-    """So many bytes of memory, which pictures share while threads decode them."""
+    """A number of bytes of memory that images share while threads decode them."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
@@ -43,7 +43,7 @@ class Room:
 
     @contextmanager
     def taken(self, size: int, until: float) -> Iterator[None]:
-        """Waits until there is room; what is larger than the whole has it alone. Raises TimeoutError at the time
+        """Waits until there is room; an image larger than the whole gets all of it. Raises TimeoutError at the time
         `until`, of `time.monotonic()`."""
         size = min(size, self._size)
         with self._changed:

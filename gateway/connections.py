@@ -1,4 +1,4 @@
-"""HTTP connections as strangers use them: each ends in time, whatever its client sends, reads or leaves undone."""
+"""HTTP connections with time limits: each ends in time, whatever its client does or fails to do."""
 
 import asyncio
 from typing import Any
@@ -15,11 +15,11 @@ from gateway.errors import TABLE
 from gateway.openapi import PROBLEM_JSON
 from referent.core.api import Problem
 
-UNREAD_S = 15.0  # for a client to take PIECE bytes of its answer
+UNREAD_S = 15.0  # for a client to read PIECE bytes of its answer
 PIECE = 1 << 18
-LINGER_S = 25.0  # for a client to stop sending a body that was answered before its end, and
-QUIET_S = 5.0  # for each pause in it
-NEWCOMER_S = 1.0  # for the first request of a connection that was made just before the service ends
+LINGER_S = 25.0  # for a client to stop sending a body that was answered before its end
+QUIET_S = 5.0  # for each pause in such a body
+NEWCOMER_S = 1.0  # for the first request of a connection that was opened just before the service ends
 CLOSE = (b"connection", b"close")
 NO_HTTP = Problem(
     type="urn:referent:problem:malformed-request",
@@ -36,13 +36,13 @@ log = structlog.get_logger("gateway")
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, and what it leaves open:
+    """uvicorn's connection, with the limits that it lacks:
 
-    - A request's head has a time to arrive: uvicorn stops its clock at the first byte.
-    - An answer is sent in pieces, each of which has a time to be read; its request is in flight until then.
-    - A connection that is answered before the end of its request's body is closed once the client stops sending, so
-      that the answer reaches it: to close at once would reset the connection, and lose the answer on its way.
-    - Beyond `max_connections` of them, idle connections make room for new ones.
+    - A request's head must arrive in time: uvicorn stops its clock at the first byte.
+    - An answer is sent in pieces, each of which must be read in time; its request is in flight until then.
+    - If a request is answered before the end of its body, the connection is closed once the client stops sending.
+      Closing at once would reset the connection, and the client would lose the answer.
+    - If there are more than `max_connections`, idle connections are closed for new ones.
     """
 
     max_connections: float = float("inf")
@@ -73,14 +73,15 @@ class Connection(H11Protocol):
                 timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering:  # nobody reads it any more
+        if self._lingering:  # the data is discarded
             self._lingering.cancel()
             self._lingering = self.loop.call_later(QUIET_S, self._socket.abort)
         else:
             super().data_received(data)
 
     def shutdown(self) -> None:
-        """The service ends: what's idle is closed, what's in flight is answered, newcomers may ask one thing."""
+        """The service ends: an idle connection is closed, a request in flight is answered, and a connection without a
+        request yet may send one."""
         if self._lingering:
             self._socket.abort()
         elif self.cycle is None:
@@ -90,8 +91,8 @@ class Connection(H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """What comes is no HTTP: a problem, unless an answer is on its way already; a request that waits for more of
-        its body hears that its client is gone."""
+        """The data is not HTTP: sends a problem, unless an answer has begun. A request that waits for more of its body
+        is told that its client disconnected."""
         if self.cycle and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -107,7 +108,7 @@ class Connection(H11Protocol):
         return self._lingering is not None or self.cycle is None or self.cycle.response_complete
 
     def close(self) -> None:
-        """Ends the connection as soon as its client has what was sent, and at the latest when the time is over."""
+        """Closes the connection once its client has received everything, at the latest after `LINGER_S`."""
         if self._socket.is_closing() or self._lingering:
             return
         self._last = self.loop.call_later(LINGER_S, self._socket.abort)
@@ -134,7 +135,7 @@ class Connection(H11Protocol):
     async def _paced(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def paced(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if self.conn.their_state is h11.SEND_BODY:  # of this connection nothing more can be understood
+                if self.conn.their_state is h11.SEND_BODY:  # the rest of the body hides where a next request begins
                     headers = [header for header in message.get("headers", []) if header[0].lower() != CLOSE[0]]
                     message = {**message, "headers": [*headers, CLOSE]}
                 await send(message)
@@ -157,7 +158,7 @@ class Connection(H11Protocol):
 
 
 class _Closing:
-    """The connection's transport, but for how it is closed."""
+    """The connection's transport; only closing is different."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

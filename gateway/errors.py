@@ -1,4 +1,4 @@
-"""The one table from errors to HTTP: RFC 9457 problems."""
+"""The table that maps every error to HTTP, as an RFC 9457 problem."""
 
 from http import HTTPStatus
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavail
 
 
 class Fault(NamedTuple):
-    """What an error is to the caller. `detail` replaces the error's own text where that is not for callers."""
+    """How an error is presented to the caller. `detail` replaces the error's own text if callers should not see it."""
 
     status: int
     slug: str
@@ -56,7 +56,7 @@ TABLE: dict[type[Exception], Fault] = {
     OverloadedError: Fault(429, "overloaded", "The service is busy", "request", True),
     RateLimitedError: Fault(429, "rate-limited", "Too many requests", "request", True),
     TritonBusyError: Fault(429, "overloaded", "The service is busy", "inference", True, "the model's queue is full"),
-    ClientDisconnect: Fault(499, "client-gone", "The client left", None),  # for the log: nobody reads it
+    ClientDisconnect: Fault(499, "client-gone", "The client left", None),  # only for the log
     Exception: Fault(500, "internal-error", "The service failed", None, False, "the log has more under the request id"),
     TritonError: Fault(502, "inference-failed", "The inference failed", "inference", False, "the model gave no answer"),
     NotReadyError: Fault(503, "not-ready", "Not ready", "request", True),
@@ -73,7 +73,7 @@ BEFORE_THE_BODY = (
 
 
 def kind_of(error: Exception) -> Fault:
-    """The table's entry of the error's nearest class; errors of the router keep their own status."""
+    """The table's entry for the error's nearest class; errors of the router keep their own status."""
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
         return Fault(status, status.phrase.lower().replace(" ", "-"), status.phrase)
@@ -81,11 +81,11 @@ def kind_of(error: Exception) -> Fault:
 
 
 def problem_of(request: Request, error: Exception) -> Problem:
-    """The error as a problem, counted; what the log shall have of it goes into `scope["log"]`."""
+    """The error as a problem. Counts it, and puts what the log should have into `scope["log"]`."""
     kind = kind_of(error)
     REJECTIONS.labels(kind.slug).inc()
     request.scope["log"] = {"problem": kind.slug}
-    if kind.status >= 500:  # not the caller's fault, and so without the caller's words
+    if kind.status >= 500:  # caused by the service, so the text has nothing of the caller's
         request.scope["log"] |= {"fault": f"{type(error).__name__}: {error}"}
     if kind.status == 500:
         request.scope["log"] |= {"exc_info": error}
@@ -94,7 +94,7 @@ def problem_of(request: Request, error: Exception) -> Problem:
         title=kind.title,
         status=kind.status,
         detail=kind.detail or str(getattr(error, "detail", error)),
-        instance=request.scope["path"],  # request.url would fail on an odd Host
+        instance=request.scope["path"],  # request.url would fail on an invalid Host
         request_id=correlation_id.get(),
         retryable=getattr(error, "retryable", kind.retryable),
         stage=getattr(error, "stage", kind.stage),
@@ -108,5 +108,5 @@ async def problem_response(request: Request, error: Exception) -> JSONResponse:
     if problem.retryable:
         headers["Retry-After"] = str(getattr(error, "retry_after_s", 1))
     if isinstance(error, BEFORE_THE_BODY):
-        headers["Connection"] = "close"  # rather than take the rest of the body, which nothing counts any more
+        headers["Connection"] = "close"  # rather than read the rest of the body, which no limit covers any more
     return JSONResponse(problem.model_dump(), problem.status, headers, "application/problem+json")

@@ -1,4 +1,4 @@
-"""Where an image comes from: the request's own bytes, base64 in its JSON, or a URL; all become bytes."""
+"""Gets the bytes of a request's image: from the request itself, from base64 in its JSON, or from a URL."""
 
 import asyncio
 from binascii import a2b_base64
@@ -13,7 +13,7 @@ MEDIA_TYPES = frozenset(
     {f"image/{name.lower()}" for name in FORMATS} | {"application/octet-stream", "binary/octet-stream"}
 )
 WHITE_SPACE = b" \t\r\n\f\v"
-PIECE = 1 << 18  # characters decoded in one go, since that holds the interpreter
+PIECE = 1 << 18  # characters decoded at a time, since decoding holds the interpreter
 
 
 class Base64Error(ValueError):
@@ -33,12 +33,12 @@ class ImageReader:
         )
 
     async def read(self, image: bytes | ImageInput, budget: Budget) -> bytes:
-        """The image file; what it fetches counts in the budget. Raises `Base64Error`,
-        `ImageTooLargeError`, `referent.core.fetch.FetchError` and `gateway.admission.OverloadedError`."""
+        """The image file; fetched bytes count in the budget. Raises `Base64Error`, `ImageTooLargeError`,
+        `referent.core.fetch.FetchError` and `gateway.admission.OverloadedError`."""
         if isinstance(image, bytes):
             return image
         if image.base64:
-            text, image.base64 = image.base64, ""  # as long as the file: not to be held beside it
+            text, image.base64 = image.base64, ""  # so that the text, as large as the file, is not kept as well
             return await asyncio.to_thread(decoded, text, self._settings.max_image_bytes)
         if self._settings.image_urls == "off":
             raise FetchError("images by URL are off here: send the image itself, or have REFERENT_IMAGE_URLS set")
@@ -52,7 +52,7 @@ class ImageReader:
 
 
 def decoded(text: str, max_bytes: int) -> bytes:
-    """Base64, in lines too, or a base64 data URL -> bytes; takes no more memory than text and result.
+    """Base64, with or without line breaks, or a base64 data URL -> bytes; needs memory for text and result only.
 
     Raises `Base64Error`, and `ImageTooLargeError` for more bytes than the limit.
     """
@@ -64,7 +64,7 @@ def decoded(text: str, max_bytes: int) -> bytes:
         for at in range(start, len(text), PIECE):
             digits = rest + text[at : at + PIECE].encode("ascii").translate(None, WHITE_SPACE)
             whole = len(digits) // 4 * 4
-            if (len(image) % 3 and whole) or b"===" in digits:  # Python 3.11 takes too much padding
+            if (len(image) % 3 and whole) or b"===" in digits:  # Python 3.11 accepts too much padding
                 raise ValueError("its padding is wrong")
             image += a2b_base64(digits[:whole], strict_mode=True)
             rest = digits[whole:]

@@ -3,8 +3,8 @@
     python -m gateway.keys NAME [--scope infer] [--scope admin] [--file FILE]
 
 makes a key, prints it once, and appends its line NAME:SCOPES:SHA256 to the file, which REFERENT_KEYS_FILE names. Keys
-are long and random, so a plain hash of one tells nothing about it. The service sees changes of the file: a key is
-rotated by adding another under the same name, and removed with its line.
+are long and random, so a plain hash reveals nothing about them. The service notices changes of the file: to rotate a
+key, add another under the same name; to remove one, delete its line.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from gateway.web import ASSETS
 
 SCOPES = ("infer", "admin")
 ADMIN_PATHS = {"/v1/reload"}
-# Probes carry no keys, the API's description and the page (which asks for a key) are no secrets; whatever stands
-# nowhere here needs the scope `infer`.
+# Probes have no keys, and the API's description and the page (which asks for a key) are not secret. Paths in neither
+# set need the scope `infer`.
 FREE_PATHS = {
     "/",
     "/livez",
@@ -44,9 +44,9 @@ log = structlog.get_logger("gateway")
 
 
 class UnauthenticatedError(PermissionError):
-    """No key, or one that is not ours."""
+    """The key is missing or unknown."""
 
-    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012  the protocol asks for it beside a 401
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012  HTTP requires it with a 401
 
 
 class ForbiddenError(PermissionError):
@@ -70,7 +70,7 @@ class Keys:
         self._keys = read_keys(file)
 
     def find(self, secret: str) -> Key | None:
-        """The key, in a time that does not depend on how much of it is right."""
+        """The key with this secret; takes the same time however much of the secret is right."""
         self._follow()
         digest = _digest(secret)
         found = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
@@ -81,7 +81,7 @@ class Keys:
             return
         try:
             self._keys = read_keys(self._file)
-        except (OSError, ValueError) as error:  # the next request tries again: what failed may be this read alone
+        except (OSError, ValueError) as error:  # the next request tries again, since only this read may have failed
             if str(error) != self._fault:
                 log.error("keys can't be read, those before stay", fault=str(error))
             self._fault = str(error)
@@ -117,7 +117,7 @@ class Guard:
 
 
 def read_keys(file: Path) -> list[Key]:
-    """The keys of a file. Raises OSError, and ValueError naming the line that is no key."""
+    """The keys of a file. Raises OSError, and ValueError naming an invalid line."""
     keys = []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         if not (line := line.strip()) or line.startswith("#"):

@@ -22,7 +22,7 @@ router = APIRouter(tags=["visual-grounding-api"])
 
 @router.post("/predict", responses=GROUNDING_PROBLEMS, openapi_extra=body_of(schemas.PredictRequest))
 async def predict(request: Request, pipeline: ThePipeline) -> schemas.PredictResponse:
-    """One expression, as clients of visual-grounding-api ask. A model that gives no box is a problem of status 422."""
+    """One expression, for clients of visual-grounding-api. If the model gives no box, the problem has status 422."""
     asked = await read_predict(request)
     query = Query(schemas.ImageInput(base64=asked.image), [asked.text])
     model = None if asked.model == "main" else asked.model

@@ -1,4 +1,4 @@
-"""Around every request: its problem where it fails, its metrics and its log line."""
+"""Wraps every request: turns its error into a problem, and writes its metrics and log line."""
 
 import time
 from collections.abc import Callable, Container
@@ -14,9 +14,9 @@ log = structlog.get_logger("gateway")
 
 
 class Envelope:
-    """ASGI middleware: turns any exception into its problem, counts and logs; while `is_draining`, tells clients to
-    connect anew for their next request, so that none meets a connection which the end of the service closes. `paths`
-    are those to count by, also where a request got no further than here."""
+    """ASGI middleware: turns any exception into its problem, counts and logs. While `is_draining`, it tells clients to
+    open a new connection for their next request, so that none uses a connection that the service is about to close.
+    `paths` are the paths that metrics are counted by, also for requests that are refused before they are routed."""
 
     def __init__(self, app: ASGIApp, is_draining: Callable[[], bool], paths: Container[str]) -> None:
         self._app, self._is_draining, self._paths = app, is_draining, paths
@@ -38,11 +38,11 @@ class Envelope:
             try:
                 await self._app(scope, receive, noted)
             except Exception as error:
-                if status:  # too late for a problem: the server closes the connection
+                if status:  # the answer has begun, so no problem can be sent: the server closes the connection
                     raise
                 await (await problem_response(Request(scope), error))(scope, receive, noted)
             finally:
-                status = status or 499  # cancelled: nobody was there to answer
+                status = status or 499  # cancelled: the client had left
                 path = scope["path"] if scope["path"] in self._paths else "unmatched"
                 seconds, route = time.perf_counter() - start, getattr(scope.get("route"), "path", path)
                 REQUESTS.labels(route, status).inc()

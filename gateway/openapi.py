@@ -1,4 +1,4 @@
-"""What FastAPI can't derive for OpenAPI: bodies that are read by hand, pictures, problems, and examples of all."""
+"""Adds to OpenAPI what FastAPI can't derive: bodies that are read by hand, pictures, problems, and examples."""
 
 from typing import Any
 
@@ -80,7 +80,7 @@ GROUND_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def add_schemas(app: FastAPI, with_keys: bool) -> None:
-    """Makes the document hold the schemas that `body_of` and `problems` refer to, and where and how to send a key."""
+    """Adds to the document the schemas that `body_of` and `problems` refer to, and how to send a key."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

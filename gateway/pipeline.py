@@ -1,4 +1,4 @@
-"""From image bytes and expressions to answers: decode, preprocess, inference, postprocess, under one budget."""
+"""Answers image bytes and expressions: decode, preprocess, inference, postprocess, within one budget."""
 
 import asyncio
 import io
@@ -27,9 +27,9 @@ from referent.core.prompts import ExpressionError
 from referent.triton.aio import Triton
 from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavailableError, VersionGoneError
 
-DECODING_BYTES = 300 * 10**6  # of pictures that are decoded at one time; a larger one is decoded alone
-DRAWING_BYTES = 8  # of memory a pixel: a copy to draw on, and the file
-VERSION_TRIES = 3  # several Tritons that move on one by one may show the same request both versions
+DECODING_BYTES = 300 * 10**6  # of memory for all images being decoded; a larger image is decoded alone
+DRAWING_BYTES = 8  # of memory for each pixel: a copy to draw on, and the file
+VERSION_TRIES = 3  # while several Tritons change versions one by one, a request may meet both versions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,14 +40,14 @@ class ExpressionCountError(ExpressionError):
 
 
 class NoBoxError(ValueError):
-    """The caller can read boxes alone, and the model gave none."""
+    """The caller can only read boxes, and the model gave none."""
 
 
 class Grounded(NamedTuple):
-    """What became of a query."""
+    """The answer to a query."""
 
     answer: GroundResponse
-    png: bytes | None  # the image with its referents, where it was asked for
+    png: bytes | None  # the image with its referents, if it was asked for
 
 
 class Pipeline:
@@ -70,10 +70,10 @@ class Pipeline:
     async def ground(
         self, query: Query, model: str | None, budget: Budget, request_id: str = "", with_picture: bool = False
     ) -> Grounded:
-        """Where the referents of a query are; with `with_picture`, them drawn too.
+        """Where the referents of a query are; with `with_picture`, also drawn.
 
-        Raises `referent.core.images.ImageError`, `referent.core.prompts.ExpressionError`, `DeadlineError`, and as
-        `ImageReader.read`, `Registry.get` and `Triton.infer` do.
+        Raises `referent.core.images.ImageError`, `referent.core.prompts.ExpressionError`, `DeadlineError`, and the
+        errors of `ImageReader.read`, `Registry.get` and `Triton.infer`.
         """
         expressions = query.expressions
         self._check_count(expressions)
@@ -93,7 +93,7 @@ class Pipeline:
                         clock.enter("inference")
                         outputs = await self._triton.infer(chosen.bundle, prepared, budget.left_s(), request_id)
                         break
-                    except VersionGoneError:  # another was published: its tokenizer and transform are its own
+                    except VersionGoneError:  # a new version was published, with its own tokenizer and transform
                         if not tries_left:
                             raise
                         await self._registry.refresh_model(chosen.bundle.name, stale=chosen)
@@ -141,11 +141,11 @@ class Pipeline:
         return png
 
     async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs what takes a processor: in one of the decode threads, or never where the caller is cancelled before."""
+        """Runs work for a processor in one of the decode threads, unless the caller is cancelled before it begins."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
 
     def _prepare(self, model: Model, data: bytes, query: Query, until: float, enter: Callable[[str], None]) -> Prepared:
-        """In one go, so that no decoded image waits."""
+        """Decodes and preprocesses in one step, so that no decoded image waits in memory."""
         with self._room.taken(image_header(data).decoding_bytes, until):
             return model.processor.prepare(
                 data,

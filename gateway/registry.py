@@ -1,4 +1,4 @@
-"""The models being served: read from the repository, held against what Triton serves, replaced as Triton moves on."""
+"""The models being served: read from the repository, checked against Triton, and replaced when Triton changes them."""
 
 import asyncio
 from collections import defaultdict
@@ -18,7 +18,7 @@ from referent.triton import golden
 from referent.triton.aio import Triton
 from referent.triton.protocol import TritonBusyError
 
-STARTING_INTERVAL_S, LONGEST_INTERVAL_S = 0.5, 15  # between looks at models that are not ready: each twice the last
+STARTING_INTERVAL_S, LONGEST_INTERVAL_S = 0.5, 15  # between checks of models that are not ready; doubled each time
 
 log = structlog.get_logger("gateway")
 
@@ -46,10 +46,13 @@ class Model:
 
 
 class Registry:
-    """`models` are the versions that requests get; `faults` says why models are not ready, by name; `draining` that the
-    service is going down. Served are the models of `only`, all of which the service waits for when it starts, or by
-    default all of the repository that Triton has; no fault of `shadow` makes the service unready. `golden_timeout_s`
-    limits golden inferences, by default by the model's size."""
+    """`models` are the versions that answer requests, `faults` the reasons why models are not ready, both by name;
+    `draining` is true while the service is going down.
+
+    Served are the models of `only`, all of which must be ready at the start, or by default all models of the repository
+    that Triton has. Faults of `shadow` don't make the service unready. `golden_timeout_s` limits golden inferences; by
+    default the limit depends on the model's size.
+    """
 
     def __init__(
         self,
@@ -72,15 +75,13 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Whether to send requests here: there are models, the latest golden inference of each passed, no draining.
-
-        A name that is in the repository alone, new or broken, takes nothing away from the others.
-        """
+        """Whether requests can be sent here: there are models, the latest golden inference of each passed, and the
+        service is not draining. A model that is only in the repository, new or broken, does not matter."""
         return bool(self.models.keys() - {self._shadow}) and not self._failing and not self.draining
 
     @property
     def _failing(self) -> set[str]:
-        """Of the models that must be ready, those that are not."""
+        """The models that must be ready and are not."""
         return (self.faults.keys() - {self._shadow}) & (self.models.keys() | self._only)
 
     def check_ready(self) -> None:
@@ -100,7 +101,7 @@ class Registry:
         return names[0] if len(names) == 1 else None
 
     def get(self, name: str | None) -> Model:
-        """The version to ask, of the default model where name is None. Raises UnknownModelError, NotReadyError."""
+        """The version to ask; the default model if `name` is None. Raises UnknownModelError, NotReadyError."""
         chosen = name or self.default_model
         if chosen in self.models:
             return self.models[chosen]
@@ -110,7 +111,7 @@ class Registry:
         raise UnknownModelError(f"{missing}; served are: {', '.join(sorted(self.models))}")
 
     async def refresh(self) -> None:
-        """Brings all models up to date; what fails is logged and stands in `faults`."""
+        """Brings all models up to date; errors are logged and recorded in `faults`."""
         names = sorted(self._only) or await asyncio.to_thread(bundle_names, self._repository)
         if self._shadow:
             names = sorted({*names, self._shadow})
@@ -119,21 +120,21 @@ class Registry:
         await asyncio.gather(*map(self.refresh_model, names))
 
     def suspect(self) -> None:
-        """Has the models examined soon: an inference failed in a way that a healthy one does not."""
+        """Has the models examined soon, after an inference failed in a way that suggests a broken model."""
         self._suspected.set()
 
     async def refresh_model(self, name: str, stale: Model | None = None) -> None:
-        """The same for one model. With `stale`, does nothing if another request has replaced that already, and does not
-        examine again a version that passed before."""
+        """The same for one model. With `stale`, it does nothing if another request has already replaced that version,
+        and does not examine again a version that passed before."""
         async with self._refreshing[name]:
             current = self.models.get(name)
             if stale and current is not stale:
                 return
             try:
                 model = await self._newest(name, current, trusting=stale is not None)
-            except TritonBusyError:  # full of requests that it answers: nothing is wrong
+            except TritonBusyError:  # the queue is full, but requests are being answered
                 pass
-            except Exception as error:  # whatever a file or an answer holds, the service goes on
+            except Exception as error:  # no file and no answer may stop the service
                 self._warn("model is not ready", name, error)
                 self.faults[name] = str(error)
             else:
@@ -149,7 +150,7 @@ class Registry:
                     log.info("serving", model=name, version=model.bundle.version, digest=model.digest)
 
     async def keep_fresh(self, interval_s: float, on_ready: Callable[[], None]) -> None:
-        """Refreshes for ever; calls `on_ready` once, when all models are ready for the first time."""
+        """Refreshes until cancelled; calls `on_ready` once, when all models are ready for the first time."""
         announced, quick_s = False, min(STARTING_INTERVAL_S, interval_s)
         pause_s = quick_s
         while True:
@@ -160,18 +161,18 @@ class Registry:
                 pause_s = quick_s
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._suspected.wait(), interval_s)
-                    await asyncio.sleep(quick_s)  # a storm of failures is one suspicion
-            else:  # golden inferences must not be the load that keeps a model from getting ready
+                    await asyncio.sleep(quick_s)  # many failures at once lead to one examination
+            else:  # golden inferences must not overload a model that is becoming ready
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, max(LONGEST_INTERVAL_S, interval_s))
             self._suspected.clear()
             try:
                 await self.refresh()
-            except OSError:  # of the repository's file system, which may come back
+            except OSError:  # from the repository's file system, which may recover
                 log.exception("looking for models failed; trying again")
 
     async def _newest(self, name: str, current: Model | None, trusting: bool) -> Model:
-        """The version that Triton serves if it passes, else the current one if that does. Raises anything."""
+        """The version that Triton serves if it passes, else the current one if that passes. May raise any error."""
         try:
             model = await self._load(name)
             if not (trusting and model in self._passed.get(name, [])):
@@ -202,7 +203,7 @@ class Registry:
         golden.check(model.processor, outputs)
 
     def _warn(self, event: str, name: str, error: Exception) -> None:
-        """Logs a fault when it is new, not at every look."""
+        """Logs a fault only when it is new, not at every refresh."""
         if self._warned.get(name) != str(error):
             self._warned[name] = str(error)
             log.warning(event, model=name, fault=f"{type(error).__name__}: {error}")

@@ -62,7 +62,8 @@ TheRegistry = Annotated[Registry, Depends(the_registry)]
 async def ground(request: Request, pipeline: ThePipeline, registry: TheRegistry) -> Response:
     """Where in the image is what each expression refers to?
 
-    One image, or several with a result each. `Accept: image/png` gets one image back with the boxes drawn.
+    One image, or several with a result for each. With `Accept: image/png`, the answer for one image is a PNG with the
+    boxes drawn.
     """
     wants_png = preferred(request.headers.get("accept", ""), (JSON, PNG)) == PNG
     queries, model, together = await read_queries(request)
@@ -70,7 +71,7 @@ async def ground(request: Request, pipeline: ThePipeline, registry: TheRegistry)
         limit = pipeline.settings.max_images
         if len(queries) > limit:
             raise InvalidRequestError(f"the request has {len(queries)} images; send 1 to {limit}")
-        registry.get(model)  # that there is none is a fault of the request, not of its images
+        registry.get(model)  # an unknown model is an error of the request, not of each image
         work = asyncio.gather(*[_result(request, pipeline, query, model) for query in queries])
         return _json(GroundBatchResponse(results=await unless_client_leaves(request, work)))
     [query] = queries
@@ -106,7 +107,7 @@ async def served_models(registry: TheRegistry) -> ServedModels:
 
 @router.post("/v1/reload", responses=RELOAD_PROBLEMS)
 async def reload(request: Request, registry: TheRegistry) -> ServedModels:
-    """Looks for new versions now, not at the next interval; needs a key with the scope `admin` where there are keys."""
+    """Looks for new versions now, not at the next interval. If keys are used, it needs one with the scope `admin`."""
     budget: Budget = request.state.budget
     try:
         async with asyncio.timeout(budget.left_s()):
@@ -169,7 +170,7 @@ async def ready(registry: TheRegistry) -> dict[str, bool]:
 async def ground_query(
     request: Request, pipeline: Pipeline, query: Query, model: str | None, with_picture: bool = False
 ) -> Grounded:
-    """What becomes of a query within the request's budget."""
+    """Answers a query within the request's budget."""
     return await pipeline.ground(query, model, request.state.budget, correlation_id.get() or "", with_picture)
 
 
@@ -183,7 +184,7 @@ async def _result(request: Request, pipeline: Pipeline, query: Query, model: str
 
 
 def _json(answer: BaseModel, headers: dict[str, str] | None = None) -> Response:
-    """Written here, since FastAPI would validate it again first."""
+    """The answer as JSON; FastAPI would validate it again first."""
     return Response(answer.model_dump_json(), media_type=JSON, headers=headers)
 
 
@@ -192,7 +193,7 @@ def _server_timing(answer: GroundResponse) -> str:
 
 
 async def unless_client_leaves(request: Request, answer: Awaitable[T]) -> T:
-    """The answer; where the client leaves before it, stops the work and raises ClientDisconnect."""
+    """The answer; if the client leaves before, stops the work and raises ClientDisconnect."""
     work, leaving = asyncio.ensure_future(answer), asyncio.create_task(_disconnection(request))
     try:
         await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Requests, and the answers that no client of ours reads; the others are in `referent.core.api`."""
+"""Requests, and answers for visual-grounding-api's clients and probes; other answers are in `referent.core.api`."""
 
 from typing import Annotated, Self
 
@@ -40,12 +40,12 @@ class ImageInput(StrictModel):
 
 
 class AnswerOptions(StrictModel):
-    """What may be asked for beside the expressions; models that have no use for it ignore it."""
+    """What may be asked for besides the expressions; models ignore options that don't apply to them."""
 
     max_instances: int | None = Field(
-        default=None, ge=1, le=MAX_INSTANCES, description="referents of each expression at most; default: the model's"
+        default=None, ge=1, le=MAX_INSTANCES, description="limit of referents for each expression; default: the model's"
     )
-    heatmap: bool = Field(default=False, description="where the model looked, from models that can say it")
+    heatmap: bool = Field(default=False, description="ask where the model looked; not all models can tell")
 
     @property
     def options(self) -> Options:

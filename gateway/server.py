@@ -26,13 +26,13 @@ from gateway.settings import Settings
 from gateway.telemetry import configure_logging
 
 HEAD_TIMEOUT_S = 5  # from the connection, or the answer before, to the end of a request's head
-RESERVED_FILES = 64  # descriptors for all but connections: models, logs, Triton, look-ups
+RESERVED_FILES = 64  # descriptors for everything except connections: models, logs, Triton, look-ups
 MAX_FILES = 65_536
-BACKLOG_S, BACKLOG_TRIES = 0.01, 200  # between two looks whether all that connected was accepted
+BACKLOG_S, BACKLOG_TRIES = 0.01, 200  # between checks whether all waiting connections were accepted
 SO_ATTACH_FILTER = 26
-SWITCH_S = 0.001  # after which a busy thread lets the event loop go on; 5 ms add up where several are busy
+SWITCH_S = 0.001  # after which a busy thread lets the event loop run; the default of 5 ms adds up with several threads
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# takes what arrives at a listening socket but no new connections: the TCP flags are SYN without ACK
+# a filter for the listening socket that drops new connections: packets whose TCP flags are SYN without ACK
 NO_NEWCOMERS = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF))
 
 
@@ -56,7 +56,7 @@ def listen(settings: Settings) -> socket.socket:
             raise OSError(f"metrics port {settings.metrics_port}: {error}; REFERENT_METRICS_PORT sets it") from error
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.port), family=family)
-    # asyncio sets it on sockets of its own alone; without, an answer in two writes waits 40 ms for the client's ACK
+    # asyncio sets it only on its own sockets; without it, an answer in two writes waits 40 ms for the client's ACK
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -76,13 +76,14 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
     sys.setswitchinterval(SWITCH_S)
     app = create_app(settings, on_ready)
     gc.collect()
-    gc.freeze()  # what lives as long as the process needn't be looked at: it would take 85 ms, and hold all threads
+    gc.freeze()  # objects that live as long as the process need no collection: it would stop all threads for 85 ms
     Server(app, settings).run([listener])
 
 
 class Server(uvicorn.Server):
-    """On SIGTERM, /readyz turns 503 and all requests are served for the grace period; then, and on SIGINT at once, no
-    connection is accepted any more, requests in flight are answered, and it ends. Another signal ends the grace period.
+    """On SIGTERM, /readyz turns 503 and all requests are served for the grace period. After that, or on SIGINT at once,
+    no connection is accepted, requests in flight are answered, and the server ends. Another signal ends the grace
+    period.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -92,7 +93,7 @@ class Server(uvicorn.Server):
                 http=Connection,
                 ws="none",
                 timeout_keep_alive=HEAD_TIMEOUT_S,
-                proxy_headers=False,  # who sends X-Forwarded-For is not known here
+                proxy_headers=False,  # anybody could send X-Forwarded-For
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -110,10 +111,10 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts the connections that clients have made already: closing the socket would reset them."""
+        """First accepts the connections that are waiting, since closing the socket would reset them."""
         for listener in sockets or []:
             _accept_no_more(listener)
-            tries = BACKLOG_TRIES  # a flood may go on where newcomers can't be kept out
+            tries = BACKLOG_TRIES  # without the filter, new connections may keep coming
             while tries and select.select([listener], [], [], 0)[0]:
                 tries -= 1
                 await asyncio.sleep(BACKLOG_S)
@@ -126,10 +127,10 @@ class Server(uvicorn.Server):
 
 
 def _accept_no_more(listener: socket.socket) -> None:
-    """Clients that connect from now on try again a second later, and are refused then."""
+    """Drops new connections: their clients try again a second later, and are refused then."""
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in NO_NEWCOMERS)
     buffer = ctypes.create_string_buffer(program)
-    if sys.platform != "linux":  # the few that come meanwhile are reset
+    if sys.platform != "linux":  # without a filter, the few that connect meanwhile are reset
         return
     with suppress(OSError):  # not every sandbox has it
         filter = struct.pack("HL", len(NO_NEWCOMERS), ctypes.addressof(buffer))
@@ -137,7 +138,7 @@ def _accept_no_more(listener: socket.socket) -> None:
 
 
 def _limit_connections() -> None:
-    """As many as there may be open files, so that none is lacking for the work itself."""
+    """Allows as many connections as the limit on open files, less those that the service itself needs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = max(soft, min(hard, MAX_FILES)) if hard != resource.RLIM_INFINITY else MAX_FILES
     with suppress(OSError, ValueError):
@@ -146,7 +147,7 @@ def _limit_connections() -> None:
 
 
 def _give_memory_back() -> None:
-    """Of large pictures and bodies: after the first ones, glibc would keep what it is given back, hundreds of MB."""
+    """Has glibc return freed memory of large images and bodies, of which it would otherwise keep hundreds of MB."""
     with suppress(OSError, AttributeError):  # another C library
         allocator = ctypes.CDLL(None)
         allocator.mallopt(M_MMAP_THRESHOLD, 1 << 20)

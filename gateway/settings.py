@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REFERENT_"
-# same prefix, read by compose, runtime/, tests and clients
+# variables with the same prefix that compose, runtime/, tests and clients read
 OTHERS = {
     "REFERENT_MODEL",
     "REFERENT_DIGEST",
@@ -29,7 +29,7 @@ Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
-    """Each field is REFERENT_<FIELD> in the environment; a variable that nothing reads is an error, not a surprise."""
+    """Each field is REFERENT_<FIELD> in the environment; an unknown variable with the prefix is an error."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 

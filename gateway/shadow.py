@@ -1,4 +1,4 @@
-"""Another model in the shadow of the one that serves: asked the same afterwards, to see how far their boxes agree."""
+"""A shadow model is asked the same after the serving model has answered, to measure how well their boxes agree."""
 
 import asyncio
 import random
@@ -21,8 +21,8 @@ log = structlog.get_logger("gateway")
 
 
 class Shadow:
-    """Asks `model` about a share of the requests, one at a time and in a thread of its own, so that no answer waits for
-    it; requests that come meanwhile are skipped, and counted. `close` when done."""
+    """Asks `model` about a share of the requests, one at a time and in its own thread, so that no answer waits for it.
+    Requests that come meanwhile are skipped and counted. Call `close` when done."""
 
     def __init__(self, model: str, share: float, max_pixels: int, registry: Registry, triton: Triton) -> None:
         self._name, self._share, self._max_pixels = model, share, max_pixels
@@ -55,13 +55,13 @@ class Shadow:
             for ours, theirs in zip(served, model.processor.answers(prepared, outputs), strict=True):
                 SHADOW_IOU.observe(agreement(ours, theirs))
             SHADOW_REQUESTS.labels("compared").inc()
-        except Exception as error:  # whatever it is, the answer is out
+        except Exception as error:  # any error: the answer has already been sent
             SHADOW_REQUESTS.labels("failed").inc()
             log.warning("shadow comparison failed", model=self._name, fault=f"{type(error).__name__}: {error}")
 
 
 def agreement(ours: Answer, theirs: Answer) -> float:
-    """IoU of the best boxes where both find something; else 1 if both find nothing, and 0."""
+    """IoU of the best boxes if both find something; otherwise 1 if neither does, else 0."""
     if not (ours.referents and theirs.referents):
         return float(bool(ours.referents) is bool(theirs.referents))
     if ours.box_xyxy is None or theirs.box_xyxy is None:

@@ -1,4 +1,4 @@
-"""Traces: a span a request at an OpenTelemetry collector, and its context for Triton. Off unless `trace` is called."""
+"""Traces: a span for each request, sent to an OpenTelemetry collector and passed on to Triton; `trace` enables them."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ EXPORT_TIMEOUT_S = 5
 
 
 def trace(app: FastAPI, endpoint: str) -> "TracerProvider":
-    """Sends the spans of the application's requests to the collector; shut the result down in the end.
+    """Sends the spans of the application's requests to the collector; shut the result down at the end.
 
     Raises RuntimeError naming what to install.
     """
@@ -39,7 +39,7 @@ def trace(app: FastAPI, endpoint: str) -> "TracerProvider":
 
 
 def context() -> dict[str, str]:
-    """The current span as gRPC metadata: traceparent; nothing where there is none."""
+    """The current span as gRPC metadata (traceparent); empty if there is none."""
     carrier: dict[str, str] = {}
     if propagate is not None:
         propagate.inject(carrier)

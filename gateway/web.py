@@ -1,4 +1,4 @@
-"""The web page at /: what `npm run build` left of web/, with headers that let it load nothing but its own files."""
+"""Serves the web page at /, as built by `npm run build` in web/, with headers that let it load only its own files."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # names of 
 
 
 def add_page(app: FastAPI, folder: Path) -> None:
-    """Serves the page that was built into the folder; where there is none, / says how to build it."""
+    """Serves the page that was built into the folder; if there is none, / says how to build it."""
     index = folder / "index.html"
 
     @app.get("/", include_in_schema=False)
@@ -48,7 +48,7 @@ def add_page(app: FastAPI, folder: Path) -> None:
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serves the API's description at /docs, with nothing from elsewhere; addresses in it hold behind any prefix."""
+    """Serves the API's description at /docs, without files from elsewhere; its URLs are relative, for any prefix."""
 
     @app.get("/docs", include_in_schema=False)
     @app.head("/docs", include_in_schema=False)
@@ -68,10 +68,10 @@ def add_docs(app: FastAPI) -> None:
 
 
 class Assets(StaticFiles):
-    """The page's files; 404 where it isn't built."""
+    """The page's files; 404 if the page isn't built."""
 
     async def check_config(self) -> None:
-        """Without the page the API goes on."""
+        """Does nothing, since the API must work without the page."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)

@@ -3,7 +3,7 @@
 #
 #   DATA=folder WORK=folder runs/modes.sh    # the folders of runs/mini.sh, which makes base, artwork and test sets
 #
-# STEPS=400 BATCH=16 change the budget. A killed run goes on; the reports say mean IoU, acc@0.5 and latency.
+# STEPS=400 BATCH=16 change the budget. A killed run can be continued; the reports have mean IoU, acc@0.5 and latency.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder of runs/mini.sh}"

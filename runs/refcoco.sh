@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE=1
 [ -f "$WORK/data/train.jsonl" ] || $REFERENT data prepare refer "$REFCOCO" --images "$IMAGES" --out "$WORK/data"
 common=(--base "$BASE" --data "$WORK/data" --images "$IMAGES" --train-limit 20000 --val-limit 1000
     --bf16 --base-dtype bf16 --gradient-checkpointing --row-expressions 8 --workers 8)
-# a frozen base has not learnt a token of its own for [LOC]: as a word it means something to it
+# a frozen base has not learnt a token for [LOC], but understands it as a word
 $REFERENT train frozen "${common[@]}" --plain-text-loc --out "$WORK/frozen" --epochs 3 --batch 4
 $REFERENT train lora "${common[@]}" --out "$WORK/lora" --epochs 10 --batch 8
 for split in val testA; do

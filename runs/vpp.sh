@@ -3,8 +3,8 @@
 #
 #   DATA=folder WORK=folder runs/vpp.sh
 #
-# DATA is as for runs/mini.sh, and so is WORK, whose artwork.npz it takes. Some 30 minutes of one core; killed and started
-# again, it goes on from where it was. docs/experiments.md has what came of it.
+# DATA and WORK are as for runs/mini.sh; it uses WORK's artwork.npz. About 30 minutes on one core. If killed, it
+# continues when started again. The results are in docs/experiments.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder with artwork.npz of runs/mini.sh}"

@@ -44,7 +44,7 @@ class Distribution:
         return {**os.environ, "LD_LIBRARY_PATH": libraries.rstrip(":"), "PATH": binaries, "PYTHONPATH": path}
 
     def best_device(self) -> Device:
-        """The GPU where there is one and ONNX Runtime was built for it."""
+        """The GPU if there is one and ONNX Runtime was built for it, else the CPU."""
         if not Path("/dev/nvidiactl").exists():
             return "cpu"
         try:
@@ -95,8 +95,8 @@ def find_distribution() -> Distribution:
 
 
 def _link_to_this_python(stub: Path) -> None:
-    """Has the stub load the interpreter's own library: the wheel brings one of Python 3.13, whose first releases lack
-    what the standard library of later ones imports. Does nothing where the interpreter has none, as a static build."""
+    """Makes the stub load the interpreter's own library. The wheel's library is of an early Python 3.13 and lacks what
+    the standard library of later releases imports. Does nothing for a static build, which has no such library."""
     name = str(sysconfig.get_config_var("INSTSONAME")).encode()
     if Path(sysconfig.get_config_var("LIBDIR"), name.decode()).is_file():
         bundled = re.compile(rb"libpython3-[0-9a-f]+\.\d+\.so\.1\.0")

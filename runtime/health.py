@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 class Health:
-    """`stuck` gets the name of each model of `served` that is, and whether its whole server is. `stop` ends it."""
+    """`stuck` is called with the name of each stuck model of `served`, and whether the whole server is stuck. `stop`
+    ends the thread."""
 
     def __init__(
         self, repository: Path, grpc_url: str, metrics_url: str, served: Callable[[], dict[str, Served]]

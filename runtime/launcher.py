@@ -51,16 +51,16 @@ class TritonServerError(RuntimeError):
 
 
 class ServerEndedError(TritonServerError):
-    """It ended while it started."""
+    """tritonserver ended during its start."""
 
 
 class TritonServer:
     """A tritonserver (gRPC and metrics, no HTTP) over a private repository, and a thread that supervises it.
 
     The thread starts the server again when it dies, reloads a model whose Python stub died or that somebody unloaded,
-    replaces one that is stuck, and brings in what is published: once NAME/config.pbtxt names another digest, that
-    version is loaded and tried beside the one that serves, and takes its place if its files and answers are right. One
-    that cannot be served is logged and changes nothing; a first start falls back to older versions in the same way.
+    replaces one that is stuck, and serves new versions: once NAME/config.pbtxt names another digest, that version is
+    loaded and tried beside the current one, and replaces it if its files and answers are right. A version that cannot
+    be served is logged and changes nothing; a first start falls back to older versions in the same way.
 
     model_repository: of published versions; nothing is written there.
     models: ensembles to serve; by default all of the repository, those too that are published later.
@@ -130,7 +130,7 @@ class TritonServer:
         self.stop()
 
     def start(self) -> None:
-        """Returns when every ensemble that can be served is, and there is one. Raises TritonServerError."""
+        """Returns once all ensembles that can be served are served. Raises TritonServerError if there is none."""
         self._stopping.clear()
         self._client = InferenceServerClient(self.grpc_url, channel_args=[("grpc.max_reconnect_backoff_ms", 200)])
         started: Future[None] = Future()
@@ -144,7 +144,7 @@ class TritonServer:
             raise
 
     def stop(self) -> None:
-        """Ends the server; returns when its processes and files are gone. Does nothing where none runs."""
+        """Ends the server; returns when its processes and files are gone. Does nothing if none runs."""
         self._stopping.set()
         if self._thread.is_alive():
             self._client.close()  # so that a load in progress does not hold it up
@@ -174,7 +174,7 @@ class TritonServer:
             _remove([self._directory, *SHARED_MEMORY.glob(f"{self._id}*")])
 
     def _launch(self) -> None:
-        """Starts the server; returns when all that can be served is. Raises TritonServerError where nothing can."""
+        """Starts the server; returns once everything that can be served is. Raises TritonServerError if nothing can."""
         while True:
             try:
                 self._start_process()
@@ -246,7 +246,7 @@ class TritonServer:
         ]
 
     def _is_up(self) -> bool:
-        """Also tells this server from another one that has the port."""
+        """Whether this server answers, and not another one at the same port."""
         try:
             return bool(self._client.get_server_metadata(client_timeout=2).name == self._id)
         except InferenceServerException:
@@ -299,8 +299,8 @@ def _free_port() -> int:
 
 
 def _clean_up_after_the_dead() -> None:
-    """Ends the stubs and removes the files that launchers of this user which were killed left behind; whatever else has
-    such a name is left alone."""
+    """Ends the stubs and removes the files of this user's launchers that were killed. Other files with such names are
+    left alone."""
     dead = [path for folder in (SHARED_MEMORY, TEMPORARY) for path in folder.glob(f"{PREFIX}*") if _is_left_over(path)]
     for process in psutil.process_iter(["cmdline"]):
         executable = Path(next(iter(process.info["cmdline"] or []), ""))

@@ -35,8 +35,8 @@ class VersionError(RuntimeError):
 
 @dataclass(frozen=True)
 class Served:
-    """A version in the private repository. The tag of its digest ends its parts' names, so that whatever is wrong with
-    another version can't touch it; `lock` keeps others from removing its files."""
+    """A version in the private repository. The names of its parts end with a tag of its digest, so that a broken
+    version can't affect another; `lock` keeps others from removing its files."""
 
     release: Release
     golden_s: float  # what its golden inference took
@@ -49,7 +49,7 @@ class Served:
 
 
 class Attempt:
-    """A version that is being tried beside the one that serves, in a thread of its own that may never return."""
+    """A version that is being tried beside the current one, in its own thread, which may never return."""
 
     def __init__(self, name: str, digest: str, others: deque[str], work: Callable[["Attempt"], Served]) -> None:
         self.name, self.digest, self.others = name, digest, others  # the others are tried if this one is no good
@@ -67,8 +67,8 @@ class Attempt:
 
 
 class Supervisor:
-    """Has a server process, and the next one after it, serve the ensembles that `find` names of `repository`: the
-    digests that NAME/config.pbtxt name, or the newest older version that can be served.
+    """Makes a server process, and its successors, serve the ensembles of `repository` that `find` names: the digests in
+    NAME/config.pbtxt, or the newest older version that can be served.
 
     `private` is the server's own repository; `headers` let the client control it. `load_timeout_s` and
     `golden_timeout_s` replace the limits that follow from a model's size.
@@ -112,8 +112,8 @@ class Supervisor:
         self._look_for_publications()
 
     def note_end(self, crashed: bool) -> bool:
-        """The server process ended. A version that was being tried is to blame if it crashed, or if that happened
-        twice; returns whether there was one: then the next process goes another way."""
+        """Call when the server process has ended. If it crashed, or ended twice, while a version was being tried, that
+        version is given up. Returns whether a new version was being tried: then the next process goes another way."""
         attempt, self._attempt = self._attempt, None
         if not attempt:
             return False
@@ -139,8 +139,8 @@ class Supervisor:
         return self._attempt is None and not self._candidates and not self._published
 
     def reconcile(self) -> None:
-        """One look at the processes, at what Triton has ready and at the repository, and what follows. Returns soon:
-        versions are tried beside it. Raises if Triton refuses; then call again."""
+        """Checks the processes, Triton's models and the repository once, and acts on it. Returns soon, since versions
+        are tried in other threads. Raises if Triton refuses; then call it again."""
         dead = self._find_dead()
         self._broken |= dead
         if self._attempt:
@@ -159,8 +159,8 @@ class Supervisor:
         self._look_for_publications()
 
     def replace(self, name: str) -> bool:
-        """Ends the processes that run a stuck model's parts; the next looks bring them back. False where there are
-        none: they run in the server's own process."""
+        """Ends the processes of a stuck model's parts; the next checks start them again. False if there are none, since
+        the parts run in the server's own process."""
         parts = self.served[name].parts if name in self.served else []
         stubs = [pid for pid, model in self._model_of_stub.items() if model in parts and psutil.pid_exists(pid)]
         for pid in stubs:
@@ -171,7 +171,7 @@ class Supervisor:
     # --- trying versions ---------------------------------------------------------------------------------------------
 
     def _try_next(self) -> None:
-        """First what was served before, or is to be served for the first time; then what was published since."""
+        """Tries models to restore or to serve for the first time, and then newly published versions."""
         self._candidates = {name: digests for name, digests in self._candidates.items() if digests}
         for name in self._published.keys() - self._candidates.keys():
             digest = self._published.pop(name)
@@ -182,7 +182,7 @@ class Supervisor:
             self._attempt = Attempt(name, digests.popleft(), digests, self._work)
 
     def _work(self, attempt: Attempt) -> Served:
-        """In the attempt's thread: checks the files, loads the version beside the one that serves, asks it."""
+        """In the attempt's thread: checks the files, loads the version beside the current one, and asks it."""
         release = read_release(self._repository, attempt.name, attempt.digest)
         lock = hold(self._repository, release.bundle)
         golden_timeout_s = self._golden_timeout_s or timeout_s_of(release.bundle)
@@ -195,7 +195,7 @@ class Supervisor:
         return Served(release, time.monotonic() - start, lock)
 
     def _judge(self, attempt: Attempt, dead: set[str]) -> None:
-        """Serves what was tried, once it is found good, or the version before goes on."""
+        """Serves the version that was tried if it works; otherwise the previous one stays."""
         if attempt.outcome.done():
             try:
                 new = attempt.outcome.result()
@@ -283,7 +283,7 @@ class Supervisor:
         return {model.name for model in index.models if model.state == "READY"}
 
     def _restore(self, name: str, served: Served, ready: set[str]) -> None:
-        """Loads again what died or was unloaded; where that fails, whichever version can be served."""
+        """Loads again what died or was unloaded; if that fails, any version that can be served."""
         lost = sorted(self._broken.intersection(served.parts))
         why = f"the Python stub of {', '.join(lost)} died" if lost else "it was unloaded"
         logger.warning("%s: %s; loading it again", name, why)
@@ -327,7 +327,7 @@ class Supervisor:
                 self._published[name] = digest
 
     def _try_all(self, name: str, first: str) -> None:
-        """Has all versions tried in turn until one is good: this one, then those published before it, newest first."""
+        """Queues all versions to be tried until one works: this one, then those published before it, newest first."""
         known = list(versions(self._repository, name).values())
         older = known[known.index(first) + 1 :] if first in known else known
         if digests := [each for each in ([first] if first else []) + older if not self._is_to_blame(each)]:
@@ -340,7 +340,7 @@ class Supervisor:
 
 
 def tag_of(digest: str) -> str:
-    """What ends the names of a version's parts."""
+    """The ending of the names of a version's parts."""
     return f"@{digest.removeprefix('sha256:')[:12]}"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints to measure with where no trained one is at hand: random weights of a given shape."""
+"""Checkpoints with random weights of a given shape, for measuring without a trained one."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def spec_like(repository: Path, model: str, text: bool = False) -> tuple[Checkpo
 
 
 def wide_config(hidden: int = 1024, layers: int = 8, vocabulary: int = 32_064) -> LlavaConfig:
-    """mini's images before a language model that weighs something, with the vocabulary of LLaVA-1.5."""
+    """mini's vision encoder with a larger language model, which has the vocabulary of LLaVA-1.5."""
     config = mini_config()
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = hidden, 11 * hidden // 4, layers

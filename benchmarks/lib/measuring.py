@@ -1,4 +1,4 @@
-"""What all benchmarks share: times in alternating blocks, tables, JSON with the machine and commit, charts."""
+"""Shared by all benchmarks: times in alternating blocks, tables, JSON with the machine and commit, charts."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ Blocks = list[list[float]]  # milliseconds of each call, a list a round
 
 
 def alternate(paths: Mapping[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, Blocks]:
-    """Times the paths in blocks A-B-A-B, so that a slow moment of the machine falls on all alike."""
+    """Times the paths in blocks A-B-A-B, so that a slow moment of the machine affects all of them."""
     times: dict[str, Blocks] = {name: [] for name in paths}
     for _ in range(rounds):
         for name, call in paths.items():
@@ -61,7 +61,7 @@ def median(blocks: Blocks) -> float:
 
 
 def over_rounds(figure: Callable[..., float], *paths: Blocks) -> list[float]:
-    """A figure of the paths' medians, round by round: what it is where the machine's speed changes between rounds."""
+    """A figure of the paths' medians for each round, valid even if the machine's speed changes between rounds."""
     return [figure(*map(statistics.median, blocks)) for blocks in zip(*paths, strict=True)]
 
 

@@ -12,8 +12,8 @@ INTERVAL_S = 2
 
 
 class Peak(NamedTuple):
-    """The most at any look. `resident` counts a page once that several processes share, mapped files included;
-    `anonymous` is what cannot be read from a file again."""
+    """The largest value of any sample. `resident` includes mapped files and counts a page shared by several processes
+    once; `anonymous` is memory that cannot be read from a file again."""
 
     resident_gb: float
     anonymous_gb: float
@@ -21,7 +21,7 @@ class Peak(NamedTuple):
 
 @contextmanager
 def watched(pid: int) -> Iterator[list[Peak]]:
-    """Looks at a process and its children now and then; the value has one peak, which grows."""
+    """Samples the memory of a process and its children; yields a list with one peak, which is updated."""
     peaks, stopping = [memory_of(pid)], Event()
 
     def watch() -> None:
@@ -38,7 +38,7 @@ def watched(pid: int) -> Iterator[list[Peak]]:
 
 
 def memory_of(pid: int) -> Peak:
-    """Of a process and its children at this moment."""
+    """Memory of a process and its children now."""
     resident = anonymous = 0
     with suppress(psutil.Error):
         for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):

@@ -1,4 +1,4 @@
-"""What one would serve a checkpoint with instead: started by `benchmarks.peers`, each answering POST /v1/ground.
+"""Other ways to serve a checkpoint, started by `benchmarks.peers`; each answers POST /v1/ground.
 
     python -m benchmarks.lib.peer_servers eager|litserve|text CHECKPOINT --port PORT
 
@@ -51,7 +51,7 @@ class Asked(BaseModel):
 class PlainGeneration:
     """Answers in text as transformers' generate writes them: its KV cache, no grammar, one after another.
 
-    With `tokens` it writes so many, whatever it wants to say (random weights).
+    With `tokens`, it always writes so many, for random weights.
     """
 
     def __init__(self, checkpoint: Path, tokens: int | None) -> None:

@@ -97,7 +97,7 @@ def _layer_of(name: str) -> str:
 
 
 def _random(name: str, shape: torch.Size, pool: torch.Tensor, places: torch.Generator) -> torch.Tensor:
-    """Normally distributed matrices, cut from the pool wherever it falls."""
+    """Normally distributed matrices, cut from the pool at any place."""
     if name.endswith("bias"):
         return torch.zeros(shape, dtype=torch.float16)
     if "norm" in name:

@@ -13,9 +13,9 @@ from referent.modeling.grounding import GroundingModel
 
 
 class KindParts(Protocol):
-    """What a module gives. `RANGES` are those of outputs whose range is known; `JUDGED` is the one of them with a bound
-    where weights are rounded; `RANKED` are those with slots that a tie may put in another order, or fill otherwise;
-    `LARGE` are the steps whose weights are worth rounding."""
+    """What a module must have. `RANGES` are the ranges of outputs, where known; `JUDGED` is the output that is compared
+    if weights are rounded; `RANKED` are outputs with slots whose order or content a tie may change; `LARGE` are the
+    steps whose weights are worth rounding."""
 
     RANGES: dict[str, float]
     JUDGED: str

@@ -1,4 +1,4 @@
-"""The part that all kinds begin with."""
+"""The first part of models of all kinds."""
 
 import torch
 from torch import nn

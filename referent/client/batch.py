@@ -1,6 +1,6 @@
-"""Many images, resumably: what to ask, and the file of results that remembers what was.
+"""Asks about many images: the questions, and the file of results, from which a stopped run continues.
 
-A line of results is JSON: image, expressions and model as asked, and `answer` (as of POST /v1/ground) or `error`.
+A line of results is JSON: image, expressions and model as asked, and `answer` (as from POST /v1/ground) or `error`.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from referent.core.text_files import TableRow, read_lines, read_table
 
 LISTS = (".txt", ".csv", ".jsonl")
 LINE_START = b'{"image":"'  # of a result
-# the first is the column's own name; others count where they are the only one
+# the first is the proper name of the column; another is accepted if it is the only one in the file
 IMAGE_COLUMNS = ("image", "images", "image_path", "image_url", "file", "filename", "file_name", "path", "url")
 EXPRESSION_COLUMNS = (
     "expression", "expressions", "referring_expression", "text", "prompt", "query", "phrase", "caption",
@@ -31,14 +31,14 @@ Rows = Iterator[tuple[str, tuple[str, ...]]]  # an image, and expressions of its
 
 
 class BatchItem(NamedTuple):
-    """One question. What makes it the same as another, so that it is asked once."""
+    """One question; equal ones are asked once."""
 
     image: str  # path or URL
     expressions: tuple[str, ...]
 
 
 class BatchResult(BaseModel):
-    """A line of the file of results. Bytes of an image's name that are not UTF-8 stand there as \\xNN."""
+    """A line of the file of results. Bytes of an image's name that are not UTF-8 are written as \\xNN."""
 
     image: str
     expressions: tuple[str, ...]
@@ -61,11 +61,11 @@ class BatchRow(BaseModel):
 
 
 def read_items(source: Path, expressions: Sequence[str]) -> list[BatchItem]:
-    """The questions of a folder (its images, in folders below too) or of a list, each once:
+    """The questions of a folder (all images in it and in its subfolders) or of a list, each once.
 
-    .txt has an image a line, .csv the columns image and, if it likes, expression, .jsonl rows {"image", "expressions"};
-    images are URLs, or paths from the folder of the list. `expressions` are for images that have none of their own.
-    Raises OSError, and ValueError naming what can't be used.
+    A .txt list has an image on each line, .csv a column image and optionally expression, .jsonl rows
+    {"image", "expressions"}. Images are URLs, or paths relative to the folder of the list. `expressions` are for images
+    that have none of their own. Raises OSError, and ValueError naming what can't be used.
     """
     if source.is_dir():
         rows, folder = _images_of(source), source
@@ -89,7 +89,7 @@ def read_items(source: Path, expressions: Sequence[str]) -> list[BatchItem]:
 
 
 def printable(text: str) -> str:
-    """The text as it is, and \\xNN for bytes of a file's name that are not UTF-8."""
+    """The text, with \\xNN for bytes of a file's name that are not UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -136,7 +136,7 @@ def _read_columns(file: Path) -> Rows:
         )
     for line, cells, text in rows:
         where = f"{file}:{line}"
-        if any(cells[len(columns) :]):  # spreadsheets add empty ones
+        if any(cells[len(columns) :]):  # spreadsheets add empty cells
             cells = _rejoined(text, delimiter, len(columns), expression, where)
         cells += [""] * (len(columns) - len(cells))
         if not cells[image]:
@@ -145,7 +145,7 @@ def _read_columns(file: Path) -> Rows:
 
 
 def _place(columns: Sequence[str], names: Sequence[str], where: str) -> int | None:
-    """Which column has one of the names."""
+    """Index of the column that has one of the names; None if there is none. Raises ValueError if it is ambiguous."""
     found = [name for name in names if name in columns]
     if found[1:] and found[0] != names[0]:
         raise ValueError(f"{where}: {' or '.join(found)}? call the column that is meant {names[0]}")
@@ -155,7 +155,7 @@ def _place(columns: Sequence[str], names: Sequence[str], where: str) -> int | No
 
 
 def _rejoined(text: str, delimiter: str, count: int, expression: int | None, where: str) -> list[str]:
-    """The cells of a row whose last one, the expression, has commas of its own and no quotation marks."""
+    """The cells of a row whose last one, the expression, contains the delimiter without quotation marks."""
     together = [cell.strip() for cell in text.rstrip(f"{delimiter}\r\n ").split(delimiter, count - 1)]
     is_part_of_a_name = any(suffix in together[-1].lower() for suffix in IMAGE_SUFFIXES)
     if expression != count - 1 or '"' in text or is_part_of_a_name:
@@ -166,17 +166,17 @@ def _rejoined(text: str, delimiter: str, count: int, expression: int | None, whe
 
 
 def read_results(file: Path) -> Iterator[BatchResult]:
-    """The lines of a file of results that `ResultsFile` has left whole. Raises OSError."""
+    """The lines of a file of results that `ResultsFile` has closed. Raises OSError."""
     with file.open("rb") as lines:
         yield from map(BatchResult.model_validate_json, lines)
 
 
 class ResultsFile:
-    """The file of results of one model (None: the service's default), for one process at a time; made, or found with
-    what an earlier one finished.
+    """The file of results of one model (None: the service's default), for one process at a time. A file that an earlier
+    run left is continued; otherwise it is created.
 
-    Each result is a line, written as it comes. What a killed process left of a last line is removed. With
-    `retry_errors`, lines with errors are removed too. Raises OSError, and ValueError for a file that is something else.
+    Each result is written as a line at once. An incomplete last line of a killed process is removed, and with
+    `retry_errors` also the lines with errors. Raises OSError, and ValueError if the file holds anything else.
     """
 
     def __init__(self, file: Path, model: str | None = None, retry_errors: bool = False) -> None:
@@ -199,7 +199,7 @@ class ResultsFile:
         self._stream.close()
 
     def __contains__(self, item: BatchItem) -> bool:
-        """Whether it was asked, whatever came of it."""
+        """Whether it was asked, successfully or not."""
         return BatchItem(printable(item.image), item.expressions) in self._done
 
     def write(self, result: BatchResult) -> None:
@@ -212,7 +212,7 @@ class ResultsFile:
         self.errors += result.error is not None
 
     def _read(self, file: Path) -> set[int]:
-        """Notes what is there; the numbers of the lines that are errors."""
+        """Reads what is there; returns the numbers of the lines that are errors."""
         failed = set()
         whole = 0  # bytes
         self._stream.seek(0)
@@ -234,7 +234,7 @@ class ResultsFile:
         return failed
 
     def _remove(self, file: Path, failed: set[int]) -> None:
-        """Leaves the file whole at any moment."""
+        """Replaces the file at once, so that a killed process leaves it whole."""
         with atomic(file) as temporary, temporary.open("wb") as kept:
             self._stream.seek(0)
             kept.writelines(line for number, line in enumerate(self._stream, 1) if number not in failed)
@@ -262,9 +262,9 @@ async def ask(
     concurrency: int = 8,
     max_instances: int | None = None,
 ) -> AsyncIterator[BatchResult]:
-    """Asks what is not among the results yet and writes it there, in order; each result once it is written.
+    """Asks the questions that are not among the results yet, in order; yields each result once it is written.
 
-    Raises as `AsyncClient.ground_many` does; the results so far are in the file.
+    Raises the errors of `AsyncClient.ground_many`; the results so far are in the file.
     """
     waiting = [item for item in items if item not in results]
     asked = iter(waiting)

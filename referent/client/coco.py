@@ -13,9 +13,9 @@ from referent.core.files import atomic
 def coco_of(results: Iterable[BatchResult]) -> dict[str, Any]:
     """`images`, `categories` and `annotations`: a category for each expression, an annotation for each referent.
 
-    Pixels of the image: `bbox` is x, y, width, height; a point is `keypoints` x, y, 2 of a category whose one keypoint
-    is `point`, and its `bbox` has no area. `score` where the model gives one. Images whose line is an error are left
-    out, and those where nothing was found have no annotation.
+    `bbox` is x, y, width, height in pixels. A point is `keypoints` x, y, 2 of a category with the one keypoint `point`;
+    its `bbox` has no area. `score` is there if the model gives one. Images whose line is an error are left out; those
+    in which nothing was found have no annotation.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
@@ -42,7 +42,7 @@ def coco_of(results: Iterable[BatchResult]) -> dict[str, Any]:
 
 
 def write_coco(results: Iterable[BatchResult], file: Path) -> int:
-    """The file takes its name once it is whole; returns the number of annotations. Raises OSError."""
+    """Writes `coco_of` to the file, whole or not at all; returns the number of annotations. Raises OSError."""
     content = coco_of(results)
     with atomic(file) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")

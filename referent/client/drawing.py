@@ -16,7 +16,7 @@ from referent.core.boxes import Box
 
 Colour = tuple[int, int, int]
 
-GOLDEN_RATIO = 0.618  # of the colour circle: neighbours differ, however many there are
+GOLDEN_RATIO = 0.618  # of the colour circle, between expressions: neighbours differ, however many there are
 HALO, PAPER, INK = "black", "white", "black"
 WARMEST = 0.6  # how much of the colour covers the picture where a heat map is 1
 LEGEND_EMS = 30  # width of a legend below a narrower picture, at most
@@ -24,11 +24,11 @@ LEGEND_EMS = 30  # width of a legend below a narrower picture, at most
 
 @dataclass(frozen=True)
 class Style:
-    """Sizes in pixels, by the picture's own."""
+    """Sizes in pixels, in proportion to the picture."""
 
     type: int
     line: int
-    halo: int  # on either side of a line, so that it is seen on any background
+    halo: int  # on either side of a line, so that it is visible on any background
 
     @classmethod
     def of(cls, size: tuple[int, int]) -> "Style":
@@ -50,7 +50,7 @@ class Drawn:
     """A referent with what is drawn for it."""
 
     expression: int  # its place in the request
-    number: int  # of all that are drawn in the picture, from 1 on
+    number: int  # among all that are drawn in the picture, from 1
     box_xyxy: Box | None
     point_xy: Point | None
     words: str  # of its expression
@@ -60,13 +60,12 @@ class Drawn:
 
 
 def draw(image: Image.Image, answers: Sequence[Answer], truths: Sequence[Box] = ()) -> Image.Image:
-    """A copy of the RGB image with a box or a dot and a label for each referent; a colour an expression.
+    """A copy of the RGB image with a box or a dot and a label for each referent; each expression has a colour.
 
-    True boxes (x1, y1, x2, y2) in pixels are white dashes.
-
-    An answer's heat map lies below them. Labels lie on no other label and inside the image. Where there is no room
-    for an expression's words, its label is a number, and a legend below the image has the words: then the result is
-    higher, and wider where the image is narrow, and the image is its top left part.
+    True boxes (x1, y1, x2, y2 in pixels) are drawn in white dashes, heat maps below everything else. Labels are inside
+    the image and don't overlap each other. Where there is no room for an expression's words, its label is a number, and
+    a legend below the image has the words. The result is then higher than the image, and wider if the image is narrow;
+    the image is its top left part.
     """
     style = Style.of(image.size)
     drawn = list(_drawn(answers))
@@ -92,7 +91,7 @@ def draw(image: Image.Image, answers: Sequence[Answer], truths: Sequence[Box] = 
 
 
 def colour(index: int) -> Colour:
-    """Of the index-th expression; black text on it is read well."""
+    """The colour of the index-th expression; black text on it is easy to read."""
     red, green, blue = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1, 0.55, 1)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -117,7 +116,7 @@ def _drawn(answers: Sequence[Answer]) -> Iterator[Drawn]:
 
 
 def _unnamed(drawn: Sequence[Drawn], labels: Sequence[Label | None]) -> list[int]:
-    """The expressions whose words are not read in the picture: it has a number, nothing, or a short form of several."""
+    """Expressions whose label doesn't show them: it is missing, a number, or a short form that others have too."""
     firsts = [(each, label) for each, label in zip(drawn, labels, strict=True) if each.is_first]
     said = [label and short_form(each.words, label.version) for each, label in firsts]
     whole: dict[str | None, set[str]] = {}
@@ -145,11 +144,11 @@ def _label_size(text: str, style: Style) -> Size:
 
 
 def _warm(canvas: Image.Image, answer: Answer, tint: Colour) -> None:
-    """Tints what the model looked at."""
+    """Tints the canvas where the answer's heat map is high."""
     if answer.heatmap is None or answer.heatmap_xyxy is None:
         return
     cells = Image.fromarray(np.round(255 * WARMEST * np.clip(answer.heatmap, 0, 1)).astype(np.uint8))
-    x1, y1, x2, y2 = answer.heatmap_xyxy  # may reach beyond the picture, or not fill it
+    x1, y1, x2, y2 = answer.heatmap_xyxy  # may extend beyond the picture, or cover only part of it
     left, top = max(0, round(x1)), max(0, round(y1))
     right, bottom = min(canvas.width, round(x2)), min(canvas.height, round(y2))
     if right <= left or bottom <= top:
@@ -194,7 +193,7 @@ def _dashes(pen: ImageDraw.ImageDraw, box: Box, style: Style) -> None:
 
 
 def _lead(pen: ImageDraw.ImageDraw, mark: Mark, label: Label, tint: Colour, style: Style) -> None:
-    """A line from the label to the nearest place of its mark."""
+    """A line from the label to the nearest point of its mark."""
     width, height = mark.sizes[label.version]
     x, y = label.x + width / 2, label.y + height / 2
     x1, y1, x2, y2 = mark.box_xyxy
@@ -239,7 +238,7 @@ def _with_legend(
 
 
 def _fitting(text: str, width: float, style: Style) -> str:
-    """The text, shortened until it is no wider."""
+    """The text, shortened until it is no wider than `width` pixels."""
     for most in chain(range(200, 20, -10), range(20, 1, -1)):
         if width_of(short := shortened(text, most), style.type) <= width:
             return short
@@ -247,13 +246,13 @@ def _fitting(text: str, width: float, style: Style) -> str:
 
 
 def _whole(box: Box) -> Box:
-    """Whole pixels, the corners in order."""
+    """The box in whole pixels, with its corners in order."""
     x1, y1, x2, y2 = box
     return round(x1), round(y1), max(round(x1), round(x2) - 1), max(round(y1), round(y2) - 1)
 
 
 def _grown(box: Box, by: float) -> Box:
-    """By so much on each side; never past the middle."""
+    """The box, larger by so much on each side, or smaller if negative, but never beyond its middle."""
     x1, y1, x2, y2 = box
     across, down = max(by, (x1 - x2) / 2), max(by, (y1 - y2) / 2)
     return x1 - across, y1 - down, x2 + across, y2 + down

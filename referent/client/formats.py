@@ -1,6 +1,6 @@
-"""What a batch found as a table, as labels of YOLO, and as pictures; `referent.client.coco` has COCO's layout.
+"""Writes what a batch found as a table, as YOLO labels, and as pictures; `referent.client.coco` has COCO's layout.
 
-Results of one image belong together, in whatever order they come. Those that are errors have a row in the table alone.
+Results of one image are put together, in whatever order they come. Errors are only in the table.
 """
 
 import csv
@@ -27,7 +27,7 @@ YES_OR_NO = {True: "yes", False: "no", None: ""}
 
 
 class AnsweredImage(NamedTuple):
-    """An image with all answers about it. `place` is its path below what all images have in common."""
+    """An image with all answers about it. `place` is its path relative to the folder that all images have in common."""
 
     image: str
     place: Path
@@ -36,8 +36,8 @@ class AnsweredImage(NamedTuple):
 
 
 def write_csv(results: Iterable[BatchResult], file: Path) -> int:
-    """A row for each referent, in pixels; for an expression of which nothing is there one with `present` no and its
-    best score; for an image that failed one with the error. Returns the number of rows. Raises OSError."""
+    """A row for each referent, in pixels. An expression without referents has one row, with `present` and its score; an
+    image that failed has one row, with the error. Returns the number of rows. Raises OSError."""
     count = 0
     with atomic(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as lines:
         table = csv.writer(lines)
@@ -64,11 +64,11 @@ def _rows(result: BatchResult) -> Iterator[list[object]]:
 
 
 def write_yolo(results: Iterable[BatchResult], folder: Path) -> int:
-    """data.yaml with the expressions as classes, and labels/: a file an image, empty where nothing was found. The
-    images themselves belong into images/ beside it, under the paths that they have here.
+    """data.yaml with the expressions as classes, and labels/ with a file for each image, empty if nothing was found.
+    The images themselves have to be put into images/ beside labels/, under the same paths.
 
-    A line is class, centre x, centre y, width, height in 0..1 of the image; of a point, a box without size and x, y, 2.
-    Returns the number of files. Raises OSError, and ValueError where two images would share a file.
+    A line is class, centre x, centre y, width, height in 0..1 of the image; a point is a box without size, then x, y,
+    2. Returns the number of files. Raises OSError, and ValueError if two images would share a file.
     """
     images = images_of(results)
     names = list(dict.fromkeys(answer.expression for image in images for answer in image.answers))
@@ -88,7 +88,7 @@ def write_yolo(results: Iterable[BatchResult], folder: Path) -> int:
         with atomic(file) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     shape = ["kpt_shape: [1, 3]"] if has_points else []
-    quoted = [f"  {number}: {json.dumps(name)}" for number, name in enumerate(names)]  # YAML's strings too
+    quoted = [f"  {number}: {json.dumps(name)}" for number, name in enumerate(names)]  # JSON strings are valid YAML
     content = ["path: .", "train: images", "val: images", *shape, "names:" if names else "names: []", *quoted]
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "data.yaml") as temporary:
@@ -106,8 +106,10 @@ def _shares(found: Referent, size: ImageSize, has_points: bool) -> list[str]:
 
 def write_pictures(results: Iterable[BatchResult], folder: Path) -> int:
     """A JPEG of each image with its answers drawn. Images given by URL are left out: only the service has them.
-    Returns the number of pictures. Raises OSError, and ValueError after the others are written where some images
-    can't be read any more."""
+
+    Returns the number of pictures. Raises OSError; if some images can't be read any more, writes the others and then
+    raises ValueError.
+    """
     count, unread = 0, []
     for image in images_of(results):
         if is_url(image.image):

@@ -37,13 +37,13 @@ from referent.core.sources import ImageSource, encoded, held, is_url
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE, KEY_VARIABLE = "REFERENT_URL", "REFERENT_API_KEY"
-PASSING = (429, 503)  # of answers that do not say themselves whether asking again helps
-ENDS_A_RUN = (401, 403, 404)  # whatever the image: no key, the wrong one, no such model
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 2  # between attempts where the service asks for no longer wait
-JITTER = 1.2  # a service tells many callers the same time, and they should not all come back in the same moment
-CHECKED_FROM_BYTES = 1_000_000  # a larger image is held against the service's limit before it is sent
-CHECK_S = 5  # for asking whether the service answers at all
-SHOWN_CHARACTERS = 200  # of what is no problem of this service
+PASSING = (429, 503)  # retryable, if the answer itself doesn't say whether it is
+ENDS_A_RUN = (401, 403, 404)  # the same for every image: no key, a wrong key, no such model
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 2  # between attempts, unless the service asks for a longer wait
+JITTER = 1.2  # at most so many times the wait that the service names, so that callers don't all return at once
+CHECKED_FROM_BYTES = 1_000_000  # a larger image is compared with the service's limit before it is sent
+CHECK_S = 5  # time limit for checking whether the service answers at all
+SHOWN_CHARACTERS = 200  # of an answer that is not problem+json
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,7 +51,7 @@ Question = tuple[ImageSource, str | Sequence[str]]
 
 
 class ServiceUnreachableError(ConnectionError):
-    """Nothing answers at the URL as the service does, or not in time."""
+    """Nothing answers at the URL in time, or what answers is not the service."""
 
     def __init__(self, message: str, retryable: bool = False) -> None:
         super().__init__(message)
@@ -60,7 +60,7 @@ class ServiceUnreachableError(ConnectionError):
 
 
 class ServiceError(RuntimeError):
-    """The service answered with a problem; the attributes are those of its problem+json, as far as it is one."""
+    """The service answered with a problem. The attributes are those of its problem+json; without one, defaults."""
 
     def __init__(self, response: httpx.Response, proxy: str | None = None) -> None:
         problem = _problem_of(response)
@@ -85,13 +85,13 @@ def _problem_of(response: httpx.Response) -> dict[str, Any]:
         return {}
     try:
         problem = response.json()
-    except (ValueError, RecursionError):  # cut off, no text, nested without end
+    except (ValueError, RecursionError):  # cut off, not text, or nested too deeply
         return {}
     return problem if isinstance(problem, dict) else {}
 
 
 def _seconds_of(retry_after: str) -> float | None:
-    """The header's seconds, or those until its date."""
+    """The header's seconds, or those until its date; None if it is neither."""
     if retry_after.isdecimal():
         return float(retry_after)
     try:
@@ -102,17 +102,17 @@ def _seconds_of(retry_after: str) -> float | None:
 
 
 class Call(NamedTuple, Generic[T]):
-    """A request, as arguments of httpx, and how its answer is read."""
+    """A request, as arguments for httpx, and how its answer is read."""
 
     request: dict[str, Any]
-    read: Callable[[bytes, float], T]  # of the answer's body and the milliseconds until it was there
+    read: Callable[[bytes, float], T]  # from the answer's body and the milliseconds that it took
     image_bytes: int = 0  # of the image in it
 
 
 def ground_call(
     image: ImageSource, expressions: str | Sequence[str], model: str | None, options: Options
 ) -> Call[Grounding]:
-    """Raises OSError for a file that can't be read, and ValueError for what is no image or no expression."""
+    """Raises OSError for a file that can't be read, and ValueError for what is not an image or not an expression."""
     asked = _texts(expressions)
     named: dict[str, Any] = {"model": model} if model else {}
     named |= {name: value for name, value in options._asdict().items() if value}
@@ -145,13 +145,13 @@ METADATA = Call({"method": "GET", "url": "/v1/metadata"}, lambda body, _: Metada
 class AsyncClient:
     """Asks the service at `url` (default: REFERENT_URL, or this machine) with a key (default: REFERENT_API_KEY).
 
-    `timeout_s` limits each call with all its attempts: what the service calls retryable is asked again when it says so,
-    and so is what a lost connection left unanswered. Services of this machine are asked directly, others through the
-    proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, but for those in NO_PROXY. Each event loop has connections of its
-    own: close it in each, or use it in an `async with`.
+    `timeout_s` limits each call with all its attempts: a problem that the service calls retryable is asked again when
+    the service says so, and a request whose connection was lost is asked again too. Services on this machine are asked
+    directly, others through the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, unless NO_PROXY names them. Each event
+    loop has its own connections: call `close` in each, or use `async with`.
 
-    Raises `ServiceUnreachableError` for what is no URL of a service, and ValueError for a key or a time that can't be
-    used.
+    Raises `ServiceUnreachableError` if `url` can't be the URL of a service, and ValueError for an invalid key or
+    timeout.
     """
 
     def __init__(
@@ -198,12 +198,12 @@ class AsyncClient:
         """Where in the image is what each expression refers to?
 
         The image is a path, an image file's bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array, a data URL,
-        or an http(s) URL, which the service fetches where it is set to. Raises OSError for a file that can't be read,
-        ValueError for what is no image or expression, `referent.core.images.ImageTooLargeError` for a file above the
-        service's limit, `ServiceUnreachableError` and `ServiceError`.
+        or an http(s) URL, which the service fetches if its settings allow it. Raises OSError for a file that can't be
+        read, ValueError for what is not an image or expression, `referent.core.images.ImageTooLargeError` for a file
+        above the service's limit, `ServiceUnreachableError` and `ServiceError`.
 
-        At most `max_instances` (1 to 64) referents of an expression come back; by default as many as the model says.
-        `heatmap` asks where the model looked. Models that have no use for one of these ignore it.
+        `max_instances` (1 to 64) limits the referents of an expression; by default the model's own limit applies.
+        `heatmap` asks where the model looked. Models ignore options that don't apply to them.
         """
         options = Options(max_instances, heatmap)
         return await self._ground(await asyncio.to_thread(ground_call, image, expressions, model, options))
@@ -217,10 +217,10 @@ class AsyncClient:
         max_instances: int | None = None,
         heatmap: bool = False,
     ) -> AsyncIterator[Grounding | Exception]:
-        """For each (image, expressions), in order, the answer, or as a value the error that `ground` raised.
+        """For each (image, expressions), in order, the answer, or the error that `ground` raised, as a value.
 
-        What would meet every item is raised: `ServiceUnreachableError` where the service answers nothing any more, and
-        `ServiceError` for a missing or wrong key and an unknown model. Items are taken `concurrency` ahead.
+        An error that every item would get is raised: `ServiceUnreachableError` if the service no longer answers, and
+        `ServiceError` for a missing or wrong key or an unknown model. Up to `concurrency` items are asked at a time.
         """
         waiting: deque[asyncio.Task[Grounding | Exception]] = deque()
         with _shown(progress, items, concurrency) as advance:
@@ -240,7 +240,7 @@ class AsyncClient:
     async def outcome(
         self, item: Question, model: str | None = None, max_instances: int | None = None, heatmap: bool = False
     ) -> Grounding | Exception:
-        """What `ground_many` yields for the item. Raises what would meet every item."""
+        """What `ground_many` yields for the item. Raises errors that every item would get."""
         try:
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise ValueError(f"{item!r:.80} is no item: give (image, expressions)")
@@ -248,7 +248,7 @@ class AsyncClient:
         except ServiceUnreachableError as error:
             if not await self._answers():
                 raise
-            return error  # of this item: others are answered
+            return error  # of this item only: the service answers other requests
         except ServiceError as error:
             if error.status in ENDS_A_RUN:
                 raise
@@ -257,11 +257,11 @@ class AsyncClient:
             return error
 
     async def models(self) -> list[ServedModel]:
-        """The versions being served, with their figures. Raises as `ground` does."""
+        """The versions being served, with their figures. Raises `ServiceUnreachableError` and `ServiceError`."""
         return await self._ask(MODELS, self._deadline())
 
     async def metadata(self) -> Metadata:
-        """The service's version, models, formats and limits. Raises as `ground` does."""
+        """The service's version, models, formats and limits. Raises `ServiceUnreachableError` and `ServiceError`."""
         return await self._ask(METADATA, self._deadline())
 
     async def _ground(self, call: Call[Grounding]) -> Grounding:
@@ -271,12 +271,12 @@ class AsyncClient:
         return await self._ask(call, deadline)
 
     async def _check_size(self, image_bytes: int, deadline: float) -> None:
-        """Raises `ImageTooLargeError`. The service would refuse such an image too, but it may close the connection
-        while the image is still being sent, and then its reason is lost."""
+        """Raises `ImageTooLargeError` above the service's limit. The service would refuse the image too, but it may
+        close the connection while the image is still being sent, and then its reason is lost."""
         if self._most_image_bytes is None:
             try:
                 self._most_image_bytes = (await self._ask(METADATA, deadline)).limits.image_bytes
-            except (ServiceError, ServiceUnreachableError):  # the request itself will tell
+            except (ServiceError, ServiceUnreachableError):  # the request itself will show the problem
                 return
         if image_bytes > self._most_image_bytes:
             raise ImageTooLargeError(
@@ -312,7 +312,7 @@ class AsyncClient:
     async def _send(self, call: Call[T], deadline: float) -> T:
         start = time.perf_counter()
         left_s = max(0.001, deadline - time.monotonic())
-        told = {TIMEOUT_HEADER: f"{left_s:.3f}"}  # the service learns how long its answer is waited for
+        told = {TIMEOUT_HEADER: f"{left_s:.3f}"}  # tells the service how long the client will wait
         try:
             async with asyncio.timeout(left_s):  # httpx's own limits start again with each piece
                 response = await self._http().request(**call.request, headers=told)
@@ -320,7 +320,7 @@ class AsyncClient:
             raise ServiceUnreachableError(
                 f"no answer from {self.url} within {self.timeout_s:g} s: ask again, or set a longer timeout"
             ) from error
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: no name of a host
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: invalid host name
             raise self._unreachable(error) from error
         self._has_answered = True
         return self._read(call, response, 1000 * (time.perf_counter() - start))
@@ -338,7 +338,7 @@ class AsyncClient:
             raise ServiceUnreachableError(message) from error
 
     def _unreachable(self, error: Exception) -> ServiceUnreachableError:
-        # A service that answered before comes back; one that never did is most likely not there.
+        # a service that answered before will probably come back; one that never did is probably not there
         lost = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
         retryable = lost and (self._has_answered or not isinstance(error, httpx.ConnectError))
         reason = str(error) or type(error).__name__
@@ -374,7 +374,7 @@ class AsyncClient:
 
 
 class Client:
-    """`AsyncClient` without asyncio. Any thread may use it, and a process that was forked later."""
+    """`AsyncClient` without asyncio. It may be used from any thread, and in a process that was forked later."""
 
     def __init__(
         self,
@@ -445,8 +445,8 @@ class Client:
 
 @cache
 def _loop(process: int) -> asyncio.AbstractEventLoop:
-    """The event loop of all `Client`s of this process, in a thread of its own: there a time limit ends whatever takes
-    too long, which blocking sockets cannot do."""
+    """The event loop of all `Client`s of this process, in its own thread. In an event loop a time limit stops whatever
+    takes too long, which it can't with blocking sockets."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="referent.client", daemon=True).start()
     return loop
@@ -465,20 +465,20 @@ def _result(future: Future[T]) -> T:
 
 
 def _shown(progress: bool, items: Iterable[Question], concurrency: int) -> AbstractContextManager[Callable[[], None]]:
-    """A context whose value is to be called for each item done. Raises ValueError for no concurrency at all."""
+    """A context whose value is to be called for each item done. Raises ValueError if `concurrency` is less than 1."""
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}: ask at least one at a time")
     return progress_bar(len(items) if isinstance(items, Sized) else None) if progress else nullcontext(lambda: None)
 
 
 def _backoffs() -> Iterator[float]:
-    """Seconds to wait after each attempt: twice as many each time, up to a limit, and at random."""
+    """Seconds to wait after each attempt: doubled each time up to a limit, times a random factor of 0.5 to 1."""
     for attempt in itertools.count():
         yield min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)) * random.uniform(0.5, 1)
 
 
 def _base_of(given: str) -> httpx.URL:
-    """The URL that paths are added to; without a scheme it is http. Raises `ServiceUnreachableError`."""
+    """The URL that paths are added to; http if it has no scheme. Raises `ServiceUnreachableError`."""
     shown = re.sub(r"[^/@]*@", "", given)  # without a password
     try:
         url = httpx.URL(given if "://" in given else f"http://{given.lstrip('/')}")
@@ -490,7 +490,7 @@ def _base_of(given: str) -> httpx.URL:
 
 
 def _authorization(key: str) -> dict[str, str]:
-    """Raises ValueError without the key in it."""
+    """The header with the key. Raises ValueError, whose message does not contain the key."""
     if not key:
         return {}
     if not (key.isascii() and key.isprintable()):
@@ -502,7 +502,7 @@ def _authorization(key: str) -> dict[str, str]:
 
 
 class _Proxy(NamedTuple):
-    """A proxy, and where it was named."""
+    """A proxy, the variable that names it, and what to do if it fails."""
 
     url: str
     variable: str
@@ -510,7 +510,7 @@ class _Proxy(NamedTuple):
 
 
 def _proxy_of(url: httpx.URL) -> _Proxy | None:
-    """The proxy that the environment names for this URL; none for this machine, whatever the environment says."""
+    """The proxy that the environment names for this URL; always None for this machine."""
     if _is_local(url.host) or urllib.request.proxy_bypass(url.host):
         return None
     proxies = urllib.request.getproxies()

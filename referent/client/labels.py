@@ -1,6 +1,6 @@
-"""Where labels go: on no other label, inside the picture, hiding as little as can be of what is marked.
+"""Places labels: inside the picture, without overlapping each other, and hiding as little as possible of the marks.
 
-web/src/labels.ts has the same rule; tests/client/label_layouts.json holds both to it.
+web/src/labels.ts has the same rule; both are tested against tests/client/label_layouts.json.
 """
 
 import math
@@ -13,12 +13,12 @@ from referent.core.boxes import Bools, Box, Floats
 
 Size = tuple[float, float]
 
-MOST_LABELS = 128  # more than a picture has room for; the marks after them go without
-HIDDEN = 0.35  # shares of marks that a label may hide, summed, before a shorter one is tried
-REACH = 4  # heights of a label with words that it may be away from its mark
-RELUCTANCE = 0.02  # a place of `_around` must hide so much less than the one before it to be taken instead
+MOST_LABELS = 128  # more than a picture has room for; further marks get no label
+HIDDEN = 0.35  # a shorter label is tried if the hidden shares of marks add up to more
+REACH = 4  # how far a label with words may be from its mark, in heights of the label
+RELUCTANCE = 0.02  # a place of `_around` must hide so much less than an earlier one to be preferred
 VERSIONS = (60, 24, 12)  # characters of an expression in a label, and in shorter ones
-CELLS = 32  # of the grid that is searched where there is no room around a mark, each way at most
+CELLS = 32  # at most so many rows and columns has the grid that is searched if there is no room around a mark
 
 
 class Mark(NamedTuple):
@@ -26,7 +26,7 @@ class Mark(NamedTuple):
 
     box_xyxy: Box  # a box; of a point, the square around its dot
     is_dot: bool  # no label covers a dot
-    is_first: bool  # the mark that has the expression's words; it is served before the others
+    is_first: bool  # the mark whose label has the expression's words; it is placed before the others
     sizes: tuple[Size, ...]  # (width, height) of the label's versions, the longest first
 
 
@@ -36,14 +36,15 @@ class Label(NamedTuple):
     version: int  # which of the mark's sizes
     x: float  # of its top left corner
     y: float
-    is_led: bool  # it is away from its mark, and a line leads there
+    is_led: bool  # it is away from its mark, and a line connects them
 
 
 def place_labels(picture: Size, marks: Sequence[Mark]) -> list[Label | None]:
-    """A place for each mark's label in a picture of (width, height); None where there is no room for any version.
+    """A place for each mark's label in a picture of (width, height); None if there is no room for any version.
 
-    A label with words stands around its mark, the longest version that hides little; else not far away, led by a
-    line. Else the last version, a number, stands around its mark, or else anywhere.
+    The longest version with words that hides little is placed around its mark. If there is none, a label with words is
+    placed not far away, connected by a line. If that fails too, the last version, a number, is placed around its mark
+    or anywhere.
     """
     places: list[Label | None] = [None] * len(marks)
     boxes = np.array([mark.box_xyxy for mark in marks], float).reshape(-1, 4)
@@ -77,7 +78,7 @@ class _Space:
         return self._near(mark, number, math.inf) or self._away(mark, number, math.inf)
 
     def _near(self, mark: Mark, version: int, most: float) -> Label | None:
-        """The place around the mark that hides least, where that is no more than `most`."""
+        """The place around the mark that hides least; None if it hides more than `most`."""
         corners = _around(self._picture, mark.box_xyxy, mark.sizes[version])
         places = np.hstack([corners, corners + mark.sizes[version]])
         hidden = (_common(places, self._boxes) / self._areas).sum(1) + RELUCTANCE * np.arange(len(corners))
@@ -87,7 +88,7 @@ class _Space:
         return _label(version, corners[best], False) if is_good else None
 
     def _away(self, mark: Mark, version: int, reach: float) -> Label | None:
-        """The free place of a grid that is nearest to the mark, from edge to edge, where that is within reach."""
+        """The free place of a grid that is nearest to the mark, from edge to edge; None if it is beyond `reach`."""
         size = np.array(mark.sizes[version])
         step = max(size[1] / 2, *(side / CELLS for side in self._picture))
         columns, rows = (int(max(0, side - own) // step) + 1 for side, own in zip(self._picture, size, strict=True))
@@ -101,7 +102,7 @@ class _Space:
         return _label(version, corners[best], True) if is_good else None
 
     def _is_free(self, places: Floats) -> Bools:
-        """(N, 4) -> (N,): inside the picture, and on nothing that is taken."""
+        """(N, 4) -> (N,): whether a place is inside the picture and overlaps nothing that is taken."""
         inside = (places[:, 2] <= self._picture[0] + 1e-6) & (places[:, 3] <= self._picture[1] + 1e-6)
         return np.asarray(inside & ~(_common(places, self._taken) > 1e-6).any(1))
 
@@ -111,7 +112,7 @@ def _label(version: int, corner: Floats, is_led: bool) -> Label:
 
 
 def _around(picture: Size, box: Box, size: Size) -> Floats:
-    """Top left corners (12, 2) around the box and inside it, the best liked first; moved into the picture."""
+    """Top left corners (12, 2) around the box and inside it, in order of preference; moved into the picture."""
     (x1, y1, x2, y2), (width, height) = box, size
     left, right, above, below = x2 - width, x1 - width, y1 - height, y2 - height
     corners = np.array([
@@ -131,7 +132,7 @@ def _common(a: Floats, b: Floats) -> Floats:
 def versions(expression: str, score: float | None, number: int, rank: int | None) -> list[str]:
     """What a mark's label may say, the longest first; the last is its number alone.
 
-    `rank` is the referent's place among several, from 1 on; None for an expression's only one. The best has the words.
+    `rank` is the referent's place among several, from 1; None for an expression's only one. The first has the words.
     """
     sure = [] if score is None else [f"{score:.2f}"]
     if rank is not None and rank > 1:
@@ -143,15 +144,13 @@ def versions(expression: str, score: float | None, number: int, rank: int | None
 
 
 def short_form(expression: str, version: int) -> str | None:
-    """The words of it in the first label's version; None in that of the number alone."""
+    """The words of the expression in this version of its label; None for the version that is only a number."""
     return shortened(expression, VERSIONS[version]) if version < len(VERSIONS) else None
 
 
 def shortened(text: str, most: int) -> str:
-    """The text in one line, its middle left out where it has more than so many characters: ends tell things apart.
-
-    Whole words are left out where the ends have any.
-    """
+    """The text in one line of at most so many characters. The middle is left out, since ends tell expressions apart; if
+    possible, whole words are left out."""
     line = " ".join(text.split())
     if len(line) <= most:
         return line

@@ -1,4 +1,4 @@
-"""Fonts that have the letters of a text: one that is part of this package, and those of the system for the rest."""
+"""Finds a font that has all letters of a text: the one in this package, or else one of the system's."""
 
 import math
 from contextlib import suppress
@@ -8,13 +8,13 @@ from pathlib import Path
 from PIL import ImageFont
 
 BUNDLED = str(Path(__file__).parent / "fonts" / "Inter-Medium.otf")
-# Chinese, Japanese, Korean; Hebrew, Arabic and more; the writing of India
+# Chinese, Japanese, Korean; Hebrew, Arabic and more; Indian scripts
 SYSTEM = ("NotoSansCJK-Regular.ttc", "msgothic.ttc", "PingFang.ttc", "DejaVuSans.ttf", "arial.ttf", "Nirmala.ttf")
 NO_LETTER = "\uffff"
 
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The first font that has all letters of the text, else the bundled one: it has a box for what it lacks."""
+    """The first font that has all letters of the text, else the bundled one, which draws a box for missing letters."""
     letters = {letter for letter in printable(text) if not letter.isspace()}
     if not all(_has(BUNDLED, letter) for letter in letters):
         for file in _system_fonts():
@@ -24,13 +24,13 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def width_of(text: str, size: int) -> int:
-    """Whole pixels that the text takes."""
+    """Width of the text in whole pixels."""
     left, _, right, _ = font_for(text, size).getbbox(printable(text), anchor="lm")
     return math.ceil(right - left)
 
 
 def printable(text: str) -> str:
-    """Without what is not seen, and what turns the rest of a line around."""
+    """The text without invisible characters and marks of writing direction."""
     return "".join(letter for letter in text if letter.isprintable())
 
 

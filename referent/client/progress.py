@@ -1,4 +1,4 @@
-"""How far a command or a loop over many images is."""
+"""A progress bar for commands and loops over many images."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 @contextmanager
 def progress_bar(total: int | None, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A bar on standard error where that is a terminal; call the value for each of the `total` that is done."""
+    """A bar on standard error, if that is a terminal; call the value for each of the `total` that is done."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total, completed=done)

@@ -1,4 +1,4 @@
-"""An answer together with its image: drawn, shown in notebooks, and in the formats of other tools."""
+"""An answer together with its image: draws it, shows it in notebooks, and converts it for other tools."""
 
 import base64
 import html
@@ -22,32 +22,33 @@ if TYPE_CHECKING:
 
 
 class Grounding(GroundResponse):
-    """`GroundResponse` that knows its image. Pictures and other formats have its referents, which are there."""
+    """A `GroundResponse` with its image. Pictures and other formats have only referents, not the guess for what is
+    absent."""
 
     _image: str | os.PathLike[str] | bytes | Image.Image | None = PrivateAttr(None)
     _elapsed_ms: float | None = PrivateAttr(None)
 
     @property
     def elapsed_ms(self) -> float | None:
-        """The round trip of the request that was answered, without the waits of those before."""
+        """Round trip of the request that was answered, without earlier attempts and their waits."""
         return self._elapsed_ms
 
     @property
     def found(self) -> list[Answer]:
-        """The results of which something is there, as far as the model says."""
+        """The results that have a referent."""
         return [result for result in self.results if result.referents]
 
     def of(self, image: ImageSource, elapsed_ms: float | None = None) -> Self:
-        """Itself, from now on with its image. Raises as `held` does."""
+        """Sets the image and returns itself. Raises the errors of `held`."""
         self._image = held(image)
         self._elapsed_ms = elapsed_ms
         return self
 
     def plot(self, image: ImageSource | None = None, truths: Sequence[Box] = ()) -> Image.Image:
-        """The image with a box or dot and a label for each referent; `image` where it was given by URL before.
+        """The image with a box or dot and a label for each referent. Give `image` if it was asked about by URL.
 
-        True boxes (x1, y1, x2, y2) in pixels are white dashes. Where there is no room for an expression's words, a
-        legend below the image has them, and the result is larger than the image.
+        True boxes (x1, y1, x2, y2 in pixels) are drawn in white dashes. If there is no room for an expression's words,
+        a legend below the image has them, and the result is larger than the image.
 
         Raises ValueError, and OSError for a file that can't be read any more.
         """
@@ -84,10 +85,10 @@ class Grounding(GroundResponse):
 
     def to_coco(self, image_id: int, categories: dict[str, int] | None = None) -> list[dict[str, Any]]:
         """COCO's results format, as pycocotools' `loadRes` reads it, a row for each referent: `bbox` is x, y, width,
-        height in pixels, or `keypoints` x, y, 2 of a point; `caption` the expression.
+        height in pixels, or `keypoints` x, y, 2 of a point; `caption` is the expression.
 
-        `categories` gives the `category_id` of each expression; those that it lacks are added to it, from 1 on. Give
-        one and the same to all pictures of a data set, or equal expressions have other ids in other pictures.
+        `categories` gives the `category_id` of each expression; missing ones are added to it, numbered from 1. Pass the
+        same dict for all pictures of a data set, or equal expressions get different ids in different pictures.
         """
         ids = {} if categories is None else categories
         rows = []
@@ -105,7 +106,7 @@ class Grounding(GroundResponse):
         return rows
 
     def _repr_png_(self) -> bytes | None:
-        """For notebooks; nothing where there is only the URL of the image."""
+        """For notebooks; None if only the URL of the image is known."""
         if self._image is None or is_url(self._image):
             return None
         buffer = io.BytesIO()
@@ -129,7 +130,7 @@ COLUMNS = ("expression", "box x1, y1, x2, y2, or point x, y", "score", "present"
 
 
 def rows_of(answer: Answer) -> list[tuple[str, str, str, str]]:
-    """Rows of `COLUMNS`, for people: one for each referent, or for the best guess where there is none."""
+    """Rows of `COLUMNS`, for people: one for each referent, or one for the best guess if there is none."""
     return [_cells(referent) for referent in answer.referents or (answer,)]
 
 

@@ -22,7 +22,7 @@ from referent.commands.train import train
 
 
 class _Evaluate(TyperGroup):
-    """Whatever names none of its commands is for `records`: `referent evaluate jsonl --annotations ...`."""
+    """Arguments that don't begin with a command's name go to `records`: `referent evaluate jsonl --annotations ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         is_records = bool(args) and args[0] not in (*self.commands, "--help")
@@ -54,7 +54,7 @@ def configure(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    stamina.instrumentation.set_on_retry_hooks([])  # its log lines would stand among what commands print
+    stamina.instrumentation.set_on_retry_hooks([])  # its log lines would be mixed into the output of commands
 
 
 app.command()(serve)

@@ -15,33 +15,33 @@ from referent.client.progress import progress_bar
 from referent.commands.options import KEY, MAX_INSTANCES, MODEL, URL
 from referent.commands.terminal import failure
 
-INTERRUPTED = 130  # what shells report of Ctrl-C
+INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 
 def batch(
     source: Annotated[Path, typer.Argument(help="Folder of images, or a list of them: .txt, .csv or .jsonl.")],
-    out: Annotated[Path, typer.Option(help="File of results, JSON lines; what it has already is not asked again.")],
+    out: Annotated[Path, typer.Option(help="File of results, JSON lines; what it already has is not asked again.")],
     expressions: Annotated[
-        list[str] | None, typer.Argument(help="What to look for in images whose list does not say it.")
+        list[str] | None, typer.Argument(help="What to look for in images for which the list has no expression.")
     ] = None,
     url: URL = DEFAULT_URL,
     api_key: KEY = None,
     model: MODEL = None,
     max_instances: MAX_INSTANCES = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    csv: Annotated[Path | None, typer.Option(help="Also write all of --out's results there as a table.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write all results in --out to this file as a table.")] = None,
     coco: Annotated[
-        Path | None, typer.Option(help="Also write them there as a data set of COCO: boxes, or points as keypoints.")
+        Path | None, typer.Option(help="Also write them to this file in COCO's format: boxes, or points as keypoints.")
     ] = None,
     yolo: Annotated[
-        Path | None, typer.Option(help="Also write them into this folder as labels of YOLO: data.yaml and labels/.")
+        Path | None, typer.Option(help="Also write them into this folder as YOLO labels: data.yaml and labels/.")
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Also write the images into this folder, with the answers drawn.")
     ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
 ) -> None:
-    """Ask a running service about many images. Stopped or killed, the same command goes on where it was."""
+    """Ask a running service about many images. After a stop, the same command goes on where it was."""
 
     async def run(items: list[BatchItem], results: ResultsFile, advance: Callable[[], None]) -> None:
         async with AsyncClient(url, api_key=api_key) as client:

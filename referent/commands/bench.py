@@ -13,15 +13,15 @@ from rich.table import Table
 from referent.commands.installation import needs_clone
 from referent.commands.terminal import failure
 
-# for app.command(context_settings=...): what follows the name is for the benchmark
+# for app.command(context_settings=...): everything after the name is passed to the benchmark
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 def bench(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Which; the rest of the line is for it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Which benchmark; it gets all further arguments.")] = None,
 ) -> None:
-    """Run a benchmark of the clone, or list them."""
+    """Run a benchmark, or list all; needs a clone of the project."""
     with needs_clone("benchmarking", "bench") as clone:
         benchmarks = clone / "benchmarks"
     scripts = {file.stem: file for file in sorted(benchmarks.glob("*.py")) if "def main(" in file.read_text()}

@@ -16,12 +16,12 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders that `referent evaluate --out` wrote; the first is the base.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Write a report into a new folder in here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a report into a new folder below this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Several evaluations of the same records side by side."""
     if len(runs) < 2:
-        raise failure("one run has nothing to be compared with: give two or more", 2)
+        raise failure("one run can't be compared: give two or more", 2)
     try:
         from referent.evaluation.comparison import compare as compare_runs
         from referent.evaluation.comparison import comparison_table, load_runs, write_comparison

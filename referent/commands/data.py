@@ -19,7 +19,7 @@ TRAINING_MIX = "photo=.3,cut=.15,icons=.25,crowd=.06,alike=.12,rows=.12"
 
 
 class Split(StrEnum):
-    """Of the card photographs and the seeds."""
+    """A split of the card photographs and of the seeds."""
 
     train = "train"
     val = "val"
@@ -27,7 +27,7 @@ class Split(StrEnum):
 
 
 class Set(StrEnum):
-    """What `scenes` can write."""
+    """The sets that `scenes` can write."""
 
     mix = "mix"
     scenes = "scenes"
@@ -48,9 +48,7 @@ def prepare(
             "gseval."
         ),
     ],
-    annotations: Annotated[
-        list[Path], typer.Argument(help="Annotation files, or the folder of a format that has one.")
-    ],
+    annotations: Annotated[list[Path], typer.Argument(help="Annotation files, or a folder if the format has one.")],
     out: Annotated[Path, typer.Option(help="Folder for SPLIT.jsonl and stats.json.")],
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images; each is decoded once.", show_default="none is checked")
@@ -59,16 +57,16 @@ def prepare(
         str | None,
         typer.Option(help="Split by image, such as train=.9,val=.1.", show_default="the source's own splits"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of --split-shares.")] = 0,
-    strict: Annotated[bool, typer.Option(help="Stop at the first sample that is not fit for use.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Records to write at most.", show_default="all")] = None,
-    urls: Annotated[bool, typer.Option(help="First download what the rows name by URL into --images (pixmo).")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of --split-shares.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Stop at the first sample that can't be used.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Write at most so many records.", show_default="all")] = None,
+    urls: Annotated[bool, typer.Option(help="First download the rows' images by URL into --images (pixmo).")] = False,
     max_file_mb: Annotated[float, typer.Option(min=0.001, help="Limit of one download.")] = 20,
     max_total_gb: Annotated[float, typer.Option(min=0.001, help="Limit of all downloads in --images.")] = 50,
     deadline_s: Annotated[float, typer.Option(min=0.1, help="Limit of one download.")] = 30,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Downloads at a time.")] = 16,
 ) -> None:
-    """Bring published annotations into Referent's records; broken samples are left out, counted by reason."""
+    """Convert published annotations into Referent's records; broken samples are left out and counted by reason."""
     try:
         from referent.data.downloads import DownloadLimits
         from referent.data.preparation import PreparationOptions, fetch_images
@@ -89,28 +87,28 @@ def prepare(
 def scenes(
     artwork: Annotated[Path, typer.Option(help="artwork.npz of referent.mini.artwork.")],
     cards: Annotated[Path, typer.Option(help="Folder of card photographs with labels.csv.")],
-    split_file: Annotated[Path, typer.Option(help="CSV of referent.mini.cards: which photographs a split has.")],
+    split_file: Annotated[Path, typer.Option(help="CSV from referent.mini.cards: the split of each photograph.")],
     split: Annotated[Split, typer.Option(help="Which photographs and seeds.")],
     out: Annotated[Path, typer.Option(help="Folder for images/, SPLIT.jsonl and SPLIT.json.")],
     sets: Annotated[
-        list[Set] | None, typer.Option("--set", help="Which set; may be given several times.", show_default="mix")
+        list[Set] | None, typer.Option("--set", help="Which set; can be given several times.", show_default="mix")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Images of each set; cards are always all of the split.")] = 400,
+    count: Annotated[int, typer.Option(min=1, help="Images in each set; cards always has all of the split.")] = 400,
     mix: Annotated[str, typer.Option(help="Share of each kind of scene in the set mix.")] = TRAINING_MIX,
     several: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the expressions of mix that mean several objects.")
     ] = 0,
     backgrounds: Annotated[
-        Path | None, typer.Option(help="Folder of background photographs, for training alone.")
+        Path | None, typer.Option(help="Folder of background photographs, only for training.")
     ] = None,
-    seed: Annotated[str | None, typer.Option(help="Of the scenes.", show_default="the split")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+    seed: Annotated[str | None, typer.Option(help="Random seed of the scenes.", show_default="the split")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
 ) -> None:
-    """Generate scenes that mini trains on or is evaluated on: images and records.
+    """Generate the scenes for training and evaluating mini: images and records.
 
-    mix: what it trains on. scenes: icons in styles that it trains on; unseen_style, val_style: in the test's style and
-    in validation's, which it never sees. cards: the photographs as they are. several, several_cards: scenes and
-    photographs with expressions that mean several objects, or none.
+    mix is for training. scenes has icons in the styles of training; unseen_style and val_style have the styles of test
+    and validation, which training never uses. cards has the photographs unchanged. several and several_cards are
+    scenes and photographs with expressions that mean several objects, or none.
     """
     try:
         from referent.core.files import md5
@@ -118,7 +116,7 @@ def scenes(
         from referent.mini.scenes import SCENE_KINDS, Materials
 
         if backgrounds and split != Split.train:
-            raise ValueError(f"--backgrounds are for training alone: leave them out with --split {split.value}")
+            raise ValueError(f"--backgrounds is only for training: leave it out with --split {split.value}")
         shares = parse_shares(mix, SCENE_KINDS)
         names = sets or [Set.mix]
         materials = Materials.load(artwork, backgrounds, cards, split_file, split)
@@ -189,7 +187,7 @@ def _print_stats(stats: dict[str, Any], out: Path) -> None:
 
 
 def parse_shares(text: str, known: tuple[str, ...] | None = None) -> dict[str, float]:
-    """ "a=.9,b=.1" -> shares, in order. Raises `ValueError` unless they are of `known` names and add up to 1."""
+    """ "a=.9,b=.1" -> shares, in order. Raises `ValueError` unless the names are `known` and the shares add up to 1."""
     shares: dict[str, float] = {}
     for part in text.split(","):
         name, _, share = part.strip().partition("=")

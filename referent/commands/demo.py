@@ -1,4 +1,4 @@
-"""`referent demo`: a Gradio page that asks a running service: models side by side, IoU with true boxes."""
+"""`referent demo`: a Gradio page for a running service: models side by side, and IoU with true boxes."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 64
 REQUESTS_AT_A_TIME = 4
-FIRST = ("baseline", "frozen", "main")  # the models of visual-grounding-api, as its own page has them side by side
+FIRST = ("baseline", "frozen", "main")  # the models of visual-grounding-api, in the order of its own page
 HOW_TO_DRAW = "To draw a true box, click on two opposite corners in the picture."
 CORNER = "The first corner is at {}, {}: click on the opposite one."
 HEADERS = ["model", *COLUMNS, "IoU", "ms"]
@@ -53,7 +53,7 @@ class Shown:
 
     picture: Image.Image  # with its referents, and the true boxes in white dashes
     caption: str
-    text: str  # what it wrote, of models that answer in text
+    text: str  # what the model wrote; empty for models that don't answer in text
 
 
 def build(client: Client) -> "gradio.Blocks":
@@ -69,7 +69,7 @@ def build(client: Client) -> "gradio.Blocks":
     defaults = beside or [model.name for model in models if model.default] or names
 
     def answer(image: str | None, expressions: str, chosen: list[str], truth: str) -> list[Any]:
-        """The table of all models; then a picture, and what it wrote, of each model."""
+        """The table of all models; then for each model a picture and what it wrote."""
         try:
             shown, rows = ground(client, image, expressions.splitlines(), chosen, truth.splitlines())
         except (OSError, ValueError, ServiceError) as error:
@@ -86,7 +86,7 @@ def build(client: Client) -> "gradio.Blocks":
     def click(
         truth: str, expressions: str, corner: tuple[int, int] | None, event: gradio.SelectData
     ) -> tuple[str, tuple[int, int] | None, str]:
-        """A first corner, and then the box in the first line that has none."""
+        """The first click sets a corner; the second completes the box, in the first line that has none."""
         x, y = event.index
         if corner is None:
             return truth, (x, y), CORNER.format(x, y)
@@ -101,9 +101,7 @@ def build(client: Client) -> "gradio.Blocks":
                 hint = gradio.Markdown(HOW_TO_DRAW)
             with gradio.Column():
                 expressions = gradio.Textbox(label="What to look for: one expression on each line", lines=3)
-                truth = gradio.Textbox(
-                    label="True boxes, where you know them: x1, y1, x2, y2 on the same lines", lines=3
-                )
+                truth = gradio.Textbox(label="True boxes, if you know them: x1, y1, x2, y2 on the same lines", lines=3)
                 chosen = gradio.CheckboxGroup(names, value=defaults, label="Models")
                 button = gradio.Button("Find", variant="primary")
         outputs = []
@@ -131,9 +129,9 @@ def build(client: Client) -> "gradio.Blocks":
 def ground(
     client: Client, image: str | None, expressions: list[str], models: list[str], truth: list[str]
 ) -> tuple[dict[str, Shown], list[list[str]]]:
-    """What each model answers, by its name, and a row of `HEADERS` for each model and referent.
+    """Each model's answer, by its name, and a row of `HEADERS` for each model and referent.
 
-    Raises ValueError for what is missing or wrong, and as `Client.ground` does.
+    Raises ValueError for what is missing or wrong, and the errors of `Client.ground`.
     """
     asked = {line.strip(): parse_box(known) for line, known in zip_longest(expressions, truth, fillvalue="")}
     asked.pop("", None)
@@ -156,7 +154,8 @@ def ground(
 
 
 def with_box(truth: str, expressions: str, corner: tuple[int, int], other: tuple[int, int]) -> str:
-    """The lines of true boxes with that of two corners in the first expression's line that has none; else the last."""
+    """The lines of true boxes with a new box of two corners. It goes into the first line of an expression that has no
+    box, or else replaces the last."""
     lines = truth.splitlines()
     count = max(1, len(expressions.rstrip().splitlines()))
     lines += [""] * (count - len(lines))
@@ -167,7 +166,7 @@ def with_box(truth: str, expressions: str, corner: tuple[int, int], other: tuple
 
 
 def parse_box(text: str) -> Floats | None:
-    """ "x1, y1, x2, y2" -> (4,), None for nothing. Raises ValueError for anything else."""
+    """ "x1, y1, x2, y2" -> (4,), None for empty text. Raises ValueError for anything else."""
     if not text.strip():
         return None
     try:
@@ -180,7 +179,7 @@ def parse_box(text: str) -> Floats | None:
 
 
 def sample_scenes() -> list[list[str]]:
-    """Examples: image, expressions, their boxes; a wheel has none."""
+    """Examples: image, expressions, their boxes; empty in a wheel, which has no samples."""
     if CLONE is None:
         return []
     samples = CLONE / "tests" / "samples"

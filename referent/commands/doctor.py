@@ -35,17 +35,17 @@ EXTRAS = {
 }
 GIB = 2**30
 FREE_DISK = 2 * GIB
-SHARED_MEMORY = 256 * 2**20  # Triton's Python-based backend passes tensors through it; docker gives 64 MiB
+SHARED_MEMORY = 256 * 2**20  # Triton's Python backend passes tensors through it; docker's default is 64 MiB
 
 
 def doctor(
     model_repository: Annotated[Path, typer.Option(help="Folder of the models to serve.")] = Path("model_repository"),
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port, if it is to be opened.")] = 0,
+    grpc_port: Annotated[int, typer.Option(help="Triton's gRPC port, if it is opened.")] = 0,
     metrics_port: Annotated[int, typer.Option(help="Port of the metrics.")] = 9090,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check what this machine has against what serving, training and exporting need; exit 1 if something won't work."""
+    """Check whether this machine has what serving, training and exporting need; exit 1 if something won't work."""
     ports = {"--port": port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
     checks = list(examine(model_repository, ports))
     if as_json:
@@ -98,7 +98,7 @@ def _python() -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    """The installed versions against what the project's own metadata asks for, by extra."""
+    """Compares the installed versions with the requirements in the project's metadata, for each extra."""
     requirements = [Requirement(line) for line in importlib.metadata.requires("referent-grounding") or []]
     yield _versions("packages", [r for r in requirements if r.marker is None], install_command(), "fail")
     for extra, purpose in EXTRAS.items():
@@ -119,7 +119,7 @@ def _versions(subject: str, asked: list[Requirement], remedy: str, severity: Lit
             fine.append(entry)
         else:
             old.append(f"{entry}, not {requirement.specifier}")
-    if old:  # installed, and yet wrong: worse than absent
+    if old:  # a wrong version is worse than a missing package
         return Check("fail", subject, "; ".join(old), remedy)
     if missing:
         return Check(severity, subject, f"not installed: {', '.join(missing)}", remedy)
@@ -159,14 +159,15 @@ def _models(repository: Path) -> Iterator[tuple[Check, int]]:
 
 
 def _memory(weights: int) -> Check:
-    """Two versions of each model are loaded while one replaces the other, and processes need about 1 GiB beside."""
+    """Memory for two versions of each model, since both are loaded while one replaces the other, and about 1 GiB for
+    the processes."""
     free, need = _available_memory(), 2 * weights + GIB
     found = f"{free / GIB:.1f} GiB free; serving these models needs about {need / GIB:.1f}"
     return Check("ok", "memory", found) if free >= need else Check("fail", "memory", found, "free some, or serve fewer")
 
 
 def _available_memory() -> int:
-    """Bytes, of this container where it has a limit of its own (cgroup v2)."""
+    """Bytes available on this machine, or to this container if it has a limit (cgroup v2)."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")

@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 @needs("evaluating", "evaluate")
 def evaluate(
-    format: Annotated[str, typer.Argument(help="Of the annotations: jsonl, refer, refcoco, rec, referit, gseval ...")],
-    annotations: Annotated[Path, typer.Option(help="File of annotations, or folder where the format has one.")],
+    format: Annotated[str, typer.Argument(help="Annotation format: jsonl, refer, refcoco, rec, referit, gseval ...")],
+    annotations: Annotated[Path, typer.Option(help="Annotation file, or a folder if the format has one.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Predict with the model of this directory.")] = None,
-    url: Annotated[str | None, typer.Option(help="Predict with the service that runs here.")] = None,
+    url: Annotated[str | None, typer.Option(help="Predict with the service at this URL.")] = None,
     api_key: KEY = None,
     predictions: Annotated[Path | None, typer.Option(help="Take the predictions of this JSON-lines file.")] = None,
-    model: Annotated[str | None, typer.Option(help="Of the service.", show_default="the service's")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time to the service.")] = 4,
-    batch: Annotated[int, typer.Option(min=1, help="Images a pass of the checkpoint.")] = 8,
-    split: Annotated[str | None, typer.Option(help="Take this split only.", show_default="all")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many records.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the service.", show_default="the service's")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the service at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass of the checkpoint.")] = 8,
+    split: Annotated[str | None, typer.Option(help="Use only this split.", show_default="all")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many records.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write a report into a new folder in here.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the run.", show_default="the format")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a report into a new folder below this one.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="the format")] = None,
     record: Annotated[str | None, typer.Option(help="Write the figures into the checkpoint under this name.")] = None,
 ) -> None:
-    """Judge a model: the predictions of a checkpoint, a running service or a file against annotations.
+    """Judge a model: compare predictions of a checkpoint, a running service or a file with annotations.
 
     A missing or invalid prediction is a miss in every figure.
     """
@@ -149,7 +149,7 @@ def _ask_service(
 
 
 def _of_checkpoint(directory: Path) -> dict[str, str | None]:
-    """What is judged: a checkpoint's name, the digest of its files, and the commit that trained it."""
+    """What is evaluated: a checkpoint's name, the digest of its files, and the commit that trained it."""
     from referent.core.provenance import digest_of
     from referent.modeling.checkpoint import load_checkpoint_spec
 
@@ -159,7 +159,7 @@ def _of_checkpoint(directory: Path) -> dict[str, str | None]:
 
 
 def _of_service(url: str, api_key: str | None, model: str | None) -> dict[str, str | None]:
-    """What is judged: a served model, its version and digest. Raises ValueError where it is not served."""
+    """What is evaluated: a served model, its version and digest. Raises ValueError if it is not served."""
     from referent.client.http import Client
 
     with Client(url, api_key=api_key) as client:
@@ -180,7 +180,7 @@ def _clock(source: str, batch: int, concurrency: int) -> str:
 
 
 def _record(checkpoint: Path, name: str, summary: dict[str, Any]) -> None:
-    """Into referent.json; the threshold is chosen on validation data and so isn't a figure of this set."""
+    """Writes the figures into referent.json, without the threshold, which belongs to validation data, not this set."""
     from referent.modeling.checkpoint import SPEC_FILE, CheckpointSpec
 
     file = checkpoint / SPEC_FILE

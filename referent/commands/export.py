@@ -11,25 +11,25 @@ from referent.commands.installation import needs_clone
 @needs_clone("exporting", "export")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Directory of the checkpoint.")],
-    name: Annotated[str, typer.Option(help="Of the served model.")],
+    name: Annotated[str, typer.Option(help="Name of the served model.")],
     to: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
-    dtype: Annotated[Literal["fp32", "fp16"], typer.Option(help="To compute with; fp16 is for GPUs.")] = "fp32",
+    dtype: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision; fp16 is for GPUs.")] = "fp32",
     weights: Annotated[
         Literal["int8", "int4", "fp16"] | None,
         typer.Option(
-            help="int8, int4: round those of vision encoder and language model; fp16: store all in half.",
+            help="int8, int4: round the weights of vision encoder and language model. fp16: store all weights so.",
             show_default="as --dtype",
         ),
     ] = None,
-    max_batch_size: Annotated[int, typer.Option(help="Images that Triton puts together.")] = 8,
+    max_batch_size: Annotated[int, typer.Option(help="At most so many images in a batch of Triton's.")] = 8,
     quick_parity: Annotated[bool, typer.Option("--quick-parity", help="Check two cases instead of four.")] = False,
     int8: Annotated[
         Path | None,
-        typer.Option(metavar="RECORDS", help="For CPUs: integers throughout, in ranges of these records' pictures."),
+        typer.Option(metavar="RECORDS", help="For CPUs: integers throughout, calibrated on images of these records."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --int8.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images of --int8.")] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Folder for what each phase makes: an export that was stopped goes on.")
+        Path | None, typer.Option(help="Folder for intermediate files: a stopped export continues from them.")
     ] = None,
 ) -> None:
     """Export a checkpoint for Triton: merge, split, ONNX, check, publish."""

@@ -19,16 +19,18 @@ from referent.core.sources import from_argument
 def ground(
     image: Annotated[
         str,
-        typer.Argument(help="JPEG, PNG, WebP or AVIF file, - for standard input, or a URL that the service may fetch."),
+        typer.Argument(help="JPEG, PNG, WebP or AVIF file, - for standard input, or a URL for the service to fetch."),
     ],
     expressions: Annotated[list[str], typer.Argument(help="What to look for, such as 'the red cup'.")],
     url: URL = DEFAULT_URL,
     api_key: KEY = None,
     model: MODEL = None,
     max_instances: MAX_INSTANCES = None,
-    heatmap: Annotated[bool, typer.Option(help="Ask where the model looked; --save draws it, --json has it.")] = False,
+    heatmap: Annotated[
+        bool, typer.Option(help="Ask where the model looked; --save draws it, --json prints it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
-    save: Annotated[Path | None, typer.Option(help="File to write the image to, with the boxes drawn.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the image to this file, with the boxes drawn.")] = None,
 ) -> None:
     """Ask a running service where in the image is what each expression refers to."""
     try:

@@ -8,7 +8,7 @@ import typer
 from referent.commands.installation import needs
 from referent.commands.terminal import failure
 
-app = typer.Typer(help="Make a checkpoint of what another project trained.", no_args_is_help=True)
+app = typer.Typer(help="Make a checkpoint from another project's weights.", no_args_is_help=True)
 
 BASE = Annotated[Path, typer.Option(help="The LLaVA directory that it was trained on (config.json, weights).")]
 OUT = Annotated[Path, typer.Option(help="Folder of the new checkpoint, which refers to the base.")]
@@ -21,7 +21,7 @@ def visual_grounding(
     base: BASE,
     out: OUT,
     read: Annotated[
-        Literal["last", "left600"], typer.Option(help="The position that the head reads; the command says more.")
+        Literal["last", "left600"], typer.Option(help="The position that the head reads; the output explains it.")
     ] = "last",
 ) -> None:
     """Import visual-grounding-api's checkpoints, main or ablation."""
@@ -44,7 +44,7 @@ def llava(
     source: Annotated[Path, typer.Argument(help="A LLaVA-1.5 directory, such as llava-1.5-7b-hf.")],
     out: OUT,
 ) -> None:
-    """Import LLaVA-1.5 as it is published: it answers with a box in text."""
+    """Import the published LLaVA-1.5, which answers with a box in text."""
     from referent.modeling.importers.llava_hf import import_llava
     from referent.modeling.weights import CheckpointError
 
@@ -63,7 +63,7 @@ def point_vlm(
     base: Annotated[Path, typer.Option(help="The PaliGemma-2 directory that it was trained on.")],
     out: OUT,
 ) -> None:
-    """Import point-vlm's adapters, which have PaliGemma-2 point: to one thing, or to several."""
+    """Import point-vlm's adapters for PaliGemma-2, which answers with one point or several."""
     from referent.modeling.importers.paligemma import import_point_vlm
     from referent.modeling.weights import CheckpointError
 
@@ -82,9 +82,9 @@ def paligemma(
         Path, typer.Argument(help="A PaliGemma or PaliGemma-2 directory, such as paligemma2-3b-mix-448.")
     ],
     out: OUT,
-    adapter: Annotated[Path | None, typer.Option(help="PEFT folder, for an edition that was only pre-trained.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="PEFT folder, for a model that was only pre-trained.")] = None,
 ) -> None:
-    """Import PaliGemma as it is published: it detects, and answers with boxes."""
+    """Import the published PaliGemma, which answers with boxes."""
     from referent.modeling.importers.paligemma import import_paligemma
     from referent.modeling.weights import CheckpointError
 
@@ -98,11 +98,11 @@ def paligemma(
 @app.command("vpp-llava")
 @needs("importing", "train")
 def vpp_llava(
-    source: Annotated[Path, typer.Argument(help="Directory of VPP-LLaVA-7b or -13b, or of a model trained like them.")],
+    source: Annotated[Path, typer.Argument(help="Directory of VPP-LLaVA-7b or -13b, or a model trained like them.")],
     out: Annotated[Path, typer.Option(help="Folder of the new checkpoint, which holds all weights.")],
     clip: Annotated[
         Path | None,
-        typer.Option(help="Directory of its CLIP: only if that isn't the published one, or wasn't trained."),
+        typer.Option(help="Directory of its CLIP, only if it isn't the published one or wasn't trained."),
     ] = None,
 ) -> None:
     """Import VPP-LLaVA, which answers in text."""

@@ -1,4 +1,4 @@
-"""How this copy of the project was installed, from a clone or as a wheel, and what a command lacks."""
+"""How this copy of the project was installed, from a clone or as a wheel, and which extras a command needs."""
 
 import sys
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from referent.commands.terminal import failure
 _ROOT = Path(__file__).parents[2]
 CLONE = _ROOT if (_ROOT / "pyproject.toml").is_file() else None  # None: installed as a wheel
 WHEEL = f"referent_grounding-{__version__}-py3-none-any.whl"
-CLONE_ONLY = {"bench", "export", "gateway", "local"}  # extras of what no wheel has
+CLONE_ONLY = {"bench", "export", "gateway", "local"}  # extras for packages that a wheel does not contain
 
 
 def install_command(*extras: str) -> str:
-    """What installs these extras of the project."""
+    """The command that installs these extras of the project."""
     names = f"[{','.join(extras)}]" if extras else ""
     if CLONE or CLONE_ONLY & set(extras):
         return f"pip install -e '.{names}' in {CLONE or 'a clone of the project'}"
@@ -24,7 +24,7 @@ def install_command(*extras: str) -> str:
 
 @contextmanager
 def needs(doing: str, *extras: str) -> Iterator[None]:
-    """Around a command that imports packages of these extras: one that is missing ends it, in one line."""
+    """Around a command that imports packages of these extras; if one is missing, the command ends with one line."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -33,7 +33,10 @@ def needs(doing: str, *extras: str) -> Iterator[None]:
 
 @contextmanager
 def needs_clone(doing: str, *extras: str) -> Iterator[Path]:
-    """As `needs`, where gateway, export, runtime or benchmarks are imported too: only a clone has these. Its folder."""
+    """As `needs`, for a command that imports gateway, export, runtime or benchmarks, which only a clone has.
+
+    Yields the clone's folder.
+    """
     if CLONE is None:
         raise failure(f"{doing} runs from a clone of the project, not from a wheel: {install_command(*extras)}")
     if str(CLONE) not in sys.path:

@@ -12,11 +12,11 @@ from referent.commands.installation import needs
 from referent.commands.terminal import failure
 from referent.core.text_forms import FORMS
 
-TextForm = StrEnum("TextForm", {name: name for name in FORMS})  # of texts
+TextForm = StrEnum("TextForm", {name: name for name in FORMS})
 
 
 class Format(StrEnum):
-    """Of files that have the true boxes too."""
+    """Formats of prediction files that contain the true boxes."""
 
     rec_eval = "rec-eval"
 
@@ -24,13 +24,13 @@ class Format(StrEnum):
 @needs("evaluating", "evaluate")
 def predictions(
     file: Annotated[Path, typer.Argument(help="Predictions beside their true boxes.")],
-    format: Annotated[Format, typer.Option(help="Of the file.")],
+    format: Annotated[Format, typer.Option(help="Format of the file.")],
     form: Annotated[
-        TextForm | None, typer.Option(help="Of answers in text.", show_default="as their syntax tells")
+        TextForm | None, typer.Option(help="How answers in text write boxes.", show_default="detected from the text")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
-    """Judge published predictions, whichever way their model writes where things are.
+    """Judge published predictions, in any form in which models write boxes.
 
     A text that cannot be read is an invalid prediction, and so a miss.
     """

@@ -9,7 +9,7 @@ import typer
 from referent.commands.installation import needs_clone
 from referent.commands.terminal import failure
 
-DEADLINE_GOLDENS = 5  # golden inferences of the slowest model fit into a request's deadline
+DEADLINE_GOLDENS = 5  # a request's deadline is at least so many golden inferences of the slowest model
 
 
 class DeviceOption(StrEnum):
@@ -41,13 +41,13 @@ def serve(
         DeviceOption | None, typer.Option(help="What the models run on.", show_default="the GPU, if one can be used")
     ] = None,
     mode: Annotated[
-        ModeOption, typer.Option(help="On CPUs: an instance with all cores, or one for each core, which answers more.")
+        ModeOption, typer.Option(help="On CPUs: one instance with all cores, or one per core for more throughput.")
     ] = ModeOption.latency,
     gpu_memory_gb: Annotated[
-        float | None, typer.Option(help="That each part may take of a GPU beside its weights.", show_default="all")
+        float | None, typer.Option(help="GPU memory for each part besides its weights.", show_default="all")
     ] = None,
     load_timeout: Annotated[
-        float | None, typer.Option(help="Seconds for loading a model.", show_default="by its size")
+        float | None, typer.Option(help="Time limit for loading a model, in seconds.", show_default="by its size")
     ] = None,
     model_repository: Annotated[
         Path | None, typer.Option(help="Folder of the models to serve.", show_default="model_repository")
@@ -55,7 +55,7 @@ def serve(
 ) -> None:
     """Serve the models: Triton and the gateway, in the foreground; Ctrl-C stops both.
 
-    What isn't given comes from the environment, REFERENT_PORT and so on.
+    Options that aren't given are read from the environment: REFERENT_PORT and so on.
     """
     given: dict[str, Any] = {"host": host, "port": port, "model_repository": model_repository}
     try:

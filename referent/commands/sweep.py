@@ -1,6 +1,6 @@
 """`referent sweep`: a plain grid over LoRA's rank (alpha is twice the rank), the learning rate and the batch.
 
-Each cell is a run of its own folder and process; a finished one is not run again, so a stopped sweep goes on.
+Each cell is a run with its own folder and process; finished cells are not run again, so a stopped sweep continues.
 """
 
 import csv
@@ -31,13 +31,13 @@ def sweep(
     data: Data,
     images: Images,
     out: Annotated[Path, typer.Option(help="A folder for each cell, and the results; finished cells stay.")],
-    mode: Annotated[Literal["lora", "qlora", "text"], typer.Option(help="As of `referent train`.")] = "lora",
-    ranks: Annotated[str, typer.Option(help="Of LoRA; alpha is twice the rank.")] = "8,16,32",
+    mode: Annotated[Literal["lora", "qlora", "text"], typer.Option(help="Mode of `referent train`.")] = "lora",
+    ranks: Annotated[str, typer.Option(help="LoRA ranks; alpha is twice the rank.")] = "8,16,32",
     learning_rates: Annotated[str, typer.Option()] = "1e-4,2e-4",
     batches: Annotated[str, typer.Option()] = "8,16",
 ) -> None:
     """Train every combination of rank, learning rate and batch; further options go to `referent train`."""
-    import referent.training.train  # noqa: F401  # before the first cell, which would end without it
+    import referent.training.train  # noqa: F401  # fails here, not in the first cell, if a package is missing
 
     try:
         cells = grid(
@@ -66,12 +66,12 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the cell's folder."""
         return f"rank{self.rank}-lr{self.learning_rate:g}-batch{self.batch}"
 
     @property
     def options(self) -> list[str]:
-        """For `referent train`."""
+        """Options for `referent train`."""
         return [
             "--lora-rank", str(self.rank), "--lora-alpha", str(2 * self.rank),
             "--learning-rate", str(self.learning_rate), "--batch", str(self.batch),
@@ -84,7 +84,7 @@ def grid(ranks: Sequence[int], learning_rates: Sequence[float], batches: Sequenc
 
 
 def run_sweep(cells: Sequence[Cell], train_options: Sequence[str], out: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Each cell with its best validation figures, as it is done. Raises subprocess.CalledProcessError."""
+    """Yields each cell with its best validation figures once it is done. Raises subprocess.CalledProcessError."""
     for cell in cells:
         result = out / cell.name / RESULT_FILE
         if not result.is_file():
@@ -94,7 +94,7 @@ def run_sweep(cells: Sequence[Cell], train_options: Sequence[str], out: Path) ->
 
 
 def write_results(results: Sequence[tuple[Cell, dict[str, Any]]], out: Path) -> Table:
-    """sweep.csv, sweep.md and sweep.png, best first; the table is for the terminal."""
+    """Writes sweep.csv, sweep.md and sweep.png, best first; returns the table for the terminal."""
     from referent.training.curves import plot_sweep
 
     ordered = sorted(results, key=lambda result: -result[1]["mean_iou"])

@@ -1,4 +1,4 @@
-"""What commands say to a person where they fail."""
+"""Error messages of commands."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""What a model says to an expression: the one answer type of service, SDK, drawing, page and evaluation."""
+"""What a model answers to an expression. Service, SDK, drawing, page and evaluation all use this one type."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
@@ -36,7 +36,7 @@ class Referent(BaseModel):
         score: float | None = None,
         present: bool | None = None,
     ) -> Self:
-        """From a box (4,) in pixels, which is clipped to the image of (width, height)."""
+        """From a box (4,) x1, y1, x2, y2 in pixels, which is clipped to the image of (width, height)."""
         clipped = clip_xyxy(np.asarray(box_xyxy, np.float64), *image_size)
         normalized = xyxy_to_cxcywh(clipped / np.tile(image_size, 2))
         return cls(
@@ -57,7 +57,7 @@ class Referent(BaseModel):
         score: float | None = None,
         present: bool | None = None,
     ) -> Self:
-        """From a point (2,) in pixels, which is moved into the image of (width, height)."""
+        """From a point (2,) x, y in pixels, which is moved into the image of (width, height)."""
         x, y = np.clip(np.asarray(point_xy, np.float64), 0, image_size).tolist()
         return cls(
             expression=expression,
@@ -70,7 +70,7 @@ class Referent(BaseModel):
 
 
 class Answer(Referent):
-    """What a model says to one expression: the best referent's fields, and all referents.
+    """What a model answers to one expression: the best referent's fields, and all referents.
 
     If nothing is there, `present` is false and `referents` is empty; kind `head` still gives its best guess.
     """
@@ -79,17 +79,17 @@ class Answer(Referent):
     text: str | None = Field(
         default=None,
         exclude_if=lambda text: text is None,
-        description="what a generator wrote; others leave it out",
+        description="what a model of kind `generator` wrote; other models leave it out",
     )
     finish_reason: FinishReason | None = Field(
         default=None,
         exclude_if=lambda reason: reason is None,
-        description="why a generator ended: stop; length, its answer was cut; error, this expression's pass failed",
+        description="why writing ended: stop; length, the answer was cut; error, this expression's pass failed",
     )
     heatmap: tuple[tuple[float, ...], ...] | None = Field(
         default=None,
         exclude_if=lambda heatmap: heatmap is None,
-        description="how much each part of `heatmap_xyxy` is meant, 0..1, in rows from the top; where it was asked for",
+        description="how likely each part of `heatmap_xyxy` is meant, 0..1, rows from the top; only if asked for",
     )
     heatmap_xyxy: Box | None = Field(
         default=None,
@@ -109,7 +109,7 @@ class Answer(Referent):
         text: str | None = None,
         finish_reason: FinishReason | None = None,
     ) -> Self:
-        """From the referents, best first. Without any, `guess` gives box, point and score, or `score` alone."""
+        """From the referents, best first. If there are none, box, point and score come from `guess`, if given."""
         best = referents[0] if referents else guess
         return cls(
             expression=expression,

@@ -1,4 +1,4 @@
-"""What the service answers, problems too: the gateway writes it, the client reads it."""
+"""The service's answers and problems: the gateway writes them, the client reads them."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,7 @@ from pydantic.config import JsonDict
 
 from referent.core.answers import Answer
 
-TIMEOUT_HEADER = "X-Request-Timeout"  # seconds that the caller gives a request
+TIMEOUT_HEADER = "X-Request-Timeout"  # seconds that the caller allows for a request
 _REFERENT: JsonDict = {
     "expression": "the queen",
     "box_xyxy": [12.1, 80.4, 140.9, 260.0],
@@ -44,7 +44,7 @@ class Timings(BaseModel):
     """Where the time went, milliseconds."""
 
     fetch: float | None = Field(
-        default=None, description="of an image by URL; absent without one", exclude_if=lambda ms: ms is None
+        default=None, description="getting an image by URL; otherwise absent", exclude_if=lambda ms: ms is None
     )
     queue: float = Field(description="until a thread of the gateway was free")
     decode: float
@@ -56,7 +56,9 @@ class Timings(BaseModel):
         exclude_if=lambda ms: ms is None,
     )
     generation: float | None = Field(
-        default=None, description="part of inference: writing the answers; likewise", exclude_if=lambda ms: ms is None
+        default=None,
+        description="part of inference: writing the answers; absent unless the model writes them",
+        exclude_if=lambda ms: ms is None,
     )
     postprocess: float
     total: float
@@ -76,13 +78,13 @@ class GroundResponse(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error, as RFC 9457 defines it."""
 
     type: str = Field(examples=["urn:referent:problem:unknown-model"])
     title: str = Field(examples=["No such model"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["no model 'maxi'; served are: mini"])
-    instance: str = Field(description="the path that was asked for", examples=["/v1/ground"])
+    instance: str = Field(description="path of the request", examples=["/v1/ground"])
     request_id: str | None
     retryable: bool = Field(description="whether the same request may succeed later")
     stage: str | None = Field(
@@ -92,7 +94,7 @@ class Problem(BaseModel):
 
 
 class GroundBatchResult(BaseModel):
-    """What became of one image: its answer, or its problem."""
+    """The result of one image: its answer, or its problem."""
 
     status: int = Field(description="HTTP status that the image would have got alone", examples=[200])
     answer: GroundResponse | None = Field(default=None, exclude_if=lambda answer: answer is None)
@@ -100,7 +102,7 @@ class GroundBatchResult(BaseModel):
 
 
 class GroundBatchResponse(BaseModel):
-    """A result for each image, in order. The whole has status 200 where the request itself was in order."""
+    """A result for each image, in order. The response has status 200 if the request itself was valid."""
 
     results: list[GroundBatchResult]
 

@@ -12,7 +12,7 @@ from pydantic import WithJsonSchema
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
-# one box; its JSON schema says "four numbers" in the words that generators and validators of every draft understand
+# one box; its JSON schema says "four numbers" in keywords that every draft of JSON Schema has
 Box = Annotated[
     tuple[float, float, float, float],
     WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}),
@@ -44,7 +44,7 @@ def area(boxes_xyxy: Floats) -> Floats:
 
 
 def iou(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
-    """Intersection over union of pairs, (..., 4) x (..., 4) -> (...) in 0..1; 0 where both boxes are empty."""
+    """Intersection over union of pairs, (..., 4) x (..., 4) -> (...) in 0..1; 0 if both boxes are empty."""
     low = np.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
     high = np.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
     intersection = area(np.concatenate([low, high], axis=-1))

@@ -19,7 +19,7 @@ MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class BundleError(RuntimeError):
-    """A bundle is missing, malformed, or its files are not the ones that it lists."""
+    """A bundle is missing or malformed, or its files differ from those that it lists."""
 
 
 class FileEntry(BaseModel):
@@ -41,19 +41,21 @@ class Bundle(ModelSpec):
     has_scores: bool
     dtype: Literal["fp32", "fp16"] = Field(description="of the vision encoder and the language model")
     weights: Literal["int8", "int4", "fp16"] | None = Field(
-        default=None, description="int8, int4: of matrix products; fp16: how all are stored; None: of the dtype"
+        default=None,
+        description="int8, int4: what the weights of matrix products are rounded to; fp16: how all weights are stored; "
+        "None: they have the dtype",
     )
     minimum_onnxruntime: str
     files: dict[str, FileEntry]
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(entry.bytes for entry in self.files.values())
 
     @property
     def computed_bytes(self) -> int:
-        """Of all files, had the weights two bytes each: what a pass takes follows from this."""
+        """Size of all files if rounded weights took two bytes each; the memory of a pass is estimated from it."""
         return self.size_bytes * {"int8": 2, "int4": 4}.get(self.weights or "", 1)
 
 
@@ -89,7 +91,7 @@ def load_bundle(repository: Path, name: str, version: str | None = None) -> tupl
 
 
 def digest_of(content: bytes) -> str:
-    """A bundle's digest, from what is in its bundle.json."""
+    """A bundle's digest, "sha256:...", from the content of its bundle.json."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 

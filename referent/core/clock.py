@@ -8,7 +8,7 @@ from referent.core.api import Timings
 
 
 class StageClock:
-    """Times stages, one after another; `stage` is the current one. `on_end` is told each stage's name and seconds."""
+    """Times stages, one after another; `stage` is the current one. `on_end` gets each stage's name and seconds."""
 
     def __init__(self, stage: str, on_end: Callable[[str, float], None] = lambda stage, seconds: None) -> None:
         self.stage, self._on_end = stage, on_end
@@ -16,7 +16,7 @@ class StageClock:
         self._seconds: defaultdict[str, float] = defaultdict(float)  # a stage can run twice
 
     def enter(self, stage: str) -> None:
-        """Ends the stage before, from whichever thread."""
+        """Ends the current stage and begins this one; any thread may call it."""
         if stage == self.stage:
             return
         now = time.perf_counter()
@@ -26,13 +26,13 @@ class StageClock:
         self.stage = stage
 
     def parts(self, milliseconds: Mapping[str, float]) -> None:
-        """Adds stages within one that is over."""
+        """Adds the times of parts of a stage that is over, by their names."""
         for stage, ms in milliseconds.items():
             self._seconds[stage] += ms / 1000
             self._on_end(stage, ms / 1000)
 
     def timings(self) -> Timings:
-        """Ends the last stage."""
+        """Ends the last stage; the milliseconds of all."""
         self.enter("")
         total = self._entered - self._start
         return Timings(

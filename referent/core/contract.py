@@ -20,7 +20,7 @@ class Tensor(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One model of an ensemble. Outputs of the ensemble which a model may lack are among its outputs all the same."""
+    """One model of an ensemble. `outputs` has every output that it can give, also those that some models lack."""
 
     suffix: str
     inputs: tuple[Tensor, ...]
@@ -32,7 +32,7 @@ class Step(NamedTuple):
 IMAGE = Tensor("image", "UINT8", ("S", "S", "3"))  # RGB after the model's image transform
 IMAGE_FEATURES = Tensor("image_features", None, ("K", "D"))
 DETECTOR_IMAGE = Tensor("detector_image", "UINT8", ("R", "R", "3"))  # RGB after the transform of the second picture
-DETECTOR_FRAME = Tensor("detector_frame", "INT32", ("4",))  # x0,y0,x1,y1 of the picture in it; the rest is padding
+DETECTOR_FRAME = Tensor("detector_frame", "INT32", ("4",))  # x0, y0, x1, y1 of the picture in DETECTOR_IMAGE
 DETECTOR_INPUTS = (DETECTOR_IMAGE, DETECTOR_FRAME)  # of models with visual position prompts
 VISION_ENCODER = Step("vision_encoder", (IMAGE,), (IMAGE_FEATURES,))
 PROMPTED_ENCODER = VISION_ENCODER._replace(inputs=(IMAGE, *DETECTOR_INPUTS))

@@ -1,8 +1,8 @@
-"""Fetches a URL that a stranger named, without becoming the stranger's way into our network (SSRF).
+"""Fetches a URL that a stranger gave, without letting the stranger reach our network through it (SSRF).
 
 At each hop the host is resolved once, all its addresses must be public, and the connection goes to the first of those
 checked addresses that answers; TLS is verified against the host's name. Proxies, cookies and credentials of the
-environment play no part.
+environment are not used.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ MAX_HEAD_BYTES = 65_536  # of an answer, and of interim answers (1xx) before it
 READ_BYTES = 8192
 CONNECT_TIMEOUT_S = 2  # then the next address is tried
 DEFAULT_PORTS = {"http": 80, "https": 443}
-GLOBAL_UNICAST = ip_network("2000::/3")  # all that is handed out of IPv6; the rest is local, multicast or reserved
+GLOBAL_UNICAST = ip_network("2000::/3")  # all IPv6 that is assigned; the rest is local, multicast or reserved
 NAT64 = ip_network("64:ff9b::/96")  # an IPv4 address in the last 32 bits
-# what `is_global` lets through: Azure's metadata service, and IETF's own block with Oracle's in it
+# not public, though `is_global` says so: Azure's metadata service, and IETF's own block, which Oracle's is part of
 NOT_PUBLIC = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"))
 
-# not the event loop's own threads: lookups at a stranger's slow name server would hold up everything else there
+# not the event loop's own threads: lookups at a stranger's slow name server would delay everything else there
 LOOKUPS = ThreadPoolExecutor(8, thread_name_prefix="lookup")
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -37,7 +37,7 @@ MakeTransport = Callable[[], httpx.AsyncBaseTransport]
 
 
 class FetchError(ValueError):
-    """The URL may not be fetched or can't be; the message is fit for the caller and names no address."""
+    """The URL may not or can't be fetched; the message may be shown to the caller and names no address."""
 
     def __init__(self, message: str, retryable: bool = False) -> None:
         super().__init__(message)
@@ -46,9 +46,9 @@ class FetchError(ValueError):
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """What may be fetched. Hosts are names as in a URL: lower case, no port; of an IPv6 address no brackets."""
+    """What may be fetched. Hosts are written as in a URL: lower case, no port; IPv6 addresses without brackets."""
 
-    allowed_hosts: frozenset[str] | None = None  # these alone; None: any
+    allowed_hosts: frozenset[str] | None = None  # only these; None: any
     private_hosts: frozenset[str] = frozenset()  # these may have addresses that are not public
     ports: frozenset[int] = frozenset(DEFAULT_PORTS.values())
     media_types: frozenset[str] | None = None  # of the answer; None: any
@@ -62,7 +62,7 @@ async def system_resolver(host: str, port: int) -> list[str]:
 
 
 class DirectTransport(httpx.AsyncHTTPTransport):
-    """A transport that no proxy and no certificate of the environment takes part in, reading as `_Reading` does."""
+    """A transport without proxies and certificates of the environment; it reads as `_Reading` does."""
 
     def __init__(self, tls: SSLContext | None = None) -> None:
         super().__init__(verify=tls or _tls(), trust_env=False)
@@ -75,8 +75,8 @@ class _Network(httpcore.AnyIOBackend):
 
 
 class _Reading(httpcore.AsyncNetworkStream):
-    """Reads little at a time, since tiny parts of an answer (interim answers, chunks) take their parser long, and no
-    more than a head may have until `head_bytes_left` is set to infinity."""
+    """Reads little at a time, since tiny parts of an answer (interim answers, chunks) take long to parse. Until
+    `head_bytes_left` is set to infinity, it reads no more than the head of an answer may have."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, head_bytes_left: float = MAX_HEAD_BYTES) -> None:
         self._stream, self.head_bytes_left = stream, head_bytes_left
@@ -113,8 +113,8 @@ async def fetch(
 ) -> bytes:
     """The body behind an http(s) URL, through up to `MAX_REDIRECTS` redirects, each checked like the URL itself.
 
-    `deadline_s` is for everything together. `on_bytes` is told the size of each piece of the body as it arrives; what
-    it raises ends the fetch. Raises `FetchError`.
+    `deadline_s` is for everything together. `on_bytes` gets the size of each piece of the body as it arrives; an
+    exception from it ends the fetch. Raises `FetchError`.
     """
     target: str | httpx.URL = url
     read = partial(_body, max_bytes=max_bytes, policy=policy, on_bytes=on_bytes)
@@ -129,13 +129,13 @@ async def fetch(
         raise FetchError(f"the URL gave no whole answer within {deadline_s:.3g} s", retryable=True) from None
     except FetchError:
         raise
-    except (httpx.InvalidURL, ValueError) as error:  # a stranger's URL and a stranger's answer are no fault of ours
+    except (httpx.InvalidURL, ValueError) as error:  # a malformed URL or answer is the caller's error, not ours
         raise FetchError(f"the URL can't be fetched ({type(error).__name__})") from error
     raise FetchError(f"the URL leads through more than {MAX_REDIRECTS} redirects")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, of either version, is one of the public internet. Raises ValueError for no address."""
+    """Whether an IPv4 or IPv6 address belongs to the public internet. Raises ValueError if it is no address."""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
         embedded = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour
@@ -146,7 +146,7 @@ def is_public(address: str) -> bool:
 def _parsed(target: str | httpx.URL) -> httpx.URL:
     try:
         url = httpx.URL(target)
-        url.host  # noqa: B018  decoded only here, which a name of broken punycode does not survive
+        url.host  # noqa: B018  decoded only here; raises for broken punycode
     except (httpx.InvalidURL, ValueError) as error:
         raise FetchError(f"not a URL: {error}") from None
     if url.scheme not in DEFAULT_PORTS or not url.host:
@@ -172,7 +172,7 @@ async def _hop(
         pinned = url.copy_with(host=address, fragment=None)
         try:
             async with (
-                # a client for each: neither a cookie nor a connection of another host at this address is used again
+                # a client of its own: it must not reuse cookies or connections of another host at this address
                 httpx.AsyncClient(transport=make_transport(), trust_env=False, timeout=timeout) as client,
                 client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response,
             ):
@@ -185,7 +185,7 @@ async def _hop(
             fault = error
             if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 break
-    # its own text may name the address
+    # the text of `fault` may name the address
     raise FetchError(f"{host} can't be reached or broke off ({type(fault).__name__})", retryable=True)
 
 
@@ -207,7 +207,7 @@ async def _checked_addresses(url: httpx.URL, host: str, policy: FetchPolicy, res
     except (OSError, ValueError):  # ValueError: a name that no host can have
         addresses = []
     if not addresses or not (host in policy.private_hosts or all(map(is_public, addresses))):
-        # one message for both, since which names exist in our network is nobody's business
+        # one message for both, so that callers can't find out which names exist in our network
         raise FetchError(f"{host} has no address, or one that is not public")
     return addresses
 
@@ -230,7 +230,7 @@ async def _body(
             body += chunk
             if len(body) > max_bytes:
                 break
-            await asyncio.sleep(0)  # others' turn: of chunks of one byte each, thousands may be there already
+            await asyncio.sleep(0)  # lets other tasks run: thousands of one-byte chunks may be there already
     if max(announced, len(body)) > max_bytes:
         raise FetchError(f"{host} answers with more than {max_bytes} bytes: give the URL of a smaller image")
     return bytes(body)

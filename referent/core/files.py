@@ -8,8 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic(file: Path) -> Iterator[Path]:
-    """A temporary file beside `file`, which takes its name if the block succeeds and is removed if it does not; what a
-    killed process left of it is written over by the next. One writer a file."""
+    """A temporary file beside `file`. If the block succeeds, it replaces `file`; otherwise it is removed.
+
+    What a killed process left of it is overwritten by the next. A file may have one writer at a time.
+    """
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         yield temporary
@@ -19,6 +21,6 @@ def atomic(file: Path) -> Iterator[Path]:
 
 
 def md5(file: Path) -> str:
-    """Of its content, in hex."""
+    """MD5 of the file's content, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()

@@ -1,4 +1,4 @@
-"""Where an image lies in the frame that a model's coordinates are shares of: the one map between the two."""
+"""Maps between pixels of an image and shares of the frame that a model's coordinates refer to."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """Grammars of answers in text: what a model may write (llguidance's Lark), and how it is read back.
 
 A label is the caller's text. It is escaped, and the grammar forces it, so that no label can break or extend an answer.
-Every list closes itself: the limit on its instances is part of the grammar, and none on tokens ever cuts it.
+Every list is closed: the limit on its instances is part of the grammar, so that no limit on tokens cuts it.
 """
 
 import json
@@ -35,10 +35,10 @@ class _Grammar(BaseModel, ABC):
 
     @abstractmethod
     def tokens(self, label_tokens: int, most: int) -> int:
-        """At most so many tokens an answer has up to its last decision; what is forced after it is never computed."""
+        """The most tokens an answer has up to its last choice; what the grammar forces after it is not computed."""
 
     def tail(self, label_tokens: int) -> int:
-        """So many more it takes to see whether the model would go on beyond the limit."""
+        """How many more tokens are needed to see whether the model would continue beyond the limit."""
         return 0
 
 
@@ -62,7 +62,7 @@ class BoxGrammar(_Grammar):
         return len(self.lead) + 4 * (self.decimals + len("0., "))
 
     def read(self, text: str) -> list[Written]:
-        """The box, where it has an area."""
+        """The box if it has an area, else an empty list."""
         number = rb"(\d\.\d{%d})" % self.decimals
         match = re.fullmatch(rb" ?\[" + b", ".join([number] * 4) + rb"\]", text.encode())
         return _boxes([] if match is None else [match], self.order)
@@ -81,10 +81,10 @@ class PointGrammar(_Grammar):
     gives: ClassVar[Literal["boxes", "points"]] = "points"
 
     form: Literal["points"] = "points"
-    decimals: Literal[1, 2] = Field(2, description="at most; one there is at least")
+    decimals: Literal[1, 2] = Field(2, description="at most; at least one is written")
 
     def lark(self, label: str, most: int) -> str:
-        """The grammar of up to `most` points of a label; the list is unrolled, so that its end is a rule."""
+        """The grammar of up to `most` points of a label; each place of the list is a rule, so that the list ends."""
         label = escape(label)
         tail = json.dumps(f' alt="{label}">{label}', ensure_ascii=False)
         starts = ["one", *(["many"] if most > 1 else []), *([f'"{NONE}"'] if self.none else [])]
@@ -126,7 +126,7 @@ class PointGrammar(_Grammar):
 
 
 class BoxOrPointsGrammar(_Grammar):
-    """A box or points, as the words ask: "the cup", "point to all cups". A point is given as a box without extent."""
+    """A box or points, as the expression asks: "the cup", "point to all cups". A point is read as a box of size 0."""
 
     form: Literal["box_or_points"] = "box_or_points"
     box: BoxGrammar
@@ -149,7 +149,7 @@ class BoxOrPointsGrammar(_Grammar):
 
 
 class DetectionGrammar(_Grammar):
-    """PaliGemma's `<loc0123>` x 4 and the label, several with ` ; `, where nothing is there an empty answer.
+    """PaliGemma's `<loc0123>` x 4 and the label, several joined by ` ; `; the answer is empty if nothing is there.
 
     The numbers are ymin, xmin, ymax, xmax in 1024ths.
     """
@@ -185,8 +185,8 @@ class Generation(BaseModel):
 
     grammar: Grammar
     eos_token_id: int
-    max_instances: int = Field(1, ge=1, le=MAX_INSTANCES, description="of an expression where a request does not say")
-    bidirectional: bool = Field(False, description="whether the whole prompt sees itself, as PaliGemma's does")
+    max_instances: int = Field(1, ge=1, le=MAX_INSTANCES, description="of an expression, if the request has no limit")
+    bidirectional: bool = Field(False, description="whether prompt tokens attend to later ones, as in PaliGemma")
 
 
 class GenerationFile(Generation):
@@ -204,7 +204,8 @@ def escape(label: str) -> str:
 
 
 def _boxes(matches: Iterable[re.Match[bytes]], order: str, steps: int = 1) -> list[Written]:
-    """Four numbers each, in steps of the frame's side; what has no area as written is no box, and is never turned."""
+    """Boxes from four numbers each, in steps of the frame's side. A box without area is left out, and so is one with
+    swapped corners."""
     found = []
     for match in matches:
         a, b, c, d = (float(number) / steps for number in match.groups())

@@ -1,8 +1,8 @@
-"""What an image file says before a pixel is decoded: its format, its size, which way up it is shown, what it costs.
+"""What an image file's header says before a pixel is decoded: format, size, orientation and cost of decoding.
 
-The parts of a file (segments of JPEG, chunks of PNG and WebP) are walked without reading them, so that metadata costs
-nothing whatever its size, and `without_metadata` leaves it out of what a decoder gets. The orientation is the one that
-browsers apply: of EXIF alone, in its first entry of that name, whatever stands beside it.
+The parts of a file (segments of JPEG, chunks of PNG and WebP) are skipped without reading them, so that large metadata
+costs nothing; `without_metadata` removes it before decoding. The orientation is the one that browsers apply: the first
+such entry of EXIF, and no other metadata.
 """
 
 import re
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 Bytes = bytes | mmap
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
-MAX_PARTS = 50_000  # of a file; usual are some ten, and some thousands where a PNG was written in small chunks
-STEP = 1 << 18  # bytes searched in one go, since a search holds the interpreter
+MAX_PARTS = 50_000  # of a file; about ten are usual, some thousands in a PNG that was written in small chunks
+STEP = 1 << 18  # bytes searched at a time, since a search holds the interpreter
 
 JPEG_MARK = re.compile(rb"\xff[^\x00\xff]")  # bytes before it are junk, or fill bytes
 SCAN_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restart marks belong to a scan
@@ -32,7 +32,7 @@ ORIENTATION_TAG, SHORT = 0x0112, 3
 
 
 class HeaderError(ValueError):
-    """The file is of a known format and its parts make no sense; the message says what is wrong."""
+    """The file has a known format, but its parts make no sense; the message says what is wrong."""
 
 
 class Header(NamedTuple):
@@ -41,7 +41,7 @@ class Header(NamedTuple):
     format: str
     size: tuple[int, int]
     orientation: int = 1
-    bytes_per_pixel: float = 4  # of memory that decoding takes, turning left out; measured
+    bytes_per_pixel: float = 4  # memory that decoding takes, without turning; measured
 
     @property
     def decoding_bytes(self) -> int:
@@ -80,7 +80,7 @@ def format_of(data: Bytes) -> str | None:
 
 
 def read_header(data: Bytes) -> Header:
-    """What a JPEG, PNG or WebP says of itself. Raises `HeaderError`."""
+    """The header of a JPEG, PNG or WebP file. Raises `HeaderError`."""
     readers = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp}
     try:
         header = readers[format_of(data) or ""](data)
@@ -94,8 +94,8 @@ def read_header(data: Bytes) -> Header:
 
 
 def without_metadata(data: bytes, format: str) -> tuple[bytes, int]:
-    """The file with nothing but what its first picture needs: no metadata, no fill bytes, nothing behind it; and how
-    many passes over all its pixels it makes: the scans of a JPEG. Raises `HeaderError`.
+    """The file with only what its first picture needs: no metadata, no fill bytes, nothing after it. Also the number of
+    passes over its pixels: the scans of a JPEG. Raises `HeaderError`.
     """
     if format == "JPEG":
         *parts, last = _jpeg_segments(data)
@@ -115,7 +115,7 @@ def without_metadata(data: bytes, format: str) -> tuple[bytes, int]:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """1 to 8, of EXIF that begins with its TIFF header; 1 where there is none that browsers take."""
+    """1 to 8, from EXIF that begins with its TIFF header; 1 if it has none that browsers apply."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if not order or len(exif) < 8:
         return 1
@@ -148,7 +148,7 @@ def _jpeg(data: Bytes) -> Header:
 
 
 def _jpeg_segments(data: Bytes) -> Iterator[FilePart]:
-    """Those before the picture data, and the first scan's, which ends the walk."""
+    """The segments before the picture data, and the first scan's as the last."""
     at = 2
     for _ in range(MAX_PARTS):
         at = _find(JPEG_MARK, data, at)
@@ -186,7 +186,7 @@ def _scans(data: bytes, first: FilePart) -> tuple[int, int]:
 
 
 def _find(mark: re.Pattern[bytes], data: Bytes, start: int) -> int:
-    """Where the next mark is. Raises `HeaderError` where there is none."""
+    """Index of the next mark. Raises `HeaderError` if there is none."""
     for at in range(start, len(data), STEP):
         if found := mark.search(data, at, at + STEP + 1):
             return found.start()
@@ -209,7 +209,7 @@ def _png(data: Bytes) -> Header:
 
 
 def _png_chunks(data: Bytes) -> Iterator[FilePart]:
-    """Name, length and checksum are in; a last one that is cut off ends with the file."""
+    """Chunks with name, length and checksum; a last one that is cut off ends with the file."""
     return _chunks(data, 8, ">I4s", checksum=4)
 
 
@@ -238,7 +238,7 @@ def _webp_chunks(data: Bytes) -> Iterator[FilePart]:
 
 
 def _chunks(data: Bytes, at: int, layout: str, checksum: int = 0) -> Iterator[FilePart]:
-    """Parts with their name and length before them; RIFF's fill up to an even length."""
+    """Chunks that begin with name and length; RIFF's are padded to an even length."""
     for _ in range(MAX_PARTS):
         if at + 8 > len(data):
             return

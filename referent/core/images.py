@@ -1,4 +1,4 @@
-"""Image files into pixels, safely; sizes are (width, height).
+"""Decodes image files safely; sizes are (width, height).
 
 Training, evaluation and the gateway all decode images here.
 """
@@ -21,8 +21,8 @@ from referent.core.interpreter import TURN
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 MAX_PIXELS = 50_000_000
-MAX_SIDE = 65_535  # as JPEG has it; resizing a longer side takes memory by its length
-MAX_SCANS = 30  # of a JPEG; some ten are usual, and each is a pass over all pixels however few its bytes
+MAX_SIDE = 65_535  # JPEG's limit; resizing takes memory in proportion to a side's length
+MAX_SCANS = 30  # of a JPEG; about ten are usual, and each is a pass over all pixels, even if it has few bytes
 MAX_DECODE_BYTES = 600 * 10**6
 AVIF_BYTES_PER_PIXEL = 10
 AVIF_APART_PIXELS = 1_000_000  # decoding more holds the interpreter for longer than others can wait
@@ -43,11 +43,11 @@ from PIL import Image
 image = Image.open(io.BytesIO(sys.stdin.buffer.read()), formats=["AVIF"])
 sys.stdout.buffer.write(image.tobytes())
 """
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # whoever decodes has threads of its own
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # callers decode in threads of their own
 
 
 class ImageError(ValueError):
-    """The bytes are no image that can be used; the message names the reason and the remedy."""
+    """The bytes are not a usable image; the message names the reason and the remedy."""
 
 
 class ImageFormatError(ImageError):
@@ -55,7 +55,7 @@ class ImageFormatError(ImageError):
 
 
 class ImageTooLargeError(ImageError):
-    """The header announces more than the limits: pixels, a side, or memory to decode them."""
+    """The header announces more than a limit allows: pixels, a side, or memory for decoding."""
 
 
 class DecodeTimeoutError(TimeoutError):
@@ -66,15 +66,15 @@ class Picture(NamedTuple):
     """An image as a model needs it, perhaps in fewer pixels than it has."""
 
     pixels: Image.Image  # RGB
-    size: tuple[int, int]  # of the whole image, in which boxes count
+    size: tuple[int, int]  # (width, height) of the whole image; boxes are in its pixels
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, until: float = math.inf) -> Image.Image:
     """Decode JPEG, PNG, WebP or AVIF bytes (first frame) into RGB as a browser shows it: EXIF orientation applied,
     transparency on white, 16 bits reduced to 8, CMYK converted; colour profiles are not applied.
 
-    What it costs is read from the header and checked before any pixel is decoded. With `until`, a time of
-    `time.monotonic()`, decoding ends by then, and what would hold the interpreter for long is done in a process.
+    The cost is read from the header and checked before any pixel is decoded. With `until`, a time of
+    `time.monotonic()`, decoding ends by then; what would hold the interpreter for long is done in another process.
     Raises `ImageError`, `DecodeTimeoutError`.
     """
     return decode_reduced(data, lambda size: 1, max_pixels, until).pixels
@@ -92,7 +92,7 @@ def decode_reduced(
 
 
 def image_header(data: Bytes) -> Header:
-    """What an image file says of itself: the size as shown among it. Raises `ImageError`."""
+    """The header of an image file: format, size, orientation and memory for decoding. Raises `ImageError`."""
     format = format_of(data)
     if format == "HEIC":
         raise ImageFormatError("a HEIC image, which few programs read: save it as JPEG")
@@ -100,7 +100,7 @@ def image_header(data: Bytes) -> Header:
         raise ImageFormatError(f"not a {', '.join(FORMATS)} image ({len(data)} bytes)")
     if format == "AVIF":
         image = _pillow(io.BytesIO(data), format)
-        # Pillow puts AVIF's own way to turn a picture there, which is the one that browsers follow
+        # Pillow puts the orientation of AVIF's own boxes there, which is the one that browsers apply
         turned = image.getexif().get(ExifTags.Base.Orientation, 1)
         return Header(format, image.size, turned if turned in UPRIGHT else 1, bytes_per_pixel=AVIF_BYTES_PER_PIXEL)
     with _damaged(format):
@@ -108,7 +108,7 @@ def image_header(data: Bytes) -> Header:
 
 
 def _opened(data: bytes, max_pixels: int, until: float = math.inf) -> Image.Image:
-    """The image, of which only the header has been read; which way up it is shown stands in its `info`."""
+    """The image, of which only the header has been read; its orientation is in its `info`."""
     header = image_header(data)
     _check_cost(header, max_pixels)
     if header.format == "AVIF":
@@ -144,7 +144,7 @@ def _check_cost(header: Header, max_pixels: int) -> None:
 
 
 class _File(io.BytesIO):
-    """Bytes that can be read until a time is over, which ends a decoder between two pieces of them."""
+    """Bytes that can be read until a time; reading later raises, which stops the decoder."""
 
     def __init__(self, data: bytes, until: float) -> None:
         super().__init__(data)
@@ -158,7 +158,7 @@ class _File(io.BytesIO):
 
 @contextmanager
 def _damaged(format: str) -> Iterator[None]:
-    """Parsers of what strangers send raise whatever they hit: OSError, SyntaxError, struct.error."""
+    """Turns whatever a parser raises for a damaged file (OSError, SyntaxError, struct.error) into `ImageError`."""
     try:
         yield
     except (DecodeTimeoutError, ImageError):

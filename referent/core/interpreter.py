@@ -1,7 +1,7 @@
-"""Work in C that holds Python's interpreter for tens of milliseconds."""
+"""A lock for work in C that holds Python's interpreter for tens of milliseconds."""
 
 from threading import Lock
 
-# Such work takes turns: an event loop in the same process then waits for one piece of it, and not for one of each
-# thread. Nothing is slower for it, since the interpreter lets no two run at one time.
+# Threads do such work one at a time: an event loop in the same process then waits for one piece of it, not for one
+# piece of each thread. This costs no time, since the interpreter never runs two of them at once anyway.
 TURN = Lock()

@@ -1,6 +1,6 @@
-"""What a kind of model is: its tensors, how a request becomes them, and how its answer is read.
+"""What a kind of model is: its tensors, how a request is turned into them, and how its answer is read.
 
-`referent.kinds` has a module for each. Code elsewhere asks a kind what to do, and never which kind it is.
+`referent.kinds` has a module for each. Other code calls these methods and never tests which kind it has.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ Arrays = dict[str, npt.NDArray[Any]]  # tensors by name, the batch first
 
 
 class Options(NamedTuple):
-    """What a caller may ask for beside the expressions. A kind ignores what it has no use for."""
+    """What a caller may ask for besides the expressions. A kind ignores options that don't apply to it."""
 
     max_instances: int | None = None  # of each expression, 1 to `MAX_INSTANCES`; None: the model's own default
     heatmap: bool = False
@@ -51,7 +51,7 @@ class Kind(ABC):
     inputs: tuple[Tensor, ...]
 
     def of(self, spec: ModelSpec) -> Self:
-        """This kind as a model has it: with the second picture, where its vision encoder needs that."""
+        """This kind for one model: with the second picture among its inputs if the vision encoder needs it."""
         if spec.detector_image is None:
             return self
         kind = copy(self)
@@ -61,7 +61,7 @@ class Kind(ABC):
 
     @abstractmethod
     def outputs(self, bundle: Bundle) -> tuple[Tensor, ...]:
-        """The ensemble's outputs, as far as this model has them."""
+        """Those outputs of the ensemble that this model has."""
 
     def asked(self, bundle: Bundle, options: Options) -> tuple[Tensor, ...]:
         """Those of them that a request needs."""
@@ -96,11 +96,11 @@ class Kind(ABC):
         """
 
     def requests(self, spec: ModelSpec, expressions: int, options: Options) -> int:
-        """As how many requests of one expression an image with so many counts, where a service is bounded."""
+        """How many requests an image with so many expressions counts as when the gateway limits its load."""
         return 1
 
     def with_timeout(self, arrays: Arrays, timeout_s: float) -> Arrays:
-        """The inputs of an inference that must not take longer, for a kind whose steps can heed that."""
+        """The inputs with the time limit added, for a kind whose steps can keep one."""
         return arrays
 
     @abstractmethod
@@ -108,24 +108,26 @@ class Kind(ABC):
         """An answer for each expression, from the outputs of each inference."""
 
     def timings_ms(self, outputs: Sequence[Arrays]) -> dict[str, float]:
-        """The stages within inference that the outputs tell of, of inferences side by side the longest; fields of
-        `referent.core.api.Timings`."""
+        """Times of the stages within inference, if the outputs have them; of parallel inferences the longest.
+
+        The names are fields of `referent.core.api.Timings`.
+        """
         return {}
 
     @abstractmethod
     def check_golden(self, outputs: Sequence[Arrays]) -> None:
-        """Raises ValueError for outputs of the golden inference that no sound model of this kind gives."""
+        """Raises ValueError if no working model of this kind could give these outputs for the golden inference."""
 
     @abstractmethod
     def warm_ups(self, spec: ModelSpec) -> dict[str, dict[str, int]]:
-        """The shapes that a server meets, by a name for each: letters of tensors' shapes -> sizes."""
+        """The shapes that a server gets, each under a name: letters of tensors' shapes -> sizes."""
 
     def sizes(self, spec: ModelSpec) -> dict[str, int]:
-        """The letters of tensors' shapes that the spec settles."""
+        """The sizes that the spec gives for letters of tensors' shapes."""
         detector = {} if spec.detector_image is None else {"R": spec.detector_image.size}
         return {"S": spec.image.size, "K": spec.image_tokens, **detector}
 
     def step_outputs(self, step: Step, bundle: Bundle) -> tuple[Tensor, ...]:
-        """What a step of this model gives: to later steps, and to the caller as far as the model has it."""
+        """The outputs of a step of this model that later steps or the caller need."""
         needed = {*self.outputs(bundle), *(tensor for later in self.steps for tensor in later.inputs)}
         return tuple(tensor for tensor in step.outputs if tensor in needed)

@@ -1,4 +1,4 @@
-"""Packing: several expressions of one image in one row, padded to a bucket so that rows of requests can batch.
+"""Packing: several expressions of one image in one row, padded to a bucket so that rows can be batched.
 
 A row is the shared prefix (segment 0), each expression's suffix (segments 1..N) and padding (segment -1). A token sees
 earlier tokens of segment 0 and of its own segment only, so a packed expression gets the box it would get alone.

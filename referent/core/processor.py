@@ -35,9 +35,9 @@ class Processor:
         until: float = math.inf,
         enter: Enter = lambda stage: None,
     ) -> Prepared:
-        """An image file and expressions -> tensors; `enter` is told "decode" and "preprocess" as they begin.
+        """An image file and expressions -> tensors; `enter` is called with "decode" and "preprocess" as they begin.
 
-        `until` is as `referent.core.images.decode_image` takes it. Raises as that does, and
+        `until` is as in `referent.core.images.decode_image`. Raises the errors of that, and
         `referent.core.prompts.ExpressionError`.
         """
         enter("decode")
@@ -62,8 +62,8 @@ class Processor:
 
 
 def detector_inputs(spec: ModelSpec, picture: Image.Image | Picture) -> Arrays:
-    """What the detector of a model with visual position prompts is given of an RGB image: `detector_image` (R, R, 3)
-    uint8 and `detector_frame` (4,) int32; nothing where it has none."""
+    """The detector's inputs for an RGB image, of a model with visual position prompts: `detector_image` (R, R, 3)
+    uint8 and `detector_frame` (4,) int32 x0, y0, x1, y1. Empty for other models."""
     if (detector := spec.detector_image) is None:
         return {}
     return {

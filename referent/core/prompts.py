@@ -1,8 +1,8 @@
 """Prompts: a template and a tokenizer turn an expression into the ids around and after the image.
 
-The template has `<image>`, then `{expression}`, then `[LOC]`: what stands before and including the image is the
-prefix, shared by all expressions of an image; the rest is an expression's suffix, whose last token's hidden state
-becomes its box. The template of a model that answers in text may end without [LOC]; its answer follows the suffix.
+The template has `<image>`, then `{expression}`, then `[LOC]`. Everything up to and including the image is the prefix,
+which all expressions of an image share. The rest is an expression's suffix; the box is computed from the hidden state
+of its last token. The template of a model that answers in text may end without [LOC]; its answer follows the suffix.
 """
 
 import re
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 IMAGE_MARK, EXPRESSION_MARK, LOC_MARK = "<image>", "{expression}", "[LOC]"
 MAX_EXPRESSION_CHARACTERS = 1000
-# what Unicode calls default ignorable: byte order mark, soft hyphen, zero-width space, marks of direction, fillers
+# Unicode's "default ignorable": byte order mark, soft hyphen, zero-width space, marks of direction, fillers
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
@@ -32,10 +32,10 @@ class ExpressionError(ValueError):
 class Prompt(BaseModel):
     """The template and the ids of the special tokens. Travels with the model (checkpoint and bundle).
 
-    `bos_behind_image`: the beginning token stands behind the image, as PaliGemma has it, so each suffix starts with it.
-    `loc_token_id` is None where [LOC] is plain text in pieces, as visual-grounding-api trained it. `left_padded` is for
-    models whose training padded or cut prompts to so many ids, on the left, and read at index (ids - 1) all the same:
-    that far before the end of the padded row, they read a token before the prompt's last.
+    `bos_behind_image`: the beginning token comes after the image, as in PaliGemma, so each suffix starts with it.
+    `loc_token_id` is None if [LOC] is ordinary text of several tokens, as visual-grounding-api trained it.
+    `left_padded` is for models whose training padded or cut prompts on the left to so many ids, but then read the row
+    at index (ids of the prompt - 1), as if the padding were on the right: a token before the prompt's last.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,7 +69,7 @@ class Prompt(BaseModel):
 
 
 class PromptEncoder:
-    """Encodes prompts with the tokenizer of one model; special tokens that a caller types stay text."""
+    """Encodes prompts with the tokenizer of one model; special tokens in a caller's text are encoded as plain text."""
 
     def __init__(self, prompt: Prompt, tokenizer_file: Path, image_tokens: int) -> None:
         self.prompt = prompt
@@ -91,8 +91,8 @@ class PromptEncoder:
         self.prefix = start + _ids(self._tokenizer, before) + [prompt.image_token_id] * image_tokens
 
     def suffix(self, expression: str, template: str | None = None) -> list[int]:
-        """Ids of one expression's suffix, ending in its [LOC] or what is read instead; in the words of another template
-        where one is given, for training. Raises `ExpressionError`."""
+        """Ids of one expression's suffix; the last is [LOC] or the token read instead. Training may give another
+        `template`. Raises `ExpressionError`."""
         words = self._suffix_template if template is None else template.split(IMAGE_MARK)[1]
         text = words.replace(EXPRESSION_MARK, clean_expression(expression))
         ids = self._suffix_start + _ids(self._behind_image, text)
@@ -101,14 +101,14 @@ class PromptEncoder:
         if (padded := self.prompt.left_padded) is None:
             return ids
         kept = min(len(self.prefix) + len(ids), padded)
-        # of the row, index kept - 1 is read; padded - kept ids of padding come first. Nothing behind it is seen
+        # index kept - 1 of the row is read; the row begins with padded - kept ids of padding. Later ids have no effect
         read = 2 * kept - padded - len(self.prefix)
         if read < 1:
             raise ExpressionError(f"the expression {expression[:40]!r} is too short for this model: use more words")
         return ids[:read]
 
     def words(self, text: str, behind_image: bool = False) -> list[int]:
-        """Ids of any text, which may stand right behind the image; special tokens in it stay text."""
+        """Ids of any text, which may come right after the image; special tokens in it are encoded as plain text."""
         return _ids(self._behind_image if behind_image else self._tokenizer, text)
 
     def answer(self, text: str) -> list[int]:
@@ -127,7 +127,7 @@ class PromptEncoder:
 
     @property
     def tokenizer_json(self) -> str:
-        """The tokenizer's file as it is used here."""
+        """The tokenizer's JSON, with the changes made here."""
         return str(self._tokenizer.to_str())
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -141,7 +141,7 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def clean_expression(expression: str) -> str:
     """One line of NFC text without surplus white space and invisible characters. Raises `ExpressionError`."""
-    if len(expression) > MAX_EXPRESSION_CHARACTERS:  # first: normalising combining marks takes their number squared
+    if len(expression) > MAX_EXPRESSION_CHARACTERS:  # first: the time to normalise combining marks is quadratic
         raise ExpressionError(
             f"the expression has {len(expression)} characters; the limit is {MAX_EXPRESSION_CHARACTERS}"
         )

@@ -1,4 +1,4 @@
-"""What a figure came from: digests of files and folders, and the commit of the sources."""
+"""Where a figure comes from: digests of files and folders, and the commit of the sources."""
 
 import hashlib
 import subprocess
@@ -8,7 +8,7 @@ from referent.core.images import IMAGE_SUFFIXES
 
 
 def digest_of(path: Path) -> str:
-    """sha256 of a file; of a folder, that of the paths and digests of its files, images left out. Raises OSError."""
+    """sha256 of a file, or of the paths and digests of a folder's files without its images. Raises OSError."""
     if not path.is_dir():
         with path.open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

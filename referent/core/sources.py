@@ -1,4 +1,4 @@
-"""Where an image comes from: what callers give as one, and the one place that reads it."""
+"""Reads images in every form that callers give them: paths, URLs, bytes, open files, pictures and arrays."""
 
 import base64
 import errno
@@ -17,8 +17,8 @@ from referent.core.images import ImageTooLargeError, decode_image, to_rgb
 
 URL_SCHEMES = ("http://", "https://")
 STANDARD_INPUT = "-"  # on command lines
-MAX_FILE_BYTES = 2**29  # far above what any service takes; a larger file is not even read
-SHOWN_CHARACTERS = 80  # of a name in an error: it may be a whole image in base64
+MAX_FILE_BYTES = 2**29  # far above the limit of any service; a larger file is not even read
+SHOWN_CHARACTERS = 80  # of a name in an error: a caller may have given a whole image in base64 as the name
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 WANTED = (
     "an image is a path, an http(s) or data URL, the bytes of an image file, a file opened with 'rb', a PIL image, "
@@ -29,17 +29,17 @@ ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 
 def is_url(source: object) -> TypeGuard[str]:
-    """Whether somebody else has to fetch it."""
+    """Whether it is an http(s) URL, which has to be fetched."""
     return isinstance(source, str) and source.lower().startswith(URL_SCHEMES)
 
 
 def from_argument(argument: str) -> ImageSource:
-    """What an argument of a command line names: `-` is standard input."""
+    """The image that a command-line argument names; `-` reads standard input."""
     return sys.stdin.buffer.read() if argument == STANDARD_INPUT else argument
 
 
 def from_base64(text: str) -> bytes:
-    """Base64, in lines too, or a base64 data URL -> bytes. Raises ValueError."""
+    """Base64, with or without line breaks, or a base64 data URL -> bytes. Raises ValueError."""
     payload = text.partition(";base64,")[2] if text[:5].lower() == "data:" else text
     try:
         return base64.b64decode("".join(payload.split()), validate=True)
@@ -48,8 +48,8 @@ def from_base64(text: str) -> bytes:
 
 
 def held(source: ImageSource) -> str | os.PathLike[str] | bytes | Image.Image:
-    """The source in a form that can be read more than once: open files are read, whole where they can be rewound, and
-    arrays become pictures. Raises ValueError for what is no image, and OSError."""
+    """The source in a form that can be read more than once: an open file is read (from its start, if it is seekable),
+    and an array becomes a picture. Raises ValueError for what is not an image, and OSError."""
     if isinstance(source, bytearray | memoryview):
         return bytes(source)
     if isinstance(source, np.ndarray | Image.Image):
@@ -64,9 +64,9 @@ def held(source: ImageSource) -> str | os.PathLike[str] | bytes | Image.Image:
 
 
 def encoded(source: ImageSource) -> bytes:
-    """The image file: as it is where there is one, PNG of pixels.
+    """The bytes of the image file; pixels are encoded as PNG.
 
-    Raises OSError for a file that can't be read, and ValueError for what is no image.
+    Raises OSError for a file that can't be read, and ValueError for what is not an image.
     """
     given = held(source)
     if isinstance(given, bytes):
@@ -74,13 +74,13 @@ def encoded(source: ImageSource) -> bytes:
     if isinstance(given, str | os.PathLike):
         return _read(given)
     buffer = io.BytesIO()
-    # pixels are taken as they lie: an orientation that the picture still carries must not turn them a second time
+    # without EXIF: an orientation that the picture still has must not turn the pixels a second time
     given.save(buffer, "PNG", compress_level=1, exif=b"")
     return buffer.getvalue()
 
 
 def picture_of(source: ImageSource) -> Image.Image:
-    """The RGB image in which boxes count. Raises OSError, and ValueError for a URL and for what is no image."""
+    """The RGB image whose pixels boxes are in. Raises OSError, and ValueError for a URL or what is not an image."""
     if is_url(source):
         raise ValueError(f"the image was given by URL: fetch {source} and give it here")
     given = held(source)
@@ -114,9 +114,9 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 def _all_of(stream: BinaryIO) -> bytes:
     try:
         if stream.seekable():
-            stream.seek(0)  # what was just written into it has left it at its end
+            stream.seek(0)  # if it was just written, its position is at the end
         content = stream.read()
-    except Exception as error:  # a file may be of any class, and a closed one says so in many ways
+    except Exception as error:  # a file may be of any class, and a closed one may raise anything
         raise ValueError(f"{_shown(stream)} can't be read ({error}): {WANTED}") from error
     if not isinstance(content, bytes):
         raise ValueError(f"{_shown(stream)} is a file of text: {WANTED}")

@@ -19,7 +19,7 @@ class ModelSpec(BaseModel):
     kind: str = Field("head", description="which module of `referent.kinds` knows its tensors")
     image: ImageTransform
     detector_image: ImageTransform | None = Field(
-        default=None, description="how an image becomes the second picture, of a model with visual position prompts"
+        default=None, description="how the second picture is made, for a model with visual position prompts"
     )
     image_tokens: int = Field(gt=0)
     box_frame: Literal["transformed", "image"] = Field(
@@ -29,7 +29,7 @@ class ModelSpec(BaseModel):
     buckets: tuple[Bucket, ...] = Field(min_length=1, description="(tokens, expressions), ascending in both")
     present_threshold: float | None = Field(description="lowest score of an object that is there; None without scores")
     referent_threshold: float | None = Field(
-        default=None, description="lowest score of a referent, of a model that gives each of several its own"
+        default=None, description="lowest score of a referent, for a model that gives each referent its own score"
     )
     generation: Generation | None = Field(default=None, description="how it writes, if its answers are text")
     knows: str | None = Field(default=None, description="what it knows, in words for people")

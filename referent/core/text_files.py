@@ -1,4 +1,4 @@
-"""Text files as people's programs write them: with a byte order mark, of another encoding, as tables of many kinds."""
+"""Reads text files of other programs: with a byte order mark, in another encoding, as tables of several kinds."""
 
 import codecs
 import csv
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-DELIMITERS = ",;\t"  # spreadsheets write what is usual in their country
+DELIMITERS = ",;\t"  # which one a spreadsheet writes depends on its locale
 
 
 class TextFileError(ValueError):
-    """The file can't be read as what it has to be; the message names the line and the remedy."""
+    """The file is not what it should be; the message names the line and the remedy."""
 
 
 class TableRow(NamedTuple):
-    """A row of a CSV file that has anything in it."""
+    """A row of a CSV file that is not empty."""
 
     line: int  # its last one, from 1
-    cells: list[str]  # without the space around them
+    cells: list[str]  # without surrounding white space
     text: str
 
 
@@ -34,7 +34,7 @@ def open_utf8(file: Path) -> Iterator[BinaryIO]:
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, as UTF-8, one at a time. Raises OSError and `TextFileError`."""
+    """The lines that are not blank, as UTF-8, with their numbers from 1. Raises OSError and `TextFileError`."""
     with open_utf8(file) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -42,7 +42,7 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_lines(file: Path, errors: str = "strict") -> list[str]:
-    """The lines with their ends. UTF-8, or what the file's byte order mark says; `errors` as of `bytes.decode`.
+    """The lines with their ends. UTF-8, or what the file's byte order mark says; `errors` as in `bytes.decode`.
 
     Raises OSError and `TextFileError`.
     """
@@ -55,8 +55,8 @@ def read_lines(file: Path, errors: str = "strict") -> list[str]:
 
 
 def read_table(file: Path, errors: str = "strict") -> tuple[str, Iterator[TableRow]]:
-    """The delimiter of a CSV file, and its rows, the first of which names the columns. Raises as `read_lines` does, and
-    `TextFileError` as the rows are read."""
+    """The delimiter of a CSV file, and its rows, the first of which names the columns. Raises the errors of
+    `read_lines`, and `TextFileError` while the rows are read."""
     lines = read_lines(file, errors)
     heading = next((line for line in lines if line.strip()), "")
     delimiter = max(DELIMITERS, key=heading.count)

@@ -1,6 +1,6 @@
-"""Reads the forms in which published models write where things are: boxes and points out of free text.
+"""Reads boxes and points from the texts of published models, in the form that each family of models writes.
 
-No text is an error of the program: one that cannot be read is an invalid prediction, with a reason.
+No text raises an error: one that cannot be read is an invalid prediction, with a reason.
 """
 
 import re
@@ -17,7 +17,7 @@ COORDINATE = re.compile(r'\s([xy])(\d*)\s*=\s*"' + NUMBER + '"')
 class Reading(NamedTuple):
     """Boxes x1, y1, x2, y2 and points x, y, in shares of the image or in its pixels; or why there are none.
 
-    Without marks and without a reason the text says that nothing is there.
+    Without boxes, points and a reason, the text says that nothing is there.
     """
 
     boxes: tuple[Numbers, ...] = ()
@@ -28,7 +28,7 @@ class Reading(NamedTuple):
     def boxes_in_pixels(self, size: tuple[int, int] | None) -> tuple[Numbers, ...]:
         """The boxes in pixels of an image of `size` (width, height).
 
-        Raises ValueError where that is needed but None.
+        Raises ValueError if `size` is needed but None.
         """
         if self.unit == "pixel" or not self.boxes:
             return self.boxes
@@ -39,13 +39,13 @@ class Reading(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a family of models writes a box: where its four numbers are, in which order, and what they count."""
+    """How a family of models writes a box: where its four numbers are, their order and their unit."""
 
     box: re.Pattern[str]
     side: float | None  # the whole width or height in these numbers; None: pixels of the image
     order: Literal["xyxy", "yxyx", "cxcywh"] = "xyxy"
-    offset: float = 0.0  # from a number of a bin to its middle
-    beyond: float | None = None  # what the side is where a number is beyond it
+    offset: float = 0.0  # added to the number of a bin to get its middle
+    beyond: float | None = None  # the side to use instead if a number is greater than `side`
 
 
 OBJECT = re.compile(r'"bbox_2d"\s*:\s*\[' + FOUR + r"\]")
@@ -62,8 +62,8 @@ FORMS = {
     "rex-omni": Form(re.compile(r"<(\d{1,3})>" * 4), 999),
     "florence-2": Form(re.compile(r"<loc_(\d{1,3})>" * 4), 1000, offset=0.5),
     "paligemma": Form(re.compile(r"<loc(\d{4})>" * 4), 1024, "yxyx"),
-    # neither from the middle of a number nor after a sign; brackets may be missing
-    # and numbers beyond 1 are pixels of a square of 640: visual-grounding-api's rule
+    # visual-grounding-api's rule: brackets may be missing, and numbers beyond 1 are pixels of a square of 640;
+    # the pattern does not start in the middle of a number or after a sign
     "vg": Form(re.compile(r"(?<![-\d.])" + FOUR), 1, "cxcywh", beyond=640),
 }
 BEYOND = "a number beyond the side of the image"
@@ -71,7 +71,7 @@ TOLD_BY_SYNTAX = ("paligemma", "florence-2", "locateanything", "rex-omni")
 
 
 def read_text(text: str, form: str | None = None) -> Reading:
-    """What a text says, in a form of `FORMS`, or in the form that its syntax tells; points are always percent."""
+    """What a text says, read in a form of `FORMS` or in the one that its syntax shows; points are always percent."""
     if NOTHING.fullmatch(text):
         return Reading()
     if points := _points(text):
@@ -112,7 +112,7 @@ def _read_boxes(text: str, form: Form) -> Reading:
 
 
 def _points(text: str) -> list[Numbers]:
-    """The pairs of every tag; those that are whole, where a list was cut off."""
+    """The pairs of every tag, in shares; if a list was cut off, its complete pairs."""
     found: list[Numbers] = []
     for tag in POINTS_TAG.findall(text):
         axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}

@@ -1,4 +1,4 @@
-"""The square that a model sees of an image, and the frame that its coordinates are shares of."""
+"""The square that a model sees of an image, and the frame that its coordinates refer to."""
 
 import math
 from typing import Literal
@@ -12,8 +12,8 @@ from referent.core.frame import Frame
 from referent.core.images import MAX_PIXELS, Picture, decode_reduced
 
 DRAFT_MARGIN = 2  # a JPEG decoded at 1/2, 1/4 or 1/8 keeps at least this many times the sides that the model sees
-WHOLE = 8  # an image is resized as a whole if no side gets longer than so many squares
-STRIP_ROWS = 256  # that are padded at once
+WHOLE = 8  # an image is resized as a whole if no side becomes longer than so many squares
+STRIP_ROWS = 256  # rows padded at a time
 CLIP_MEAN_RGB = (122, 116, 104)  # int(255 * CLIP's channel means), the padding of LLaVA's `pad` mode
 
 
@@ -23,8 +23,8 @@ class ImageTransform(BaseModel):
     - `letterbox`: the whole image, centred, padded with `pad_rgb` (LLaVA's `pad`).
     - `center_crop`: the middle of the image, its shorter side filling the square (CLIP's own processor).
     - `stretch`: the whole image, each axis scaled by itself (PaliGemma).
-    - `pad`: as `letterbox`, but padded first, by whole pixels of the image, and then resized (LLaVA's own code). Each
-      square is exactly as there: no image is decoded at less than its size.
+    - `pad`: as `letterbox`, but padded first, by whole pixels of the image, and then resized (LLaVA's own code). The
+      square is exactly the same as there, so no image is decoded at less than its size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,23 +47,23 @@ class ImageTransform(BaseModel):
         return Frame(image_size, scale, offset, (self.size, self.size))
 
     def decode(self, data: bytes, max_pixels: int = MAX_PIXELS, until: float = math.inf) -> Picture:
-        """As `decode_image`, for this transform alone.
+        """As `decode_image`, but only good for this transform.
 
         A JPEG much larger than what the square shows is decoded at 1/2, 1/4 or 1/8, which saves most of the time.
         """
         return decode_reduced(data, self._reduction, max_pixels, until)
 
     def apply(self, image: Image.Image | Picture) -> npt.NDArray[np.uint8]:
-        """RGB image -> (S, S, 3) uint8; antialiased."""
+        """RGB image -> (S, S, 3) uint8, antialiased."""
         pixels, size = image if isinstance(image, Picture) else (image, image.size)
         if self.mode == "pad":
             return self._padded(pixels)
         frame, (width, height) = self.frame(size), self._resized(size)
         square = Image.new("RGB", (self.size, self.size), self.pad_rgb)
-        if max(width, height) <= WHOLE * self.size:  # then cut: to the bit what CLIP's own processor does
+        if max(width, height) <= WHOLE * self.size:  # resized, then cut: bit by bit what CLIP's own processor does
             square.paste(pixels.resize((width, height), self._filter), frame.offset)
             return np.array(square)
-        # the part of the image that the square shows: resizing only that keeps memory bounded for 10,000x3 images
+        # resizing only the part of the image that the square shows keeps memory bounded for 10,000x3 images
         corners = frame.points_to_image(np.array([[0.0, 0.0], [1.0, 1.0]])) * np.divide(pixels.size, size)
         left, top = (max(0.0, float(v)) for v in corners[0])
         right, bottom = (min(float(limit), float(v)) for limit, v in zip(pixels.size, corners[1], strict=True))
@@ -79,7 +79,7 @@ class ImageTransform(BaseModel):
         return Image.Resampling[self.resample.upper()]
 
     def _padded(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Just as if the whole square were resized; that may take gigabytes, and so is done a strip of rows at a time.
+        """As if the whole square were resized. That could take gigabytes, so it is done in strips of rows.
 
         Pillow resizes the rows first, each by itself, and then the columns.
         """
@@ -94,7 +94,7 @@ class ImageTransform(BaseModel):
         return np.array(narrow.resize((self.size, self.size), self._filter))
 
     def _reduction(self, size: tuple[int, int]) -> int:
-        """Only what divides both sides: another scale in x than in y would move what is in the image."""
+        """Only a number that divides both sides: a different scale in x than in y would move the image's content."""
         if self.mode == "pad":
             return 1
         wanted = self._resized(size)

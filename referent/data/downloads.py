@@ -1,4 +1,4 @@
-"""Images by URL into a folder: files named by the hash of their URL, each whole or not there.
+"""Downloads images by URL into a folder. A file is named by the hash of its URL, and is whole or not there.
 
 A second run fetches what the first one could not.
 """
@@ -20,21 +20,21 @@ DONE, PRESENT = "downloaded", "already there"
 
 
 class Download(NamedTuple):
-    """A URL, and the hash of its bytes where the source knows it."""
+    """A URL, and the sha256 of its bytes in hex, if the source has it."""
 
     url: str
     sha256: str | None = None
 
 
 class Fetch(Protocol):
-    """The bytes behind a URL, or a ValueError with a plain reason."""
+    """Returns the bytes behind a URL; raises ValueError with the reason."""
 
     def __call__(self, url: str, *, max_bytes: int, deadline_s: float) -> Awaitable[bytes]: ...
 
 
 @dataclass(frozen=True)
 class DownloadLimits:
-    """Of one file, and of the folder's files together."""
+    """Limits of one file (`file_bytes`, `deadline_s`) and of all files of the folder (`total_bytes`)."""
 
     file_bytes: int = 20_000_000
     total_bytes: int = 50_000_000_000
@@ -62,8 +62,8 @@ def safe_fetch() -> Fetch:
 def download(
     downloads: Iterable[Download], folder: Path, limits: DownloadLimits, fetch: Fetch | None = None
 ) -> Counter[str]:
-    """How many URLs had each outcome: downloaded, already there, or the reason of the failure. A URL that several rows
-    name counts once. Raises `OSError` where the folder takes no more files."""
+    """The number of URLs with each outcome: downloaded, already there, or the reason of the failure. A URL that several
+    rows name counts once. Raises `OSError` if a file can't be written."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return asyncio.run(_Run(folder, limits, fetch or safe_fetch()).all(downloads))
@@ -84,7 +84,7 @@ class _Run:
 
     async def all(self, downloads: Iterable[Download]) -> Counter[str]:
         with tqdm(desc="download", unit="image") as progress:
-            queue = iter(downloads)  # shared: each takes the next one when it is free
+            queue = iter(downloads)  # shared: each worker takes the next one when it is free
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.limits.concurrency):
                     group.create_task(self._worker(queue, progress))
@@ -125,7 +125,7 @@ class _Run:
 
 
 def _reason(url: str, error: ValueError) -> str:
-    """One key for a kind of failure, whatever the host."""
+    """The error without the host's name, so that equal failures of different hosts are counted together."""
     try:
         host = urlsplit(url).hostname
     except ValueError:

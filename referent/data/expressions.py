@@ -1,4 +1,4 @@
-"""Referring expressions generated from labelled boxes: only unambiguous ones, and names of absent objects."""
+"""Generates referring expressions from labelled boxes: only unambiguous ones, and names of absent objects."""
 
 import random
 from collections import Counter
@@ -12,7 +12,7 @@ SEVERAL = ("plural", "count", "group", "pair", "none")  # all of a name, their n
 
 
 class Expression(NamedTuple):
-    """Text, the kind of cue it rests on, and the indices of the objects that it means: none are absent."""
+    """The text, the kind of cue it uses, and the indices of the objects that it means: empty if they are absent."""
 
     kind: str  # name, position, size, ordinal, relation, absent; SEVERAL's
     text: str
@@ -20,7 +20,7 @@ class Expression(NamedTuple):
 
     @property
     def several(self) -> bool:
-        """Whether it may mean more than one object, however many there are."""
+        """Whether it is of a kind that can mean more than one object."""
         return self.kind in SEVERAL
 
 
@@ -47,10 +47,11 @@ def describe_objects(
     limit: int,
     absent: float = 0.15,
 ) -> list[Expression]:
-    """Up to `limit` expressions of a photograph's labelled objects, in pixels, as `side`, its longer one, is.
+    """Up to `limit` expressions for a photograph's labelled objects. Boxes and `side`, its longer side, are in pixels.
 
-    Each comes with the name of an absent class with probability `absent`. Nothing is said of objects in general, since
-    a photograph shows more than its labels."""
+    For each of them, the name of an absent class is added with probability `absent`. No expression is about objects in
+    general, since a photograph shows more than its labels.
+    """
     found = unambiguous(rng, names, boxes_xyxy, side)
     found = rng.sample(found, min(limit, len(found)))
     others = [name for name in classes if name not in names]
@@ -61,7 +62,7 @@ def describe_objects(
 
 
 def with_articles(rng: random.Random, expressions: Sequence[Expression]) -> list[Expression]:
-    """The expressions as people begin them; those of several have their own articles, or none."""
+    """The expressions with a random beginning, such as "the"; those of several objects keep their own articles."""
     begun = []
     for expression in expressions:
         article = rng.choice(ARTICLES)
@@ -82,7 +83,7 @@ def unambiguous(
     say: Say = as_it_is,
     ordinals: Sequence[str] = ORDINALS,
 ) -> list[Expression]:
-    """All names, positions, sizes and places in a row that fit one object alone, and some relations between two."""
+    """All names, positions, sizes and places in a row that fit only one object, and some relations between two."""
     found = []
     for name, count in Counter(names).items():
         alike = [i for i, other in enumerate(names) if other == name]
@@ -101,7 +102,7 @@ def extremes(
     side: float,
     ordinals: Sequence[str],
 ) -> list[Expression]:
-    """Position, size and order among two or more objects of one name, where the difference is plain to see."""
+    """Position, size and order among two or more objects of one name, if the difference is easy to see."""
     found = []
     for (axis, sign), templates in POSITIONS.values():
         first, second, *_ = sorted(alike, key=lambda i: -sign * centre(boxes[i])[axis])

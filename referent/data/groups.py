@@ -1,4 +1,4 @@
-"""Expressions that mean several objects, and such that mean none, from labelled boxes."""
+"""Generates expressions that mean several objects or none, from labelled boxes."""
 
 import random
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from referent.data.plurals import plural
 
 NUMBERS = ("two", "three", "four", "five", "six")  # NUMBERS[i] is i + 2
 ALL = ("{}", "all {}", "all the {}", "all of the {}", "the {}")
-SIDES = {  # direction -> where, of a group
+SIDES = {  # direction -> how the place of a group is described
     "left": ("on the left", "on the left side", "in the left half"),
     "right": ("on the right", "on the right side", "in the right half"),
     "top": ("at the top", "in the upper half", "in the top half"),
     "bottom": ("at the bottom", "in the lower half", "in the bottom half"),
 }
 SUPERLATIVES = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "lowest"}
-MIDDLE = 0.05  # of the longer side: what is nearer to the middle of the image is on neither side
-GAP = 0.06  # of the longer side, between those of a group and those that are not
-GROWTH = 1.35  # of the area, likewise
+MIDDLE = 0.05  # of the longer side: an object closer to the middle of the image is on neither side
+GAP = 0.06  # of the longer side: the least distance between the objects of a group and the others
+GROWTH = 1.35  # the least ratio of areas between the objects of a group and the others
 MOST = 64
-ALONE = 0.25  # share of the names of a single object that are said in the plural all the same
+ALONE = 0.25  # share of single objects that are named in the plural nevertheless
 
 
 def groups(
@@ -31,9 +31,9 @@ def groups(
     say: Say = as_it_is,
     others: Sequence[str] = (),
 ) -> list[Expression]:
-    """What can be said of all objects of a name, of those on a side, of the two or three outermost or largest, of their
-    number, and of two kinds at once; `size` is the image's, in pixels. `others` are names that the image does not
-    show: some expressions are of these, and mean nothing."""
+    """Expressions for all objects of a name, those on one side, the two to four outermost or largest, their number, and
+    two kinds at once. `size` is the image's (width, height), `boxes_xyxy` are in its pixels. `others` are names that
+    the image does not show; some expressions use them and mean no object."""
     found = []
     several = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
     for name, alike in several.items():
@@ -48,7 +48,7 @@ def groups(
 def of_name(
     rng: random.Random, name: str, alike: Sequence[int], boxes: Sequence[Box], size: tuple[int, int]
 ) -> list[Expression]:
-    """Of all objects that are called `name`, which are `alike`: empty where the name has no plural."""
+    """Expressions for all objects called `name`, whose indices are `alike`; empty if the name has no plural."""
     called = plural(name)
     if called is None or len(alike) > MOST:
         return []
@@ -83,7 +83,7 @@ def _of_none(rng: random.Random, name: str, called: str) -> str:
 def _on_sides(
     rng: random.Random, called: str, alike: Sequence[int], boxes: Sequence[Box], size: tuple[int, int]
 ) -> list[Expression]:
-    """Where each is plainly on one side of the middle; on an empty side is none."""
+    """Expressions for each side, if no object is close to the middle; sometimes also for a side that is empty."""
     found = []
     for direction, ((axis, sign), _) in POSITIONS.items():
         beyond = {i: sign * (centre(boxes[i])[axis] - size[axis] / 2) for i in alike}
@@ -98,7 +98,7 @@ def _on_sides(
 def _outermost(
     rng: random.Random, called: str, alike: Sequence[int], boxes: Sequence[Box], side: float
 ) -> list[Expression]:
-    """ "two leftmost dogs", "the three largest cups": with a plain gap to the next."""
+    """ "two leftmost dogs", "the three largest cups": only if there is a clear gap to the next."""
     found = []
     for count in range(2, min(len(alike), 5)):
         number = NUMBERS[count - 2]
@@ -121,7 +121,7 @@ def _outermost(
 
 
 def _pairs(rng: random.Random, several: dict[str, list[int]], say: Say) -> list[Expression]:
-    """ "the cup and the plate", "the cups and the plate": of up to three pairs of names."""
+    """ "the cup and the plate", "the cups and the plate": for up to three pairs of names."""
     spoken = {}
     for name, alike in several.items():
         said = say(rng, name)

@@ -1,4 +1,4 @@
-"""Image files of a dataset: their size as a viewer shows them, and whether they can be decoded at all."""
+"""Image files of a dataset: their size as a viewer shows them, and whether they can be decoded."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -29,7 +29,7 @@ def _answer(found: _Size | str) -> _Size:
 
 
 def _remembered(measure: Callable[[Path], _Size]) -> Callable[[Path], _Size | str]:
-    """Sizes and faults of the files asked for last: an image has many expressions."""
+    """Remembers sizes and errors of the latest files, since an image has many expressions."""
 
     @lru_cache(maxsize=REMEMBERED)
     def size_or_fault(file: Path) -> _Size | str:

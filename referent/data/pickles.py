@@ -1,4 +1,4 @@
-"""Pickles of published datasets, read with an allow-list: a pickle can name any function for its reader to call."""
+"""Reads pickles of published datasets with an allow-list, since a pickle can call any function."""
 
 import pickle
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# what plain rows are made of beside the literals that need no global: Python 2 and 3, numpy 1 and 2
+# the globals that plain rows may use, besides literals, which need none: Python 2 and 3, numpy 1 and 2
 ALLOWED = frozenset(
     {
         ("builtins", "set"),
@@ -28,7 +28,7 @@ ALLOWED = frozenset(
 
 
 class PickleError(ValueError):
-    """The file is no pickle of plain rows; the message says what it holds."""
+    """The file is not a pickle of plain rows; the message says what it holds."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -39,7 +39,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_pickle(file: Path) -> Any:
-    """The file's object, numpy arrays and scalars as lists and numbers. Raises `PickleError`."""
+    """The file's object, with numpy arrays and scalars as lists and numbers. Raises `PickleError` and OSError."""
     try:
         with file.open("rb") as stream:
             return _plain(_PlainUnpickler(stream, encoding="latin1").load())  # latin1: Python 2's strings and arrays
@@ -47,7 +47,7 @@ def load_pickle(file: Path) -> Any:
         raise PickleError(f"{file.name} is not read: {error}") from error
     except OSError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its garbage leads to
+    except Exception as error:  # a damaged pickle can raise anything
         raise PickleError(f"{file.name} is no readable pickle: {error}") from error
 
 

@@ -1,6 +1,6 @@
 """English plurals of class names."""
 
-# as it is plural already, no word for one thing, or the same for one and for many
+# already plural, not countable, or the same in singular and plural
 _WITHOUT = frozenset(
     (
         "bacon", "bagpipes", "binoculars", "blowfish", "bowling", "bread", "broccoli", "butter", "cattle", "cherries",
@@ -23,8 +23,8 @@ _MEN = ("fireman", "policeman", "postman", "snowman", "sportsman", "fisherman", 
 
 
 def plural(name: str) -> str | None:
-    """The plural of a name of one or more words, the last of which is inflected; None where it would not differ, or
-    where nobody would say it."""
+    """The plural of a name of one or more words, the last of which is inflected; None if it does not differ or is not
+    used."""
     *before, last = name.split(" ")
     inflected = _plural(last.lower())
     if inflected is None or not last:

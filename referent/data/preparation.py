@@ -1,6 +1,6 @@
-"""Preparing a dataset: annotations of any format into <split>.jsonl files and stats.json, broken samples left out.
+"""Prepares a dataset: annotations of any format -> <split>.jsonl files and stats.json, without broken samples.
 
-Memory stays the same whatever the number of rows, as far as the format's reader can read row by row.
+Memory does not grow with the number of rows if the format's reader can read row by row.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from referent.data.records import Record, Rejected, RowError, record_line
 from referent.data.statistics import Statistics
 
 STATS_FILE = "stats.json"
-EXAMPLES = 3  # places named for each reason
+EXAMPLES = 3  # places that are named for each reason
 
 
 class PreparationError(ValueError):
@@ -34,7 +34,7 @@ class PreparationError(ValueError):
 
 @dataclass(frozen=True)
 class PreparationOptions:
-    """`split_shares` divides by image, in order, and replaces the source's own splits."""
+    """`split_shares` divides by image and replaces the source's own splits."""
 
     split_shares: dict[str, float] | None = None
     seed: int = 0
@@ -69,10 +69,10 @@ def fetch_images(format: str, annotations: Sequence[Path], images: Path | None, 
 def prepare(
     format: str, annotations: Sequence[Path], images: Path | None, out: Path, options: PreparationOptions
 ) -> dict[str, Any]:
-    """Write the dataset and return what stats.json holds. Without `images`, image files are not looked at.
+    """Write the dataset and return the content of stats.json. Without `images`, image files are not checked.
 
-    All files take their names together at the end. Raises `PreparationError` where no sample is fit for use, or, if
-    strict, at the first one that is not; `AnnotationError` and `OSError` as `read` does.
+    All files appear at the end. Raises `PreparationError` if no sample can be used or, if strict, at the first one that
+    can't; `AnnotationError` and `OSError` as `read` does.
     """
     out.mkdir(parents=True, exist_ok=True)
     rejected: Counter[str] = Counter()
@@ -119,7 +119,7 @@ def _sound(
     rejected: Counter[str],
     examples: dict[str, list[str]],
 ) -> Iterator[Record]:
-    """The records that are fit for use; the rest is counted."""
+    """The records that can be used; the others are counted in `rejected`."""
     for file, sample in tqdm(items, desc="prepare", unit="sample"):
         item = _with_image(sample, images, file) if images and isinstance(sample, Record) else sample
         if isinstance(item, Record):
@@ -145,7 +145,7 @@ def _with_image(record: Record, images: Path, file: Path) -> Record | Rejected:
 
 
 def _assigned(record: Record, options: PreparationOptions) -> Record:
-    """All records of an image fall on one side: its name and the seed decide."""
+    """The record with its split. It depends on the image's name and the seed, so all records of an image share it."""
     if not options.split_shares:
         return record
     shares = options.split_shares

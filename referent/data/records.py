@@ -1,7 +1,7 @@
-"""One record of grounding data, whatever its source: an image, an expression, and where its referent is.
+"""A record of grounding data from any source: an image, an expression, and where its referent is.
 
-A prepared dataset is a JSON-lines file of records; image paths are relative to an image folder. What a source has that
-is no good record is a `Rejected`: counted and named, never lost and never fatal.
+A prepared dataset is a JSON-lines file of records; image paths are relative to an image folder. A row of a source that
+can't become a record is a `Rejected` with its reason: it is counted, and reading continues.
 """
 
 import math
@@ -18,8 +18,8 @@ from referent.core.text_files import numbered_lines
 
 WRONG_SCHEMA = "wrong schema: "  # and the first field that is wrong
 NO_JSON = f"{WRONG_SCHEMA}json"
-LOST_LETTER = "\ufffd"  # what decoding puts in the place of bytes that it can't read
-OVERHANG = 0.01  # of the longer side: what a box may leave the image by, rounded as it is in some sources
+LOST_LETTER = "\ufffd"  # replaces bytes that can't be decoded
+OVERHANG = 0.01  # of the longer side: how far a box may extend beyond the image, since some sources round
 
 
 class Mask(BaseModel):
@@ -32,7 +32,7 @@ class Mask(BaseModel):
 
 
 class Record(BaseModel):
-    """An expression about an image. Neither boxes nor points: its object is absent from the image."""
+    """An expression about an image. If it has neither boxes nor points, its object is absent from the image."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,19 +58,19 @@ class Record(BaseModel):
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        """Of all referents, whether the expression means one or several; none where it is absent or has points."""
+        """The boxes of all referents, one or several; empty if the object is absent or the record has points."""
         return self.boxes_xyxy or ((self.box_xyxy,) if self.box_xyxy is not None else ())
 
 
 class Rejected(NamedTuple):
-    """A sample that became no record."""
+    """A sample that could not become a record."""
 
-    reason: str  # one of a reader's few; the key that it is counted under
+    reason: str  # one of a few fixed texts, under which it is counted
     where: str  # file, row or id
 
     @property
     def is_of_wrong_schema(self) -> bool:
-        """Whether the row has not the form that its format expects."""
+        """Whether the row does not have the fields that its format expects."""
         return self.reason.startswith(WRONG_SCHEMA)
 
 
@@ -79,7 +79,7 @@ class AnnotationError(ValueError):
 
 
 class RowError(ValueError):
-    """A row becomes no record; the message is the reason that it is counted under."""
+    """A row can't become a record; the message is the reason under which it is counted."""
 
 
 def read_records(file: Path) -> Iterator[Record | Rejected]:
@@ -106,13 +106,13 @@ def record_line(record: Record) -> str:
 
 
 def wrong_schema(error: ValidationError, where: str) -> Rejected:
-    """What a row of the wrong shape is counted under: its first wrong field."""
+    """The rejection of a row of the wrong shape, counted under its first wrong field."""
     field = ".".join(str(part) for part in error.errors()[0]["loc"] if not isinstance(part, int)) or "json"
     return Rejected(f"{WRONG_SCHEMA}{field}", where)
 
 
 def check_record(record: Record) -> Record:
-    """The record with a clean expression and its boxes within the image. Raises `RowError` where it is unfit."""
+    """The record with a clean expression and its boxes clipped to the image. Raises `RowError` if it can't be used."""
     try:
         expression = clean_expression(record.expression)
     except ExpressionError as error:

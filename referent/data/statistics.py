@@ -1,4 +1,4 @@
-"""Statistics of records, gathered one at a time in constant memory."""
+"""Statistics of records, which are added one at a time, in constant memory."""
 
 import math
 from collections import Counter
@@ -28,7 +28,7 @@ class Range:
         self.low, self.high = min(self.low, value), max(self.high, value)
 
     def summary(self) -> dict[str, float] | None:
-        """None where there was nothing."""
+        """None if no number was added."""
         if not self.count:
             return None
         return {"min": round(self.low, 4), "mean": round(self.total / self.count, 4), "max": round(self.high, 4)}
@@ -36,7 +36,7 @@ class Range:
 
 @dataclass
 class Statistics:
-    """Of the records of one split. Image sizes are counted once a record, not once an image."""
+    """Statistics of the records of one split. Image sizes are counted for each record, not for each image."""
 
     records: int = 0
     absent: int = 0

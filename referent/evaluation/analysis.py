@@ -1,4 +1,4 @@
-"""Where a model is right and wrong: groups of records, kinds of failure, time taken."""
+"""Analyses where a model is right and wrong: groups of records, kinds of failure, latency."""
 
 from collections import Counter
 from typing import Any
@@ -47,7 +47,7 @@ def analyse(results: Results) -> dict[str, Any]:
 
 
 def bias_audit(results: Results) -> dict[str, dict[str, dict[str, float]]]:
-    """IoU by what the true box and the expression are like: area, words, aspect."""
+    """IoU by properties of the true box and the expression: area, words, aspect."""
     width, height = (results.targets_xyxy[:, 2:] - results.targets_xyxy[:, :2]).T
     traits = {
         "area": (_area_shares(results), AREAS),
@@ -67,7 +67,7 @@ def bias_audit(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def failures(results: Results) -> list[str | None]:
-    """The kind of each failure, the first that fits; None for what is right or has no true box."""
+    """The kind of each failure, the first that fits; None for rows that are right or have no true box."""
     predicted, true = results.unit_boxes
     distance = np.hypot(*(predicted[:, :2] - true[:, :2]).T)  # NaN without a valid box: no comparison holds
     conditions = {
@@ -89,7 +89,7 @@ def worst_and_best(results: Results, worst: int = 10, best: int = 5) -> tuple[li
 
 
 def latency(results: Results) -> dict[str, float]:
-    """Milliseconds of the requests, as the source measured them: one for each image and time."""
+    """Milliseconds of the requests, as the source measured them. Equal times of an image are one request."""
     times = {(image, p.ms) for image, p in zip(results.images, results.predictions, strict=True) if p and p.ms}
     if not times:
         return {}

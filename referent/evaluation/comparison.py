@@ -1,4 +1,4 @@
-"""Several runs over the same records, side by side: from the folders that `referent evaluate` wrote."""
+"""Compares several runs over the same records, from the folders that `referent evaluate` wrote."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class ComparisonError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """What an evaluation left in its folder."""
+    """An evaluation, read from its folder."""
 
     name: str
     figures: dict[str, Any]
@@ -45,12 +45,12 @@ class Run:
 
     @property
     def images(self) -> Path | None:
-        """Folder of the images, where the run had one."""
+        """Folder of the images, if the run had one."""
         return Path(self.figures["run"]["images"]) if self.figures["run"].get("images") else None
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs, with names of their own. Raises `ComparisonError` where they aren't over the same records."""
+    """The runs, with different names. Raises `ComparisonError` if their records differ."""
     runs = [Run.load(folder) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
         runs = [Run(folder.resolve().name, run.figures, run.results) for folder, run in zip(folders, runs, strict=True)]
@@ -85,7 +85,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def comparison_table(figures: dict[str, Any]) -> Table:
-    """A column a run."""
+    """A table with a column for each run."""
     runs = list(figures.values())
     rows = [["n", *(number(run["n"]) for run in runs)]]
     rows += [[key, *(with_interval(run[key], run["intervals"][key]) for run in runs)] for key in OVERLAPS]
@@ -96,7 +96,7 @@ def comparison_table(figures: dict[str, Any]) -> Table:
 
 
 def write_comparison(parent: Path, runs: Sequence[Run], figures: dict[str, Any], name: str = "comparison") -> Path:
-    """report.html, report.md and figures.json in a folder of its own, which is returned."""
+    """Writes report.html, report.md and figures.json into a new folder, which is returned."""
     folder = new_folder(parent, name)
     (folder / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
     charts = {"Accuracy at each threshold": plots.accuracy_curve({run.name: run.figures["curve"] for run in runs})}
@@ -110,7 +110,7 @@ def write_comparison(parent: Path, runs: Sequence[Run], figures: dict[str, Any],
 
 
 def _grid(runs: Sequence[Run]) -> list[list[Any]]:
-    """A row of pictures, one a run, for the records of widest spread in IoU."""
+    """For each of the records whose IoU differs most, a row with a picture for each run."""
     images = next((run.images for run in runs if run.images), None)
     if images is None:
         return []

@@ -1,4 +1,4 @@
-"""Evaluate: records joined with what was predicted for them, and the figures that follow."""
+"""Joins records with their predictions, and computes the figures."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,10 +21,10 @@ NO_BOX = np.full(4, np.nan)
 
 @dataclass(frozen=True)
 class Results:
-    """M records that have a box or points, or show nothing, and their predictions; the arrays have a row a record."""
+    """M records and their predictions; the arrays have a row for each record."""
 
     records: list[Record]
-    predictions: list[Prediction | None]  # None where there is none for the record
+    predictions: list[Prediction | None]  # None if the record has none
 
     @cached_property
     def sizes(self) -> Floats:
@@ -33,18 +33,18 @@ class Results:
 
     @cached_property
     def targets_xyxy(self) -> Floats:
-        """(M, 4) true boxes in pixels, a mask's box where only a mask is given; NaN where there is none."""
+        """(M, 4) true boxes xyxy in pixels, a mask's box if only a mask is given; NaN if there is none."""
         return np.array([_box(record.box_xyxy, record.mask) for record in self.records], np.float64)
 
     @cached_property
     def boxes_xyxy(self) -> Floats:
-        """(M, 4) predicted boxes in pixels, a mask's box where only a mask is given; NaN for an invalid one."""
+        """(M, 4) predicted boxes xyxy in pixels, a mask's box if only a mask is given; NaN for an invalid one."""
         boxes = [NO_BOX if p is None else _box(p.box_xyxy, p.mask) for p in self.predictions]
         return metrics.without_invalid(np.array(boxes, np.float64))
 
     @cached_property
     def scores(self) -> Floats:
-        """(M,) scores; NaN where there is none."""
+        """(M,) scores; NaN if there is none."""
         scores = [None if p is None else p.score for p in self.predictions]
         return np.array(scores, np.float64)
 
@@ -55,18 +55,18 @@ class Results:
 
     @cached_property
     def boxed(self) -> Bools:
-        """(M,) whether there is a true box: the rows that box figures are over."""
+        """(M,) whether there is a true box; box figures are computed over these rows."""
         return np.isfinite(self.targets_xyxy).all(axis=1)
 
     @cached_property
     def ious(self) -> Floats:
-        """(M,) IoU of predicted and true box, 0 where there is no valid prediction or no object."""
+        """(M,) IoU of predicted and true box; 0 without a valid prediction or a true box."""
         return np.asarray(np.where(self.boxed, metrics.overlaps(self.boxes_xyxy, self.targets_xyxy), 0.0))
 
     @cached_property
     def mask_ious(self) -> Floats:
-        """(M,) IoU with the true mask of the predicted mask, or else box; 0 where neither is valid, NaN where there is
-        no true mask."""
+        """(M,) IoU of the predicted mask, or else box, with the true mask; 0 if neither is valid, NaN without a true
+        mask."""
         ious = np.full(len(self.records), np.nan)
         for index, (record, prediction) in enumerate(zip(self.records, self.predictions, strict=True)):
             if record.mask is None:
@@ -93,9 +93,10 @@ class Results:
 
 
 def join(records: Iterable[Record], predictions: Iterable[Prediction]) -> Results:
-    """Predictions to their records, by id; records of a selection may be fewer than the predictions.
+    """Assigns predictions to their records, by id; predictions without a record are ignored.
 
-    Raises `PredictionsError` where ids occur twice or none is a record's, ValueError where there are no records.
+    Raises `PredictionsError` if an id occurs twice or no id is a record's, ValueError if there are no records or two
+    have the same id.
     """
     records, by_id = list(records), {}
     for prediction in predictions:
@@ -116,9 +117,9 @@ def join(records: Iterable[Record], predictions: Iterable[Prediction]) -> Result
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """The headline figures, as a checkpoint and its bundle carry them.
+    """The headline figures, which are also stored in a checkpoint and its bundle.
 
-    Boxes are judged over the objects that are there; coordinate errors are in shares of the image, over the valid ones.
+    Box figures are over the records with a true box; coordinate errors are in shares of the image, over valid boxes.
     """
     figures: dict[str, Any] = {"n": int(results.boxed.sum())}
     if figures["n"]:
@@ -139,7 +140,7 @@ def summary(results: Results) -> dict[str, Any]:
         figures["several"] = {key: value for key, value in found.items() if key != "by referents"}
     scored = np.isfinite(results.scores)
     if len(np.unique(results.present[scored])) == 2:
-        # without a score neither present nor absent is told: the worst one for either
+        # a missing score tells neither present nor absent, so it counts as the worst one
         worst = np.where(results.present, -np.inf, np.inf)
         figures["auroc"] = metrics.auroc(np.where(scored, results.scores, worst), results.present)
         figures["present_threshold"] = metrics.best_threshold(results.scores[scored], results.present[scored])
@@ -147,12 +148,12 @@ def summary(results: Results) -> dict[str, Any]:
 
 
 def groups(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
-    """Box figures by split and by value of every tag of at most `MAX_GROUPS`; "(none)": records without the tag."""
+    """Box figures by split and by the values of each tag that has at most `MAX_GROUPS`; "(none)" is without the tag."""
     return _grouped(results, results.ious, results.boxed)
 
 
 def mask_groups(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
-    """As `groups`, of the masks."""
+    """As `groups`, for masks."""
     return _grouped(results, results.mask_ious, np.isfinite(results.mask_ious))
 
 
@@ -188,7 +189,7 @@ def intervals(results: Results) -> dict[str, metrics.Interval | None]:
 
 
 def score_figures(results: Results) -> dict[str, Any]:
-    """What the score is worth, over rows that have one: it predicts the IoU, which is 0 for an absent object."""
+    """How well the score predicts the IoU, over rows that have a score; the IoU of an absent object is 0."""
     scored = np.isfinite(results.scores) & (results.boxed | ~results.present)
     scores, ious, boxed = results.scores[scored], results.ious[scored], results.boxed[scored]
     if not len(scores):
@@ -203,7 +204,7 @@ def score_figures(results: Results) -> dict[str, Any]:
 
 
 def several_figures(results: Results) -> dict[str, Any]:
-    """Of all referents together, where expressions mean several or none: over those with boxes, and absent ones."""
+    """Figures over all referents, for records with boxes or absent objects; empty if each expression means one."""
     chosen = [
         index
         for index, record in enumerate(results.records)
@@ -223,7 +224,7 @@ def _table(boxes_xyxy: Sequence[Box]) -> Floats:
 
 
 def point_figures(results: Results) -> dict[str, Any]:
-    """Figures of points, where records have any; a prediction of a box alone points at its centre."""
+    """Figures of points; empty if no record has points. A prediction that has only a box points at its centre."""
     return metrics.point_metrics(*pointed) if (pointed := _pointed(results)) else {}
 
 
@@ -243,7 +244,7 @@ def _pointed(results: Results) -> tuple[list[Floats], list[Floats], Floats] | No
 
 
 def mask_figures(results: Results) -> dict[str, Any]:
-    """IoU with the true mask of the predicted mask, or else box; and of the true box, the most that a box can reach."""
+    """IoU of the predicted mask, or else box, with the true mask; and that of the true box, the best for a box."""
     masked = np.isfinite(results.mask_ious)
     if not masked.any():
         return {}

@@ -1,7 +1,7 @@
 """Figures of merit for boxes, scores, points and masks, from plain arrays.
 
-An invalid prediction is a row of NaN: it overlaps nothing and finds nothing, and no denominator leaves it out. Errors
-in a unit of length (RMSE, distances) have no value for it; they say over how many they are.
+An invalid prediction is a row of NaN: it counts as a miss in every share and mean of IoU. Errors in a unit of length
+(RMSE, distances) are over the valid predictions only, and give their number.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
 
 
 def without_invalid(boxes_xyxy: Floats) -> Floats:
-    """(M, 4) -> the same with NaN for every box that has a number that isn't finite, or no area."""
+    """(M, 4) -> the same with NaN for every box without area or with a number that isn't finite."""
     sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     valid = np.asarray(np.isfinite(boxes_xyxy).all(axis=1) & (sides >= MIN_SIDE).all(axis=1))
     return np.where(valid[:, None], boxes_xyxy, np.nan)
@@ -36,7 +36,7 @@ def overlaps(boxes_xyxy: Floats, targets_xyxy: Floats) -> Floats:
 
 
 def overlap_metrics(ious: Floats) -> dict[str, Any]:
-    """Mean IoU and the share with IoU >= each threshold; (M,) of at least one."""
+    """Mean IoU and the share with IoU >= each threshold; (M,), M at least 1."""
     accuracies = {f"acc@{t}": float((ious >= t).mean()) for t in THRESHOLDS}
     return {"n": len(ious), "mean_iou": float(ious.mean())} | accuracies
 
@@ -47,7 +47,7 @@ def box_metrics(boxes_xyxy: Floats, targets_xyxy: Floats) -> dict[str, Any]:
 
 
 def coordinate_errors(boxes_cxcywh: Floats, targets_cxcywh: Floats) -> dict[str, Any]:
-    """RMSE and MAE over the four coordinates of the valid boxes, in the boxes' unit; None where none is valid."""
+    """RMSE and MAE over the four coordinates of the valid boxes, in the boxes' unit; None if none is valid."""
     valid = np.isfinite(boxes_cxcywh).all(axis=1)
     difference = (boxes_cxcywh - targets_cxcywh)[valid]
     if not len(difference):
@@ -57,9 +57,9 @@ def coordinate_errors(boxes_cxcywh: Floats, targets_cxcywh: Floats) -> dict[str,
 
 
 def bootstrap_interval(values: Floats, groups: Sequence[str]) -> Interval | None:
-    """95% percentile interval of the mean of (M,) values, whole groups (the rows of an image) drawn together.
+    """95% percentile interval of the mean of (M,) values; whole groups (the rows of an image) are drawn together.
 
-    The seed is fixed. None where all rows are of one group.
+    The seed is fixed. None if all rows are in one group.
     """
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     counts = np.bincount(group)
@@ -95,7 +95,7 @@ def best_threshold(scores: Floats, present: Bools) -> float:
 
 
 def reliability(scores: Floats, ious: Floats) -> list[dict[str, float]]:
-    """Equal bins of the score, the empty ones left out: its mean against the mean of what it predicts, the IoU."""
+    """For each of ten equal bins of the score that is not empty: the mean score and the mean IoU, which it predicts."""
     bins = np.clip((scores * BINS).astype(int), 0, BINS - 1)
     return [
         {"low": b / BINS, "n": int((bins == b).sum()), "score": float(scores[bins == b].mean()),
@@ -112,10 +112,10 @@ def expected_calibration_error(curve: Sequence[dict[str, float]]) -> float:
 def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Floats) -> dict[str, Any]:
     """Points in pixels, (P, 2) and (T, 2) for each of M images; sizes (M, 2) are the images' width and height.
 
-    Distances are from a true point to the nearest prediction, over true points of images with a prediction; success is
-    the share of all true points that have one within 5% of the diagonal. For precision, recall and F1 a prediction
-    stands for one true point only, so duplicates are false positives, as is every point for an absent object (T = 0).
-    The parse rate is the share of images with a true point that have a prediction.
+    Distances are from a true point to the nearest prediction, over true points of images with a prediction. Success is
+    the share of all true points that have a prediction within 5% of the diagonal. For precision, recall and F1, each
+    prediction is matched with at most one true point; duplicates and points for an absent object (T = 0) are false
+    positives. The parse rate is the share of images with a true point that have a prediction.
     """
     offsets, diagonals, matched, guesses, parsed = [], [], 0, 0, 0
     for points, targets, diagonal in zip(predicted, true, np.hypot(*sizes.T), strict=True):
@@ -129,7 +129,7 @@ def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Fl
         offsets.append(difference[np.arange(len(targets)), distance.argmin(axis=1)])
         diagonals += [diagonal] * len(targets)
         near = distance <= POINT_TOLERANCE * diagonal
-        # a pair too far apart costs more than all near ones together: as many true points as possible are matched
+        # a pair that is too far apart costs more than all near ones together, so that most true points are matched
         cost = np.where(near, distance, distance.size * diagonal)
         matched += int(near[linear_sum_assignment(cost)].sum())
     total, shown = sum(map(len, true)), sum(len(targets) > 0 for targets in true)
@@ -155,9 +155,9 @@ def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Fl
 def point_vlm_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Floats) -> dict[str, Any]:
     """As `point_metrics`, by the definition behind point-vlm's published table, for comparison with that alone.
 
-    It counts x and y in percent of the image's sides, yet divides by the diagonal in pixels: success is easier the
-    larger the image, and from 2829 pixels of diagonal on every point is right. Means are of images, and images without
-    a prediction are left out. One prediction may stand for several true points, and false ones cost nothing.
+    It measures x and y in percent of the image's sides, yet divides by the diagonal in pixels: success is easier in
+    larger images, and with a diagonal from 2829 pixels every point is right. Means are over images; images without a
+    prediction are left out. One prediction may match several true points, and false ones cost nothing.
     """
     rows = []
     shown = 0

@@ -10,7 +10,7 @@ from referent.core.boxes import Floats
 
 
 def accuracy_curve(curves: Mapping[str, Mapping[str, float]]) -> bytes:
-    """Share of expressions at or above each IoU; a line a model."""
+    """Share of expressions at or above each IoU; a line for each model."""
     figure, axes = _square("IoU threshold", "accuracy")
     for name, curve in curves.items():
         axes.plot([float(threshold) for threshold in curve], list(curve.values()), label=name)
@@ -20,7 +20,7 @@ def accuracy_curve(curves: Mapping[str, Mapping[str, float]]) -> bytes:
 
 
 def iou_histogram(ious: Floats) -> bytes:
-    """How the IoUs spread."""
+    """Histogram of the IoUs."""
     figure, axes = _square("IoU", "expressions")
     axes.hist(ious, bins=20, range=(0, 1))
     axes.autoscale(axis="y")
@@ -28,7 +28,7 @@ def iou_histogram(ious: Floats) -> bytes:
 
 
 def reliability_curve(bins: list[dict[str, Any]]) -> bytes:
-    """Mean IoU against mean score, a point a bin, its size by the number of rows."""
+    """Mean IoU against mean score: a point for each bin, larger with more rows."""
     figure, axes = _square("score", "mean IoU")
     axes.plot([0, 1], [0, 1], color="grey", linestyle="dotted")
     largest = max(b["n"] for b in bins)

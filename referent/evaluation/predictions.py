@@ -1,6 +1,6 @@
-"""What was predicted for a record, and the JSON-lines files of it.
+"""Predictions for records, and JSON-lines files of them.
 
-GSEval's own rows, `{idx, predicted_box}`, are read as they are.
+GSEval's own rows, `{idx, predicted_box}`, are read too.
 """
 
 import json
@@ -24,24 +24,24 @@ class PredictionsError(ValueError):
 
 
 class Prediction(BaseModel):
-    """The answer for the record of the same id; numbers that aren't finite are no answer."""
+    """The answer for the record of the same id. A box or score with a number that isn't finite becomes None."""
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     id: str = Field(validation_alias=AliasChoices(*ID_NAMES))
     box_xyxy: Box | None = Field(None, validation_alias=AliasChoices(*BOX_NAMES), description="pixels of the image")
     boxes_xyxy: tuple[Box, ...] | None = Field(
-        None, description="pixels, of all referents, where these are not `box_xyxy` alone: several, or none"
+        None, description="pixels, of all referents, if these are not just `box_xyxy`: several, or none"
     )
     score: float | None = Field(None, description="predicted IoU in 0..1, low where the object is absent")
     points: tuple[Point, ...] | None = Field(None, description="pixels of the image")
     mask: Mask | None = None
-    ms: float | None = Field(None, description="that the request with this expression took, as its source measured it")
+    ms: float | None = Field(None, description="how long the request took, as its source measured it")
     error: str | None = Field(None, description="why there is no answer")
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        """Of all referents."""
+        """The boxes of all referents."""
         if self.boxes_xyxy is not None:
             return self.boxes_xyxy
         return () if self.box_xyxy is None else (self.box_xyxy,)
@@ -63,8 +63,8 @@ class Prediction(BaseModel):
 def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Prediction:
     """An answer as the prediction for the record of that id: its best box, and boxes or points of all its referents.
 
-    The score of an answer in text that gives none of these is how sure that is: of something there, it says 0. A head's
-    is the probability that something is there, whatever it gives.
+    An answer in text without any referent has, as its score, how sure the model is that nothing is there; as a score
+    for presence that becomes 0. The score of a head is always the probability that something is there.
     """
     points = tuple(referent.point_xy for referent in answer.referents if referent.point_xy is not None)
     boxes = tuple(referent.box_xyxy for referent in answer.referents if referent.box_xyxy is not None)

@@ -1,7 +1,7 @@
-"""Where predictions come from: a checkpoint in this process, or a running service.
+"""Gets predictions from a checkpoint in this process, or from a running service.
 
-Both are asked image by image, its expressions together, and answer what they can: an image or expression that can't be
-used becomes a prediction with its error, which counts as a miss.
+All expressions of an image are asked together. An image or expression that can't be used becomes a prediction with its
+error, which counts as a miss.
 """
 
 import time
@@ -19,12 +19,12 @@ from referent.data.records import Record
 from referent.evaluation.predictions import Prediction, prediction_of
 
 EXPRESSIONS_PER_REQUEST = 16
-BAD_INPUT = (400, 413, 415, 422)  # the image's or the expression's fault: a miss; any other problem ends the run
+BAD_INPUT = (400, 413, 415, 422)  # caused by the image or the expression: a miss; any other problem ends the run
 
 
 class BatchGrounder(Protocol):
-    """Several images in a pass, which it decodes as it needs them, each with its expressions; one result an expression
-    out, in order. Raises `ImageError` and `ExpressionError`."""
+    """Decodes images as its model needs them, and grounds several in a pass: for each image, an answer to each of its
+    expressions, in order. Raises `ImageError` and `ExpressionError`."""
 
     def decode(self, data: bytes) -> Picture: ...
 
@@ -44,22 +44,22 @@ class ImageRecords(NamedTuple):
         return [record.expression for record in self.records]
 
     def alone(self) -> list["ImageRecords"]:
-        """A request for each record, so that one that is refused does not fail the others; empty for a single one."""
+        """A request for each record, so that a refused one does not fail the others; empty if there is only one."""
         return [ImageRecords(self.image, [record]) for record in self.records] if len(self.records) > 1 else []
 
     def answered(self, answers: Sequence[Answer], ms: float | None) -> list[Prediction]:
-        """A prediction a record; all of a request took the same time."""
+        """A prediction for each record, all with the time of the request."""
         return [prediction_of(record.id, result, ms) for record, result in zip(self.records, answers, strict=True)]
 
     def failed(self, error: Exception) -> list[Prediction]:
-        """Nothing found for any of the records."""
+        """A prediction with the error for each record."""
         return [Prediction(id=record.id, error=str(error)) for record in self.records]
 
 
 def ask_checkpoint(
     grounder: BatchGrounder, records: Iterable[Record], images: Path, images_per_batch: int = 8
 ) -> Iterator[Prediction]:
-    """Predictions of a model in this process, in no particular order; `ms` is a batch's time over its images."""
+    """Predictions of a model in this process, in no particular order; `ms` is the batch's time per image."""
     requests = _requests(records, images)
     for first in range(0, len(requests), images_per_batch):
         yield from _ground(grounder, requests[first : first + images_per_batch])
@@ -96,7 +96,7 @@ def ask_service(
 ) -> Iterator[Prediction]:
     """Predictions of a running service, in no particular order; `ms` is the round trip of the answered request.
 
-    Raises `ServiceUnreachableError`, and `ServiceError` where the service refuses more than an image or expression.
+    Raises `ServiceUnreachableError`, and `ServiceError` for problems that are not about an image or expression.
     """
 
     def ask(request: ImageRecords) -> list[Prediction]:

@@ -1,4 +1,4 @@
-"""REC-Eval's files: answers of published models beside the true box, which is all that the figures need.
+"""Reads REC-Eval's files: answers of published models with the true boxes, which is all that the figures need.
 
 `{data set: {model: [{text, prediction, gt_bbox}]}}`; gt_bbox is x, y, w, h in pixels, and a prediction has one of
 `box` (x1, y1, x2, y2 in pixels), `detections` (each with such a box and a score) and `text` (any form of
@@ -26,7 +26,7 @@ class Detection(BaseModel):
 
 
 class RecEvalAnswer(BaseModel):
-    """What a model said, in one of three ways."""
+    """A model's answer, in one of three forms."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ def read_rec_eval(file: Path) -> RecEval:
 def rec_eval_figures(rows: list[RecEvalRow], form: str | None = None) -> dict[str, Any]:
     """Figures of one model on one set; a prediction without a valid box is a miss.
 
-    `form` is that of the texts, None where their syntax tells it. "any box" takes the best of a row's boxes.
+    `form` is that of the texts; None: it is detected from their syntax. "any box" takes the best of a row's boxes.
     """
     best, of_any, said, invalid = [], [], Counter[str](), Counter[str]()
     for row in rows:
@@ -78,7 +78,7 @@ def rec_eval_figures(rows: list[RecEvalRow], form: str | None = None) -> dict[st
 
 
 def _read(answer: RecEvalAnswer, form: str | None) -> tuple[Floats, str, str | None]:
-    """Boxes in pixels (M, 4), best first; what kind of answer it is; why it has no box although it should."""
+    """Boxes xyxy in pixels (M, 4), best first; the kind of answer; the reason if it is invalid."""
     if answer.detections:
         ordered = sorted(answer.detections, key=lambda detection: -detection.score)
         boxes = np.array([detection.box for detection in ordered], np.float64)

@@ -1,10 +1,10 @@
-"""The report of a run, in a folder of its own.
+"""Writes the report of a run into its own folder.
 
 report.html        everything, with the pictures inside: one file to send
 report.md          the tables
 figures.json       the figures, and what was run
-records.csv        a row a record
-records.jsonl, predictions.jsonl   to score again, or to compare with another run
+records.csv        a row for each record
+records.jsonl, predictions.jsonl   to compute figures again, or to compare with another run
 """
 
 import base64
@@ -36,7 +36,7 @@ THUMBNAIL = 320  # longest side, pixels
 
 
 class ReportPicture(NamedTuple):
-    """An image with boxes drawn on it, as a data URL, and what it shows."""
+    """An image with boxes drawn on it, as a data URL, and its caption."""
 
     url: str
     caption: str
@@ -50,7 +50,7 @@ class Gallery(NamedTuple):
 def write_report(
     parent: Path, run: Mapping[str, Any], figures: Mapping[str, Any], results: Results, images: Path | None
 ) -> Path:
-    """Write the report of `run` (its `name` and what else describes it); returns its folder, made under `parent`."""
+    """Write the report of `run` (its `name` and other facts); returns its new folder, below `parent`."""
     folder = new_folder(parent, run["name"])
     (folder / FIGURES).write_text(json.dumps({"run": run} | dict(figures), indent=2) + "\n")
     write_records(folder / RECORDS, results.records)
@@ -80,7 +80,7 @@ def write_pages(
     folder: Path, title: str, run: Mapping[str, Any], shown: Sequence[Table], charts: Mapping[str, bytes],
     galleries: Sequence[Gallery], note: str = "",
 ) -> None:  # fmt: skip
-    """report.html and report.md; the pictures stand before the tables."""
+    """Writes report.html and report.md; the page has the pictures before the tables."""
     stated = {key: _stated(value) for key, value in run.items() if value not in (None, "", {})}
     environment = Environment(
         loader=PackageLoader("referent.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -97,14 +97,14 @@ def write_pages(
 
 
 def _stated(value: object) -> str:
-    """Counts by name as words."""
+    """The value as text; a mapping of counts as "3 a, 2 b"."""
     return ", ".join(f"{count} {name}" for name, count in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, caption: str) -> ReportPicture | None:
-    """The record's image, small, with the true box and the named others; None where it can't be read.
+    """A thumbnail of the record's image with the true box and the named others; None if it can't be read.
 
-    Boxes are in pixels of the image; NaN for none.
+    Boxes (4,) are xyxy in pixels of the image; NaN for none.
     """
     try:
         image = picture_of(images / record.image)
@@ -124,7 +124,7 @@ def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, capt
 
 
 def data_url(data: bytes, media_type: str) -> str:
-    """The bytes as a URL, to stand inside a page."""
+    """The bytes as a URL that can be used inside a page."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 

@@ -1,7 +1,7 @@
-"""Expressions with several referents or none: predicted and true boxes are matched one to one.
+"""Figures for expressions with several referents or none; predicted and true boxes are matched one to one.
 
-gRefCOCO's measures: Pr@(F1=1) is the share of expressions that are right to the last box, no-target ones included;
-N-acc the share of no-target expressions that get no box, T-acc that of the others that get any.
+gRefCOCO's measures: Pr@(F1=1) is the share of expressions that are entirely right, no-target ones included; N-acc is
+the share of no-target expressions that get no box, T-acc the share of the others that get any.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from referent.core.boxes import Bools, Floats, iou
 from referent.evaluation.metrics import without_invalid
 
 MATCH_IOU = 0.5
-MOST = 4  # from so many referents on, expressions are of one group
+MOST = 4  # expressions with so many referents or more are one group
 
 
 def several_figures(predicted: Sequence[Floats], true: Sequence[Floats]) -> dict[str, Any]:
     """Boxes xyxy in pixels, (P, 4) and (T, 4) for each of M expressions, in any order; invalid ones are wrong.
 
-    `f1`, `precision` and `recall` are over all boxes together, at IoU >= 0.5; `count_error` is the mean distance of
-    the numbers of boxes. None where nothing is there to be judged by.
+    `f1`, `precision` and `recall` are over all boxes together, at IoU >= 0.5; `count_error` is the mean difference of
+    the numbers of boxes. A figure is None if it is not defined, as `n_acc` is without no-target expressions.
     """
     matched = np.array([matches(p, t) for p, t in zip(predicted, true, strict=True)], int)
     guesses, sought = (np.array([len(boxes) for boxes in rows], int) for rows in (predicted, true))
@@ -35,7 +35,7 @@ def several_figures(predicted: Sequence[Floats], true: Sequence[Floats]) -> dict
 
 
 def _figures(matched: Floats, guesses: Floats, sought: Floats) -> dict[str, Any]:
-    """Of numbers for each expression (M,): pairs matched, boxes predicted, true boxes."""
+    """Figures from three numbers for each expression (M,): matched pairs, predicted boxes, true boxes."""
     total, none = int(guesses.sum() + sought.sum()), sought == 0
     exact = (matched == guesses) & (matched == sought)
     return {
@@ -55,14 +55,14 @@ def _share(right: Bools) -> float | None:
 
 
 def matches(predicted_xyxy: Floats, true_xyxy: Floats) -> int:
-    """The most pairs of a predicted (P, 4) and a true box (T, 4) of IoU >= 0.5, each box in one pair at most."""
+    """The most pairs of a predicted (P, 4) and a true box (T, 4) with IoU >= 0.5, each box in one pair at most."""
     near = _overlaps(predicted_xyxy, true_xyxy) >= MATCH_IOU
     return int(near[linear_sum_assignment(near, maximize=True)].sum())
 
 
 def score_order_matches(predicted_xyxy: Floats, true_xyxy: Floats) -> Bools:
-    """(P,) which of the predicted boxes, best first, are right: each takes the true box (T, 4) of the highest IoU, from
-    0.5 on, that is left."""
+    """(P,) which of the predicted boxes, best first, are right: each takes, of the true boxes (T, 4) that are left, the
+    one with the highest IoU, if that is at least 0.5."""
     overlaps = _overlaps(predicted_xyxy, true_xyxy)
     right = np.zeros(len(overlaps), bool)
     for index in range(len(overlaps)):

@@ -1,4 +1,4 @@
-"""Figures as tables, which the console, Markdown and HTML show alike."""
+"""Figures as tables, for the console, Markdown and HTML."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
 
 
 def number(value: float | None) -> str:
-    """Counts whole, other numbers to three places, nothing for None."""
+    """Integers as they are, other numbers to three places, empty text for None."""
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:z.3f}"
@@ -63,7 +63,7 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A heading, the table and its note; a pipe in a cell stays one."""
+    """A heading, the table and its note; pipes in cells are escaped."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     rows = ("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines)
     return "\n".join([f"## {table.title}", "", *rows, *(["", table.note] if table.note else [])])
@@ -119,7 +119,7 @@ ERRORS = "RMSE and MAE are over centre x, centre y, width and height in shares o
 
 
 def rec_eval_table(name: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Figures of `referent.evaluation.rec_eval`, a model a row."""
+    """Figures of `referent.evaluation.rec_eval`, with a row for each model."""
     keys = ["n", "mean_iou", "acc@0.5", "acc@0.5 of any box"]
     rows = []
     for model, figures in models.items():

@@ -1,4 +1,4 @@
-"""Where a decoder computes, and its memory of keys and values there: this machine's or a GPU's."""
+"""The place where a decoder computes, processor or GPU, and its memory for keys and values there."""
 
 import ctypes
 import math
@@ -23,7 +23,7 @@ class Columns(ABC):
         self.shape = (0, heads, 0, width)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Other rows and columns in the same memory, or in more of it; what it held is lost."""
+        """Changes rows and columns, with more memory if needed; the content is lost."""
         self.shape = (rows, self._heads, columns, self._width)
         size = rows * self._heads * columns * self._width
         if size > self._size:
@@ -36,7 +36,7 @@ class Columns(ABC):
 
     @abstractmethod
     def address(self, row: int = 0) -> int:
-        """Of a row's first number."""
+        """Address of a row's first number."""
 
     @abstractmethod
     def take(self, row: int, start: int, source: "Columns", source_row: int, count: int) -> None:
@@ -103,7 +103,7 @@ class Host:
         return HostColumns(heads, width, dtype)
 
     def keep(self, value: OrtValue) -> OrtValue:
-        """A copy of what belongs to somebody else."""
+        """A copy of a value whose memory belongs to others."""
         kept = OrtValue.ortvalue_from_shape_and_type(value.shape(), value.element_type(), *self.device)
         self._copy(kept.data_ptr(), value.data_ptr(), value.tensor_size_in_bytes())
         return kept
@@ -118,7 +118,7 @@ class Host:
 class Gpu(Host):
     """ONNX Runtime on a GPU, with the CUDA runtime that this process is linked with, as Triton's stub is.
 
-    Raises RuntimeError where ONNX Runtime is one for processors.
+    Raises RuntimeError if ONNX Runtime was built for CPUs only.
     """
 
     BY_ADDRESS = 4  # cudaMemcpyDefault

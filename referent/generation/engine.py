@@ -1,8 +1,8 @@
 """Writes answers in text under a grammar: many rows at once, each with one or more expressions of its image.
 
 A *row* is a slot of the decoder's cache: a prefix (text and image), computed once, and *answers*, each of which sees
-the prefix and itself. Rows join and leave between two passes. What the grammar forces costs no pass: a pass feeds each
-answer's last decision and all that is forced after it, and asks for its next decision only.
+the prefix and itself. Rows join and leave between two passes. Tokens that the grammar forces need no pass: a pass feeds
+each answer's last decision and everything forced after it, and only asks for its next decision.
 """
 
 import math
@@ -71,7 +71,7 @@ class Decision(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """One thing that a pass is to tell: the best of the allowed tokens behind a place, and who wants to know."""
+    """A question to a pass, the best of the allowed tokens after a place, and the function that takes the answer."""
 
     place: int  # among the tokens that the row feeds
     allowed: Bits  # at least V / 8 bytes
@@ -79,7 +79,7 @@ class Ask(NamedTuple):
 
 
 class Doubt(NamedTuple):
-    """A place where the limit on instances keeps the model from a token."""
+    """A place where the limit on instances forbids tokens that would otherwise be allowed."""
 
     fed: int  # so many of the pending tokens stand before it
     wished: Bits  # what would be allowed with one instance more
@@ -89,8 +89,8 @@ class Doubt(NamedTuple):
 class WrittenAnswer:
     """One expression's answer as it is written.
 
-    `longer` is the grammar with one instance more, where the answer is a list: `finish_reason` is `length` where the
-    model wanted to write more than the limit lets it, `stop` where it ended of itself.
+    `longer` is the grammar with one more instance, if the answer is a list. With it, `finish_reason` is `length` if the
+    model would have written more than the limit allows, and `stop` if it ended by itself.
     Raises ValueError for a grammar that llguidance refuses.
     """
 
@@ -107,7 +107,7 @@ class WrittenAnswer:
         self._force()
 
     def asks(self, first: int) -> list[Ask]:
-        """What the next pass is to tell; `first` is the place of the first pending token."""
+        """The questions to the next pass; `first` is the place of the first pending token."""
         asked = []
         if self._doubt:
             asked.append(Ask(first + self._doubt.fed - 1, self._doubt.wished, self._judge))
@@ -116,7 +116,7 @@ class WrittenAnswer:
         return asked
 
     def _judge(self, token: int, logprob: float, mass: float) -> None:
-        """Takes what the model would write without the limit: no decision, and no part of a score."""
+        """Takes what the model would write without the limit; it is not a decision, and does not count for scores."""
         if self._doubt and not self._doubt.fits(token):
             self._ended, self._longer = "length", None
         self._doubt = None
@@ -153,7 +153,7 @@ class WrittenAnswer:
             self.finish_reason = self._ended
 
     def _compare(self, longer: LLMatcher, forced: list[int], fed: int) -> Doubt | None:
-        """Takes the longer grammar past what is forced, behind `fed` pending tokens, and finds where it leaves more."""
+        """Advances the longer grammar by the forced tokens, after `fed` pending ones; finds where it allows more."""
         free, stopped = longer.compute_ff_tokens(), self._matcher.is_stopped()
         same = next((i for i, pair in enumerate(zip(forced, free, strict=False)) if pair[0] != pair[1]), len(free))
         same = min(same, len(forced))
@@ -176,7 +176,7 @@ class WrittenAnswer:
 
     @property
     def text(self) -> str:
-        """What has been written, special tokens by their names."""
+        """The text so far, with special tokens by their names."""
         return b"".join(map(self._bytes, self.ids)).decode(errors="replace")
 
     @property
@@ -204,7 +204,7 @@ class WrittenAnswer:
 
 
 def _bits(matcher: LLMatcher) -> Bits:
-    """What may follow, a bit a token."""
+    """The tokens that may follow, a bit for each."""
     return np.frombuffer(matcher.compute_bitmask(), np.uint8)
 
 
@@ -226,7 +226,7 @@ def _compiled(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
 
 @dataclass(eq=False)
 class DecoderRow:
-    """One image with one or more answers; with `bidirectional` its whole prompt sees itself, and it has one answer."""
+    """One image with one or more answers; only one if `bidirectional`, where prompt tokens attend to later ones."""
 
     prefix: Sequence[int]
     image_features: Any  # (1, K, D)
@@ -249,7 +249,7 @@ class DecoderRow:
 
 
 class Chunk(NamedTuple):
-    """What one row feeds in a pass."""
+    """The tokens that one row feeds in a pass."""
 
     row: DecoderRow
     tokens: list[int]
@@ -290,7 +290,7 @@ class Engine:
         row.prefilled = time.perf_counter()
 
     def step(self) -> list[DecoderRow]:
-        """One pass for all rows that are being written; returns those that are finished, which have left."""
+        """One pass for all rows that are being written; removes and returns those that are finished."""
         finished = self._finished()
         if self.active:
             self._run([self._chunk(row) for row in self.active], self._decoder.columns)
@@ -323,7 +323,7 @@ class Engine:
         return Chunk(row, tokens, np.array(owners, np.int16), positions, asks)
 
     def _run(self, chunks: Sequence[Chunk], past: int, bidirectional: int = 0) -> None:
-        """A pass; if it fails, its rows go alone, and those that fail then are the ones in error."""
+        """A pass. If it fails, each row is run alone, and the rows that fail again get the error."""
         try:
             decisions = self._decoder.run(self._inputs(chunks, past, bidirectional))
         except Exception as error:

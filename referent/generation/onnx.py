@@ -44,7 +44,7 @@ class OnnxDecoder:
 
     @property
     def cache_bytes(self) -> int:
-        """Of keys and values."""
+        """Bytes of keys and values."""
         return sum(cache.nbytes for cache in self._cache)
 
     def run(self, inputs: Pass) -> Decisions:
@@ -89,7 +89,7 @@ class OnnxDecoder:
             self._held = held  # until it has been read
 
     def _bind_past(self, past: tuple[int, int, int]) -> None:
-        """The rows' own places in the cache: nothing is copied. A prefill has no past, whatever the address."""
+        """Binds the rows' places in the cache without copying. A prefill has no past, so its address doesn't matter."""
         if past == self._past:
             return
         self._past = None

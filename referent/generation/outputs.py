@@ -1,4 +1,4 @@
-"""What has been written, as the tensors of kind `generator`."""
+"""Turns written answers into the output tensors of kind `generator`."""
 
 from collections.abc import Sequence
 

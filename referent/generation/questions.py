@@ -1,4 +1,4 @@
-"""Questions to a decoder, and how their answers share the rows of its cache."""
+"""Questions to a decoder, and the plan by which their answers share the rows of its cache."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class GenerationQuestion(NamedTuple):
 
 
 def question_of(arrays: Arrays, image_features: Any, deadline: float = math.inf) -> GenerationQuestion:
-    """From the inputs of one inference and what the vision encoder made of its image."""
+    """The question from the inputs of one inference and the features of its image."""
     ids, segments = arrays[INPUT_IDS.name][0], arrays[SEGMENT_IDS.name][0]
     labels = texts_from_bytes(arrays[LABELS.name])
     suffixes = [ids[segments == number].tolist() for number in range(1, len(labels) + 1)]
@@ -49,8 +49,8 @@ def question_of(arrays: Arrays, image_features: Any, deadline: float = math.inf)
 def plan(
     question: GenerationQuestion, tokenizer: LLTokenizer, generation: Generation, columns: int
 ) -> list[DecoderRow]:
-    """The rows, of `columns` tokens, that answer a question: expressions share one so far as the model is causal and
-    their answers fit surely. A single answer that would not has fewer instances. Raises `QuestionError`."""
+    """The rows, of `columns` tokens, that answer a question. Expressions share a row if the model is causal and their
+    answers are sure to fit. A single answer that would not fit gets fewer instances. Raises `QuestionError`."""
     grammar, prefix = generation.grammar, list(question.prefix)
     if not question.suffixes:
         raise QuestionError("the request has no expression")
@@ -80,7 +80,7 @@ def plan(
 
 
 def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> LLTokenizer:
-    """For grammars, from the text of a tokenizer.json; `vocabulary` is the width of the logits, spare rows included."""
+    """A tokenizer for grammars, from the text of tokenizer.json; `vocabulary` is the width of the logits."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     if isinstance(tokenizer.normalizer, normalizers.Lowercase):  # a label is written as it is
         tokenizer.normalizer = None
@@ -90,8 +90,8 @@ def load_tokenizer(tokenizer_json: str, vocabulary: int, eos_token_id: int) -> L
 
 
 def columns_of(spec: ModelSpec) -> int:
-    """How long a row must be for a bucket of up to `ROW_EXPRESSIONS` and its answers, whose labels are not very long:
-    the cache has so many columns for each slot, whatever a request needs. More expressions take several rows."""
+    """Tokens that a row needs for a bucket of up to `ROW_EXPRESSIONS` and its answers, unless labels are very long. The
+    cache has so many columns for each slot, whatever a request needs. More expressions take several rows."""
     generation = generation_of(spec)
     grammar = generation.grammar
     answer = grammar.tokens(LABEL_TOKENS, generation.max_instances) + grammar.tail(LABEL_TOKENS)

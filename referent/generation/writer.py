@@ -1,4 +1,4 @@
-"""Questions in, answers out: a thread that keeps an `Engine` busy with what waits."""
+"""A thread that takes questions from a queue and has an `Engine` answer them."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class RefusedError(RuntimeError):
-    """A question was not answered: too many wait, its time is over, or the writer stops."""
+    """A question was not answered because too many wait, its time is over, or the writer stops."""
 
 
 class LateError(RefusedError):
@@ -27,7 +27,7 @@ class LateError(RefusedError):
 
 
 class WriterLoad(NamedTuple):
-    """What a writer is doing, and has done."""
+    """Current load and totals of a writer."""
 
     waiting: int  # questions
     active: int  # rows
@@ -52,7 +52,7 @@ class _Job:
 
 
 class Writer:
-    """At most `max_waiting` questions wait for a slot. `observe` is told after every pass what goes on."""
+    """At most `max_waiting` questions wait for a slot. `observe` gets the load after every pass."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Writer:
         while self._take():
             try:
                 self._pass()
-            except Exception as error:  # the thread outlives whatever befalls its questions
+            except Exception as error:  # no error of a question may end the thread
                 logger.exception("writing answers failed")
                 for job in {row.job: None for row in self._engine.active}:
                     self._finish(job, error)

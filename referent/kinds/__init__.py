@@ -14,7 +14,7 @@ KINDS: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> None:
-    """From now on models of this kind are published, served and asked."""
+    """Makes a kind known, so that its models can be published, served and asked."""
     KINDS[kind.name] = kind
 
 

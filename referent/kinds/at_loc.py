@@ -1,4 +1,4 @@
-"""What kinds share whose head reads the hidden state at each expression's [LOC]: all expressions in one pass."""
+"""Shared by kinds whose head reads the hidden state at each expression's [LOC]: all expressions in one pass."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -105,8 +105,8 @@ class Generator(Kind):
         ]
 
     def requests(self, spec: ModelSpec, expressions: int, options: Options) -> int:
-        """As many as the rows that are written: one holds so many expressions with their usual instances, or a single
-        one where the whole prompt sees itself."""
+        """The number of rows that are written. A row holds several expressions with their usual number of instances, or
+        one if prompt tokens attend to later ones."""
         generation = generation_of(spec)
         if generation.bidirectional:
             return expressions
@@ -144,7 +144,7 @@ class Generator(Kind):
         return np.asarray(arrays[BOXES.name if BOXES.name in arrays else POINTS.name][0])
 
     def _referent(self, frame: Frame, expression: str, mark: Floats, score: float) -> Referent | None:
-        """None for a box that lies beside the image. What has a place and no extent is a point."""
+        """The referent, a point if it has no extent; None for a box outside the image."""
         size = frame.image_size
         if not mark[2:].any():
             return Referent.of_point(expression, frame.points_to_image(mark[:2]), size, score, True)

@@ -73,7 +73,8 @@ class Referents(AtLoc):
     def _answer(
         self, spec: ModelSpec, frame: Frame, expression: str, boxes: Floats, scores: Floats, presence: float
     ) -> Answer:
-        """An answer that names no referent scores what it lacks one by."""
+        """An answer from the referents that score enough; without any, its score is the lower one of presence and best
+        score."""
         referents: list[Referent] = []
         lowest = spec.referent_threshold or 0
         if presence >= (spec.present_threshold or 0):

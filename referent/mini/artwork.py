@@ -19,9 +19,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-EVALUATED_STYLES = ("noto", "fluent3d", "fluentflat")  # of the evaluation sets of scenes, which stay as they are
+EVALUATED_STYLES = ("noto", "fluent3d", "fluentflat")  # of the evaluation sets of scenes, which must not change
 UNSEEN_STYLE = "twitter"  # of the test; never trained on
-VALIDATION_STYLE = "fxemoji"  # never trained on either: what is chosen by validation is not chosen by the test
+VALIDATION_STYLE = "fxemoji"  # not trained on either: choices by validation must not depend on the test's style
 ICONIFY = {  # style -> package of @iconify-json
     "notov1": "noto-v1", "emojione": "emojione", "streamline": "streamline-emojis", "fxemoji": "fxemoji",
     "highcontrast": "fluent-emoji-high-contrast", "monotone": "emojione-monotone", "phosphor": "ph", "lucide": "lucide",
@@ -62,7 +62,7 @@ def rasterise(downloads: Path) -> Iterator[tuple[str, Icon]]:
 
 
 def drawer(downloads: Path, style: str) -> Draw:
-    """What draws a style's icons, cropped to what is drawn."""
+    """The function that draws a style's icons, cropped to the drawing."""
     match style:
         case "noto":
             draw = _font(_the(downloads, "noto/**/NotoColorEmoji.ttf"), 109)  # the one size of this bitmap font
@@ -147,7 +147,7 @@ def _iconify_file(downloads: Path, package: str, name: str) -> dict[str, Any]:
 
 
 def _iconify(package: str, icons: Mapping[str, Any], emoji_names: Mapping[str, str]) -> Draw:
-    """By the emoji's name, or the name itself, unless icon_names.tsv says which ("-": none shows what is meant)."""
+    """Icons by the emoji's name or the name itself, unless icon_names.tsv names one ("-": none of the set fits)."""
     chosen = {name: icon for of, name, icon in _table("icon_names.tsv") if of == package}
 
     def draw(name: str, emoji: str) -> Image.Image | None:
@@ -180,7 +180,7 @@ def _rendered(**svg: str) -> Image.Image:
 
 
 def _inked(icon: Image.Image) -> Image.Image:
-    """Black ink on the white of what it encloses."""
+    """Black ink, with white in the areas that it encloses."""
     from scipy.ndimage import binary_fill_holes
 
     ink = np.asarray(icon)[..., 3]

@@ -1,7 +1,7 @@
-"""Drawing the same icon in many ways, so that mini learns what a thing looks like and not how one set draws it.
+"""Draws the same icon in many ways, so that mini learns what things look like and not the style of one icon set.
 
-Each change keeps the shape, which says what is shown; the rest (colours, lines, texture) is what styles differ in.
-Positions never move, so boxes stay true.
+Each change keeps the shape, which identifies the thing, and varies what styles differ in: colours, lines, texture.
+Positions never change, so boxes stay correct.
 """
 
 import io
@@ -32,7 +32,7 @@ CARD_WAYS = {"hue": 2.0, "permute": 1.0, "duotone": 1.0, "grey": 3.0, "invert": 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Probabilities of what is done to training scenes, and relative weights of the ways to recolour."""
+    """Probabilities of changes to training scenes, and relative weights of the ways to recolour."""
 
     one_style: float = 0.4  # all icons of a scene in one style, as a picture book has it
     alike: float = 0.5  # all icons of a scene recoloured in one way
@@ -55,8 +55,8 @@ def recolouring(rng: random.Random, ways: Mapping[str, float]) -> Recolour:
 
 
 def ink(rng: random.Random, icon: Image.Image, see_through: float, behind: int) -> Image.Image:
-    """An icon of black on white in two colours or, with probability `see_through`, of ink alone, which differs from the
-    grey level `behind` it. What the lines enclose keeps an alpha of `UNSEEN`, which nobody sees, but is the icon's."""
+    """A black on white icon in two other colours or, with probability `see_through`, only its ink, in a colour that
+    differs from the grey level `behind` it. Enclosed areas then keep an invisible alpha of `UNSEEN`, as parts of it."""
     white = icon.getchannel("R")
     if rng.random() < see_through:
         levels = (0, behind - INK_CONTRAST) if behind > 127 else (behind + INK_CONTRAST, 255)

@@ -1,4 +1,4 @@
-"""Photographs of playing cards: reading them, and a split by photo with look-alikes on one side.
+"""Photographs of playing cards: reads them, and splits them by photo, with look-alikes in the same split.
 
     python -m referent.mini.cards CARDS_FOLDER split.csv
 

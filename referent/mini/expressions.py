@@ -1,4 +1,4 @@
-"""Referring expressions of mini's scenes: those of labelled boxes, and what only scenes and cards are called."""
+"""Referring expressions of mini's scenes: those of labelled boxes, and others that only scenes and cards have."""
 
 import random
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def training_expressions(
 def several_expressions(
     rng: random.Random, names: Sequence[str], boxes_xyxy: Sequence[Box], size: tuple[int, int], others: Sequence[str]
 ) -> list[Expression]:
-    """What means several objects of a scene, and what means none, of the names that it does not show."""
+    """Expressions that mean several objects of a scene, and ones that mean none, with names that it does not show."""
     cards = [i for i, name in enumerate(names) if name in RANKS]
     ranks = [name for name in others if name in RANKS]
     if cards and rng.random() < 0.7:

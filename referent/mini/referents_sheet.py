@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from referent import Client
 from referent.client.drawing import draw
+from referent.client.http import Client
 from referent.mini.artwork import load_artwork
 from referent.mini.drawings import GAP, TILE
 from referent.mini.scenes import Materials, Scene, make_scene, repeated_scene
@@ -21,7 +21,7 @@ COLUMNS = 3
 CAPTION = 22  # pixels below each picture
 
 
-class Question(NamedTuple):
+class Panel(NamedTuple):
     """A picture, what is asked of it, and whether the heat map is drawn."""
 
     scene: Scene
@@ -29,19 +29,19 @@ class Question(NamedTuple):
     heatmap: bool = False
 
 
-def questions(materials: Materials) -> Iterator[Question]:
+def questions(materials: Materials) -> Iterator[Panel]:
     """Eight cats, who isn't there, where the model looked, a crowd, rows, few of many."""
     cats = of_one_name(materials, "cat", 8)
-    yield Question(cats, ["the cats"])
-    yield Question(cats, ["the dogs", "the pumpkins"])
-    yield Question(cats, ["the cats on the left"], heatmap=True)
+    yield Panel(cats, ["the cats"])
+    yield Panel(cats, ["the dogs", "the pumpkins"])
+    yield Panel(cats, ["the cats on the left"], heatmap=True)
     crowd = make_scene(random.Random("crowd/1"), materials, "crowd")
     frequent = sorted(set(crowd.names), key=crowd.names.count)[-3:]
-    yield Question(crowd, [f"all {name}s" for name in frequent])
+    yield Panel(crowd, [f"all {name}s" for name in frequent])
     rows = make_scene(random.Random("rows/3"), materials, "rows")
     name = max(rows.names, key=rows.names.count)
-    yield Question(rows, [f"the two leftmost {name}s", f"the rightmost {name}"])
-    yield Question(of_one_name(materials, "key", 20), ["the keys"])
+    yield Panel(rows, [f"the two leftmost {name}s", f"the rightmost {name}"])
+    yield Panel(of_one_name(materials, "key", 20), ["the keys"])
 
 
 def of_one_name(materials: Materials, name: str, count: int) -> Scene:

@@ -1,6 +1,6 @@
 """Sets of scenes: what mini trains on, and its seeded evaluation sets, with expressions and true boxes.
 
-Example k of a set depends on the set's seed and k alone.
+Example k of a set depends only on the set's seed and k.
 """
 
 import random

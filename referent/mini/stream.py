@@ -1,6 +1,6 @@
 """Training samples: the k-th scene of a stream, with its expressions, as tensors.
 
-Sample k depends on the seed and k alone, so a resumed run sees the very data that it would have seen.
+Sample k depends only on the seed and k, so a resumed run sees the same data as an uninterrupted one.
 """
 
 import random

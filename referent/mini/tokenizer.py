@@ -40,8 +40,8 @@ def _answers(rng: random.Random) -> Iterator[str]:
 
 
 def _without_special_bytes(tokenizer: Tokenizer) -> str:
-    """The trainer takes tokens that are not in the text as special ones alone; bytes are ordinary tokens: a caller who
-    types `<0x41>` means these six characters."""
+    """The trainer accepts tokens that are not in the text only as special ones. Bytes must be ordinary tokens, since a
+    caller who types `<0x41>` means these six characters."""
     content = json.loads(tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in BYTES]
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"

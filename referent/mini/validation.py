@@ -30,7 +30,7 @@ BOX_FIGURES = ("mean_iou", "acc@0.5", "auroc")
 
 
 class Grounder(Protocol):
-    """Image and expressions in, one result an expression out, in order."""
+    """Takes an image and expressions; returns an answer for each expression, in order."""
 
     def ground(self, image: Image.Image, expressions: Sequence[str]) -> Sequence[Answer]: ...
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_materials(arguments: argparse.Namespace, split: str) -> Materials:
-    """Training has background photographs, held-out splits do not: theirs would not be unseen."""
+    """Only training has background photographs: in held-out splits they would not be unseen."""
     backgrounds = arguments.backgrounds if split == "train" else None
     return Materials.load(arguments.artwork, backgrounds, arguments.cards, arguments.split, split)
 
@@ -90,7 +90,7 @@ def evaluate(grounder: Grounder, examples: Iterable[Example]) -> dict[str, Any]:
 
 
 def judged(grounder: ReferentGrounder, examples: Iterable[Example]) -> list[Judged]:
-    """All that the referent head gives for each expression, with the true boxes."""
+    """All candidates of the referent head for each expression, with the true boxes."""
     found = []
     for example in examples:
         about = list(example_records(example, "", "val", "validation"))
@@ -103,9 +103,8 @@ def judged(grounder: ReferentGrounder, examples: Iterable[Example]) -> list[Judg
 def validator(
     grounder: Grounder | None, examples: dict[str, list[Example]], referents: ReferentGrounder | None = None
 ) -> Callable[[], dict[str, float]]:
-    """Figures of each set: of `grounder`'s boxes where one is meant, and of every referent, there at the best
-    threshold of each set.
-    `mean_iou` and `f1` are the means over the sets."""
+    """Figures of each set: of `grounder`'s boxes for expressions that mean one object, and of `referents` for all, at
+    the best threshold of each set. `mean_iou` and `f1` are the means over the sets."""
 
     def validate() -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -124,7 +123,7 @@ def validator(
 
 
 def several_at_best(found: Sequence[Judged]) -> dict[str, float]:
-    """F1 over all referents at its best threshold, and how well presence tells there from absent."""
+    """F1 over all referents at its best threshold, and how well presence separates present from absent."""
     scores = np.concatenate([given.scores for given, _ in found])
     right = np.concatenate([score_order_matches(given.boxes_xyxy, true) for given, true in found])
     told = auroc(np.array([given.presence for given, _ in found]), np.array([len(true) > 0 for _, true in found]))

@@ -4,10 +4,10 @@ referent.json     CheckpointSpec: model spec, head shape, where the base is
 tokenizer.json    of `tokenizers`
 head.safetensors  the box head or the referent head; a checkpoint that answers in text has none
 visual_prompts.safetensors  of a model that has them
-adapter/          PEFT adapter, where there is one
+adapter/          PEFT adapter, if there is one
 base/             LLaVA (transformers layout), unless `base` in referent.json points elsewhere
 
-What is loaded is whole, or refused (`referent.modeling.weights`).
+An incomplete checkpoint is refused (`referent.modeling.weights`).
 """
 
 import os
@@ -83,17 +83,17 @@ class CheckpointSpec(ModelSpec):
 
     @property
     def queries(self) -> int:
-        """Of its detector, which follow the image's features."""
+        """Number of the detector's queries, which follow the image's features."""
         return 0 if self.visual_prompts is None else self.visual_prompts.queries
 
     @property
     def bidirectional(self) -> bool:
-        """Whether the whole prompt sees itself."""
+        """Whether prompt tokens attend to later ones."""
         return self.generation is not None and self.generation.bidirectional
 
 
 def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec, tokenizer_file: Path) -> None:
-    """Write a checkpoint that everyone may read; the base's weights only where `spec.base` is "base"."""
+    """Write a checkpoint that everyone may read; with the base's weights only if `spec.base` is "base"."""
     directory.mkdir(parents=True, exist_ok=True)
     adapted = isinstance(model.llava, PeftModel)
     own = spec.base == BASE_DIRECTORY
@@ -119,9 +119,9 @@ def save_checkpoint(directory: Path, model: GroundingModel, spec: CheckpointSpec
 
 @contextmanager
 def new_checkpoint(out: Path) -> Iterator[Path]:
-    """A folder to write a checkpoint to, which becomes `out` at the end; nothing stays where that isn't reached.
+    """A folder to write a checkpoint to, which becomes `out` at the end; it is removed if the block raises.
 
-    Raises `CheckpointError` where `out` is there already.
+    Raises `CheckpointError` if `out` already exists.
     """
     if out.exists():
         raise CheckpointError(f"{out} is there already: name another folder, or remove it")
@@ -197,7 +197,7 @@ def load_checkpoint_encoder(directory: Path, spec: ModelSpec) -> PromptEncoder:
 
 
 def make_head(spec: CheckpointSpec, hidden_size: int) -> BoxHead | ReferentHead | None:
-    """A fresh head as the spec has it; None where the model answers in text."""
+    """A new head of the spec's shape; None if the model answers in text."""
     if spec.kind == "generator":
         return None
     if spec.kind == "referents":
@@ -206,7 +206,7 @@ def make_head(spec: CheckpointSpec, hidden_size: int) -> BoxHead | ReferentHead 
 
 
 def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHead | ReferentHead | None:
-    """The head of a checkpoint; None where it answers in text. Raises `CheckpointError`."""
+    """The head of a checkpoint; None if it answers in text. Raises `CheckpointError`."""
     head = make_head(spec, hidden_size)
     if head is None:
         return None
@@ -221,7 +221,7 @@ def load_head(directory: Path, spec: CheckpointSpec, hidden_size: int) -> BoxHea
 def load_visual_prompts(
     directory: Path, spec: CheckpointSpec, config: LlavaConfig | PaliGemmaConfig
 ) -> VisualPrompts | None:
-    """The visual position prompts of a checkpoint; None where it has none. Raises `CheckpointError`."""
+    """The visual position prompts of a checkpoint; None if it has none. Raises `CheckpointError`."""
     if spec.visual_prompts is None:
         return None
     file = directory / VISUAL_PROMPTS_FILE
@@ -236,7 +236,7 @@ def load_visual_prompts(
 def check_base(
     directory: Path, spec: CheckpointSpec, config: LlavaConfig | PaliGemmaConfig, tokenizer: Tokenizer
 ) -> None:
-    """Whether a checkpoint's spec and tokenizer are of this base. Raises `CheckpointError`."""
+    """Raises `CheckpointError` unless a checkpoint's spec and tokenizer fit this base."""
     prompt, rows = spec.prompt, config.text_config.vocab_size
     special = (prompt.pad_token_id, prompt.bos_token_id, prompt.loc_token_id)
     highest = max(*(token or 0 for token in special), *tokenizer.get_vocab().values())

@@ -1,5 +1,5 @@
-"""Decoders of Llama, Gemma and Gemma-2: who sees whom in packed rows (`referent.core.packing`), a layer, with or
-without a past, and Llama's last at [LOC] only."""
+"""Decoders of Llama, Gemma and Gemma-2: the mask of packed rows (`referent.core.packing`), a layer with or without a
+past, and Llama's last layer at [LOC] only."""
 
 import torch
 from torch import nn
@@ -30,8 +30,8 @@ def run_layer(layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor, rotary
 def extend_layer(
     layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor, rotary: Rotary, past: Cache | None
 ) -> tuple[torch.Tensor, Cache]:
-    """As `run_layer`, of tokens that see a past of P tokens too, as the mask (B, T, P+T) says; also gives the keys and
-    values of the new tokens."""
+    """As `run_layer`, for tokens that also see a past of P tokens, according to the mask (B, T, P+T). Also returns the
+    keys and values of the new tokens."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
     query, key, value = (
@@ -72,8 +72,8 @@ def soft_capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
 
 
 def seen_by(layer: nn.Module, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-    """The mask (B, T, P+T) as a layer has it: those of Gemma-2 that have a window see the last tokens only, and a token
-    of a prompt that sees itself all of that.
+    """The mask (B, T, P+T) of a layer. Layers of Gemma-2 that have a window see only the last tokens; in a
+    bidirectional prompt, a token sees the whole prompt.
 
     Rows of such a model have one answer, so past columns are in the order of their positions.
     """
@@ -91,7 +91,7 @@ def seen_by(layer: nn.Module, mask: torch.Tensor, position_ids: torch.Tensor) ->
 def last_layer(
     lm: LlamaModel, hidden: torch.Tensor, mask: torch.Tensor, rotary: Rotary, loc: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries, MLP and norm for the [LOC] rows only, nothing reads the others; `loc` (B, N, 1) are their indices.
+    """Queries, MLP and norm only at [LOC], since other outputs are not read; `loc` (B, N, 1) are the indices of [LOC].
 
     Returns hidden states (B, N, D) after the final norm, and the attention from there (B, H, N, T).
     """

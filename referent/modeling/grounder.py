@@ -1,4 +1,4 @@
-"""Grounding with a PyTorch model in this process: what evaluation uses, and what the served answer is held against."""
+"""Grounding with a PyTorch model in this process, for evaluation and as the reference for served answers."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -42,7 +42,7 @@ class ModelGrounder(ABC):
         return self._spec
 
     def decode(self, data: bytes) -> Picture:
-        """An image file as the model needs it: just as the service does it. Raises `ImageError`."""
+        """An image file, decoded as the service does it. Raises `ImageError`."""
         return self._spec.image.decode(data)
 
     def ground(self, image: Image.Image | Picture, expressions: Sequence[str]) -> list[Answer]:
@@ -109,7 +109,7 @@ class HeadGrounder(LocGrounder):
 
 
 class Candidates(NamedTuple):
-    """All that a referent head gives for an expression, whatever it scores."""
+    """All candidates of a referent head for an expression, also those with low scores."""
 
     boxes_xyxy: Floats  # (P, 4) pixels of the image, clipped to it
     scores: Floats  # (P,), best first
@@ -120,7 +120,7 @@ class ReferentGrounder(LocGrounder):
     """Reads every referent with the referent head."""
 
     def candidates(self, image: Image.Image | Picture, expressions: Sequence[str]) -> list[Candidates]:
-        """What thresholds and calibration are chosen by, for each expression in order."""
+        """The candidates for each expression, in order; thresholds and calibration are chosen from them."""
         ((prepared, outputs),) = self._outputs([image], [expressions])
         found = (
             joined(prepared.inferences, outputs, tensor)
@@ -143,7 +143,7 @@ class ReferentGrounder(LocGrounder):
 
 
 class TextGrounder(ModelGrounder):
-    """Has the answers written under the model's grammar, just as the service does it."""
+    """Writes the answers under the model's grammar, as the service does it."""
 
     def __init__(self, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder) -> None:
         super().__init__(model, spec, encoder)
@@ -198,7 +198,7 @@ def make_grounder(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEn
 
 
 def load_grounder(directory: Path, device: str | None = None, dtype: torch.dtype = torch.float32) -> ModelGrounder:
-    """A checkpoint of any kind, its adapter merged as it is served; on the GPU where there is one.
+    """A checkpoint of any kind, its adapter merged as it is served; on the GPU if there is one.
 
     Raises `referent.modeling.checkpoint.CheckpointError`.
     """

@@ -19,7 +19,7 @@ from referent.modeling.weights import VisionLanguageModel
 
 
 class HeadOutputs(NamedTuple):
-    """What one pass gives; boxes are cx,cy,w,h in 0..1 of the model's box frame."""
+    """Outputs of one pass; boxes are cx,cy,w,h in 0..1 of the model's box frame."""
 
     boxes: torch.Tensor  # (B, N, 4)
     score_logits: torch.Tensor | None  # (B, N), predicted IoU before the sigmoid
@@ -28,7 +28,7 @@ class HeadOutputs(NamedTuple):
 
 
 class States(NamedTuple):
-    """What the language model makes of packed rows, after its final norm."""
+    """Outputs of the language model for packed rows."""
 
     hidden_states: torch.Tensor  # (B, N, D) at each [LOC]
     attention: torch.Tensor  # (B, H, N, T), the last layer's, from each [LOC]
@@ -36,8 +36,8 @@ class States(NamedTuple):
 
 
 class GroundingModel(nn.Module):
-    """A LLaVA, with or without a peft adapter around it, its head or heads (none: it answers in text), and visual
-    prompts where it has them.
+    """A LLaVA, with or without a peft adapter around it, its head (None: it answers in text), and visual prompts if it
+    has them.
 
     `checkpointing` trades time for memory in training: layers are computed again in the backward pass. Families whose
     images are read otherwise are subclasses (`referent.modeling.siglip_gemma`).

@@ -1,4 +1,4 @@
-"""What reads an answer off hidden states."""
+"""Heads that compute answers from hidden states."""
 
 from math import isqrt
 from typing import NamedTuple
@@ -19,8 +19,8 @@ NEVER = -1e9  # the logit of a token that is not chosen
 class BoxHead(nn.Module):
     """Hidden state of [LOC] -> box and, where trained, score. Always computed in fp32.
 
-    Where no `widths` of the two hidden layers are given, the shape is visual-grounding-api's D, D/8, D/16, 4
-    (4096-512-256-4); small models keep at least 256 wide layers.
+    Without `widths` of the two hidden layers, the shape is visual-grounding-api's D, D/8, D/16, 4 (4096-512-256-4), but
+    at least 256 wide for small models.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BoxHead(nn.Module):
 
 
 class TokenOutputs(NamedTuple):
-    """What a referent head reads, before it is merged to instances."""
+    """Outputs of a referent head for image tokens, before they are merged to instances."""
 
     token_logits: torch.Tensor  # (B, N, K), whether an image token shows a referent of an expression
     presence_logits: torch.Tensor  # (B, N), whether there is any
@@ -103,9 +103,9 @@ class ReferentHead(nn.Module):
         return torch.cat((places + found[..., :2], (found[..., 2:] + self.prior_side).sigmoid()), -1)
 
     def merge(self, tokens: TokenOutputs) -> Instances:
-        """Tokens whose boxes overlap show one object: the best stands for it, and its box is the mean over all.
+        """Tokens whose boxes overlap show one object: the best token represents it, and its box is a mean over all.
 
-        Shapes depend on shapes alone, so that a graph can be exported and batched.
+        Shapes of outputs depend only on shapes of inputs, so that a graph can be exported and batched.
         """
         logits = tokens.token_logits
         corners = _clipped_corners(tokens.boxes)  # (B, K, 4)
@@ -167,7 +167,7 @@ def _pairwise_iou(corners: torch.Tensor) -> torch.Tensor:
 
 
 def _best_of_each(logits: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
-    """(B, N, K), (B, K, K) -> (B, N, K) bool: tokens of which no better one that is kept shows the same object."""
+    """(B, N, K), (B, K, K) -> (B, N, K) bool: tokens whose object is not shown by a better token that is kept."""
     tokens = logits.shape[-1]
     rank = logits.topk(tokens).indices.topk(tokens, largest=False).indices  # 0 the best; no two are equal
     better = rank[..., None, :] < rank[..., None]  # (B, N, K, K): the last is better than the one before

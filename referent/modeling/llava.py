@@ -87,9 +87,8 @@ def llava_spec(
 
 
 def check_families(directory: Path, config: LlavaConfig) -> None:
-    """Whether it is made of what LLaVA-1.5 is made of: pixels are normalised for CLIP, and layers are Llama's.
-
-    Raises `CheckpointError`.
+    """Raises `CheckpointError` unless it consists of CLIP and Llama, as LLaVA-1.5 does, since pixels are normalised for
+    CLIP and layers are run as Llama's.
     """
     found = {part: getattr(config, part).model_type for part in FAMILIES}
     if found != FAMILIES:
@@ -100,7 +99,7 @@ def check_families(directory: Path, config: LlavaConfig) -> None:
 
 
 def add_visual_prompts(spec: CheckpointSpec, shape: VisualPromptsShape) -> CheckpointSpec:
-    """The spec of a model without visual position prompts, once it has these."""
+    """The spec of a model with visual position prompts added."""
     prompted = {
         "visual_prompts": shape,
         "detector_image": shape.detector_image,

@@ -1,4 +1,4 @@
-"""PaliGemma and PaliGemma-2: SigLIP and a Gemma whose whole prompt sees itself. It answers in text."""
+"""PaliGemma and PaliGemma-2: SigLIP, and a Gemma that attends to the whole prompt. They answer in text."""
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -30,8 +30,8 @@ class PaliGemma(GroundingModel):
         loc_positions: torch.Tensor,
         image_features: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of a whole prompt (segment 0), which sees itself, and its answer (segment 1) -> hidden states at the
-        positions (B, N, D), after the final norm. What attention there was is not given: the second is empty."""
+        """Rows of a bidirectional prompt (segment 0) and its answer (segment 1) -> hidden states at the positions
+        (B, N, D), after the final norm. The second output, for attention, is empty."""
         lm = self.base.model.language_model
         prompt = segment_ids == PREFIX_SEGMENT
         mask = visible(segment_ids) | (prompt[:, :, None] & prompt[:, None, :])

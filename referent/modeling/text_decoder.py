@@ -1,6 +1,6 @@
 """The language model of a grounding model as one module that both prefills and decodes, for answers in text.
 
-What a token sees is an input: the loop around it (`referent.generation.engine`) decides whether a row is causal,
+The mask is an input: the loop around this module (`referent.generation.engine`) decides whether a row is causal,
 packed, or has holes.
 """
 

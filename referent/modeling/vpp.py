@@ -1,7 +1,7 @@
-"""Visual position prompts of VPP-LLaVA (arXiv 2503.15426): where things are, said to a LLaVA in two ways.
+"""Visual position prompts of VPP-LLaVA (arXiv 2503.15426), which show positions to a LLaVA in two ways.
 
 Globally an axis is drawn over the image's border; locally the queries of a detector, DETR with ResNet-101, follow the
-features of CLIP. Both stand in front of whatever reads the features. DETR's parts are transformers', by its names.
+features of CLIP. DETR's parts are those of transformers, with its names.
 """
 
 import numpy as np
@@ -81,8 +81,8 @@ class Axis(nn.Module):
 
 
 def draw_axis(size: int) -> torch.Tensor:
-    """What an axis is before it has learned anything, (3, S, S) as CLIP's pixels are normalised: a white sheet with a
-    frame, and ticks with their numbers from 0.1 to 0.9 on its four sides."""
+    """The axis before training, (3, S, S), normalised like CLIP's pixels: a white sheet with a frame, and ticks with
+    numbers from 0.1 to 0.9 on its four sides."""
     scale = size / CLIP_SIDE
     tick, label, last = round(TICK * scale), LABEL_AT * scale, size - 1
     sheet = Image.new("RGB", (size, size), "white")
@@ -100,7 +100,7 @@ def draw_axis(size: int) -> torch.Tensor:
 
 
 class Detector(nn.Module):
-    """DETR up to its queries: (B, 3, R, R) -> (B, Q, 256). What it sees is never masked, padding neither."""
+    """DETR up to its queries: (B, 3, R, R) -> (B, Q, 256). Nothing is masked, not even padding."""
 
     def __init__(self, shape: VisualPromptsShape) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Detector(nn.Module):
 
 
 class VisualPrompts(nn.Module):
-    """Axis, and where the shape has queries the detector and the projector from them to the language model's
+    """The axis and, if the shape has queries, the detector and the projector from them to the language model's
     embeddings. Computes in fp32."""
 
     def __init__(self, image_size: int, hidden_size: int, shape: VisualPromptsShape) -> None:

@@ -1,4 +1,5 @@
-"""Weights of others: read whole, or refused in one line. Nothing is left out, made up, downloaded or run as code."""
+"""Loads weights of others completely, or refuses them with a one-line error. No weight is skipped, invented or
+downloaded, and no code is run."""
 
 import hashlib
 import re
@@ -125,7 +126,7 @@ def _stated(directory: Path) -> dict[str, Any]:
 
 
 def base_digest(directory: Path) -> str:
-    """Tells bases apart without reading them whole: sizes of the weights' files, and samples from all over them."""
+    """A digest that tells bases apart without reading them completely: from sizes of the weight files and samples."""
     digest = hashlib.sha256()
     for file in sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES):
         size = file.stat().st_size
@@ -182,7 +183,7 @@ def refuse_unfit(
     surplus: Collection[str] = (),
     misshaped: Collection[str] = (),
 ) -> None:
-    """Raises `CheckpointError` where any weight is named."""
+    """Raises `CheckpointError` if any weight is named."""
     faults = []
     if missing:
         faults.append(f"lacks {_some(missing)}")
@@ -202,7 +203,7 @@ def refuse_pointers(directory: Path) -> None:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raises `CheckpointError` where Git LFS did not fetch the file."""
+    """Raises `CheckpointError` if Git LFS did not fetch the file."""
     with reading(file), file.open("rb") as stream:
         if stream.read(len(LFS_POINTER)) == LFS_POINTER:
             raise CheckpointError(f"{file} is a pointer of Git LFS, not the file: git lfs pull fetches it")
@@ -210,7 +211,7 @@ def refuse_pointer(file: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What libraries raise for damaged files becomes a `CheckpointError` of one line that names `path`."""
+    """Turns any error of libraries for damaged files into a `CheckpointError` of one line that names `path`."""
     try:
         yield
     except CheckpointError:

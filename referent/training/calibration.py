@@ -1,4 +1,4 @@
-"""A referent head's scores made honest, on data that it was not trained on: Platt scaling, and two thresholds."""
+"""Calibrates a referent head's scores on data that it was not trained on: Platt scaling, and two thresholds."""
 
 import math
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ TOLD_APART_FROM = 0.1  # calibration is judged by scores from here on: the many 
 
 
 class Judged(NamedTuple):
-    """What a head gives for an expression, and the true boxes (T, 4) xyxy in pixels: none where it is absent."""
+    """A head's candidates for an expression, and the true boxes (T, 4) xyxy in pixels; none if it is absent."""
 
     candidates: Candidates
     boxes_xyxy: Floats
 
 
 class Calibration(NamedTuple):
-    """Thresholds of calibrated scores, and what calibration was worth."""
+    """Thresholds of calibrated scores, and the errors before and after calibration."""
 
     present_threshold: float
     referent_threshold: float
@@ -59,7 +59,7 @@ def calibrate(head: ReferentHead, judged: Sequence[Judged]) -> Calibration:
 
 
 def best_f1(scores: Floats, right: Bools, total: int) -> tuple[float, float]:
-    """The threshold of the best F1 of (P,) scored candidates, `total` things being sought, and that F1."""
+    """The threshold with the best F1 over (P,) scored candidates, if `total` objects are sought, and that F1."""
     if not len(scores):
         return 0.5, 0.0
     order = np.argsort(-scores, kind="stable")
@@ -70,8 +70,8 @@ def best_f1(scores: Floats, right: Bools, total: int) -> tuple[float, float]:
 
 
 def platt(logits: Floats, positive: Bools) -> tuple[float, float]:
-    """Scale and bias of logits (M,) so that their sigmoid is a probability: logistic regression on Platt's targets,
-    which are short of 0 and 1, so that it ends where both kinds are apart."""
+    """Scale and bias of logits (M,) so that their sigmoid is a probability: logistic regression on Platt's targets.
+    These are not quite 0 and 1, so that it converges even if the classes are separable."""
     hits, misses = positive.sum(), (~positive).sum()
     targets = np.where(positive, (hits + 1) / (hits + 2), 1 / (misses + 2))
     design = np.stack([logits, np.ones_like(logits)])  # (2, M)

@@ -1,7 +1,7 @@
-"""Training on conversations about images, as of LLaVA and VPP-SFT: a row is a whole one, and every answer is trained.
+"""Training on conversations about images, as in LLaVA and VPP-SFT: a row is a conversation, every answer is trained.
 
-They are written as VPP-LLaVA's own training writes them. Sample k depends on the seed and k alone, so a resumed run
-sees the very data that it would have seen.
+The prompt is that of VPP-LLaVA's own training. Sample k depends only on the seed and k, so a resumed run sees the same
+data as an uninterrupted one.
 """
 
 from collections import Counter

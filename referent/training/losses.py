@@ -1,4 +1,4 @@
-"""What a grounding model is trained for; every part is a mean over a batch.
+"""Losses of grounding models; each is a mean over a batch.
 
 - box: L1 (mean over cx, cy, w, h) and 1 - GIoU of objects that are there alone, weighted.
 - score: cross-entropy to the predicted box's IoU, 0 for absent objects.

@@ -1,4 +1,4 @@
-"""What is trained: the head alone, an adapter, everything, or an adapter that answers in text.
+"""Modes of training: what is trained is the head, an adapter, everything, or an adapter that answers in text.
 
 - `frozen`: the box head on a frozen LLaVA.
 - `lora`: low-rank adapters on the language model's attention, [LOC]'s own embedding, and the head.
@@ -26,7 +26,7 @@ TUNED_WHOLE = ("full", "vpp")
 
 
 def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder, recipe: Recipe) -> None:
-    """Freeze what the mode does not train, and wrap the LLaVA in an adapter where it trains one.
+    """Freeze what the mode does not train, and wrap the LLaVA in an adapter if the mode trains one.
 
     Raises `RecipeError`.
     """
@@ -50,7 +50,7 @@ def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptE
 
 
 def end_token(model: GroundingModel) -> int:
-    """What ends an answer in text. Raises `RecipeError`."""
+    """The token that ends an answer in text. Raises `RecipeError`."""
     end = model.base.config.text_config.eos_token_id
     if not isinstance(end, int):
         raise RecipeError(f"the base's text_config.eos_token_id is {end}; answers in text need one end token")
@@ -58,7 +58,7 @@ def end_token(model: GroundingModel) -> int:
 
 
 def parameter_groups(model: GroundingModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """Trained parameters with their learning rates; one rate but for `full` and `vpp`."""
+    """Trained parameters with their learning rates; one rate for all, except in `full` and `vpp`."""
     rates = {
         "visual_prompts.detector": recipe.detector_learning_rate,
         "visual_prompts": recipe.learning_rate,
@@ -78,7 +78,7 @@ def parameter_groups(model: GroundingModel, recipe: Recipe) -> list[dict[str, An
 
 
 def _unfreeze_used(model: GroundingModel) -> None:
-    """Everything but what no box depends on: distributed training stops at a parameter without gradient."""
+    """Unfreeze everything that a box depends on: distributed training fails at a parameter without gradient."""
     base = model.base
     base.model.requires_grad_(True)
     tower = base.model.vision_tower

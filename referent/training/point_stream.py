@@ -1,6 +1,6 @@
-"""Training on points: a row is an image, one label, asked for in varied words, and its answer as it is to be written.
+"""Training on points: a row is an image, a label in a varying question, and the answer in text.
 
-Sample k depends on the seed and k alone, so a resumed run sees the very data that it would have seen.
+Sample k depends only on the seed and k, so a resumed run sees the same data as an uninterrupted one.
 """
 
 import random

@@ -24,9 +24,9 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is given: each field is an option of `referent train`, whose help explains it.
+    """The settings of a run: each field is an option of `referent train`, with its help.
 
-    Learning rates of the groups beside the head serve `full` and `vpp` alone.
+    Learning rates of groups other than the head are only for `full` and `vpp`.
     """
 
     mode: Annotated[
@@ -108,5 +108,5 @@ class Recipe:
                 raise RecipeError(f"--conversations and {given} exclude each other: leave one out")
 
     def settings(self) -> dict[str, Any]:
-        """All but where things are on this machine."""
+        """All settings except paths on this machine."""
         return {name: value for name, value in asdict(self).items() if not isinstance(value, Path)}

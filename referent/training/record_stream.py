@@ -1,6 +1,6 @@
 """Training on records: items of one image with up to N of its expressions, shuffled anew in every epoch.
 
-Sample k depends on the seed and k alone, so a resumed run sees the very data that it would have seen.
+Sample k depends only on the seed and k, so a resumed run sees the same data as an uninterrupted one.
 """
 
 import random
@@ -132,7 +132,7 @@ class RecordStream(Dataset[TrainingRow]):
         return [row.expressions for row in rows]
 
     def _input(self, record: Record) -> list[int]:
-        """What stands in the row for a record: its suffix and, in text, its answer without the last token."""
+        """The tokens of a record in its row: the suffix and, in text, the answer without its last token."""
         try:
             suffix = self._encoder.suffix(record.expression)
         except ExpressionError as error:

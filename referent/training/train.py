@@ -1,7 +1,7 @@
 """One training run: a base and records in, `OUT/best` and `OUT/last` (checkpoints) out.
 
-OUT holds the run's state too (checkpoint-N); the same command again goes on from there, with the very data that an
-uninterrupted run would have seen.
+OUT also has the run's state (checkpoint-N): the same command continues from there, with the same data as in an
+uninterrupted run.
 """
 
 import json
@@ -81,7 +81,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Judge(NamedTuple):
-    """What a run is judged by: the figure of the best checkpoint first, among those that are kept."""
+    """The figures that a run is judged by; the first of them decides which checkpoint is the best."""
 
     gives: Literal["boxes", "points"]
     measure: Callable[[Results], dict[str, Any]]
@@ -94,7 +94,7 @@ POINTS = Judge("points", point_figures, ("f1", "precision", "recall", "success",
 
 
 def train(recipe: Recipe) -> dict[str, float]:
-    """Run a recipe to its end; returns the best validation figures, which `OUT/result.json` holds too.
+    """Run a recipe to its end; returns the best validation figures, which are also in `OUT/result.json`.
 
     Raises `RecipeError`, `DataError` and `referent.modeling.checkpoint.CheckpointError`.
     """
@@ -145,7 +145,7 @@ def train(recipe: Recipe) -> dict[str, float]:
 def _stream(
     recipe: Recipe, judge: Judge, model: GroundingModel, spec: CheckpointSpec, encoder: PromptEncoder
 ) -> RecordStream | PointStream | DialogueStream:
-    """What is trained on. Raises `DataError`."""
+    """The training data. Raises `DataError`."""
     if recipe.conversations is not None:
         dialogues = load_dialogues(recipe.conversations, recipe.images)
         stream = DialogueStream(dialogues, recipe.images, spec, encoder, recipe.seed, end_token(model))
@@ -307,7 +307,7 @@ def _arguments(recipe: Recipe, judge: Judge) -> TrainingArguments:
 def validator(
     grounder: ModelGrounder, records: Sequence[Record], images: Path, judge: Judge = BOXES
 ) -> Callable[[], dict[str, float]]:
-    """Figures on the records, each process asking its share of the images; the same figures on every process."""
+    """Figures on the records; each process asks about its share of the images, and all get the same figures."""
     state = PartialState()
     rank = {image: index for index, image in enumerate(dict.fromkeys(record.image for record in records))}
     # under ZeRO-3 every process takes part in every pass, so each asks all
@@ -327,7 +327,7 @@ def referents_validator(
 ) -> Callable[[], dict[str, float]]:
     """Calibrates the head and gives its thresholds and figures; each process asks about its share of the images.
 
-    Raises `DataError` where the records cannot say what an absent object scores.
+    Raises `DataError` if the records lack present or absent objects.
     """
     if len({record.present for record in records}) < 2:
         raise DataError(
@@ -371,7 +371,7 @@ class CheckpointWriter:
                 plot_curves(self.trainer.state.log_history, self._recipe.out / "curves.png")
 
     def finish(self) -> dict[str, float]:
-        """The best figures, written down as the sign of a finished run."""
+        """Writes and returns the best figures; their file marks a finished run."""
         best = load_checkpoint_spec(self._recipe.out / "best").training
         if self.trainer.is_world_process_zero():
             content = {"steps": self.trainer.state.max_steps, "best_step": best["step"]} | best["validation"]

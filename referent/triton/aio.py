@@ -1,4 +1,4 @@
-"""Asking Triton in asyncio: what it serves, whether that is our bundle, and inference."""
+"""Asks Triton in asyncio: what it serves, whether that is our bundle, and inference."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -44,7 +44,7 @@ PAUSE_S = 0.02
 
 
 class Triton:
-    """Client of one Triton, or of several in turn, where the URL is IP:PORT,IP:PORT or dns:///NAME:PORT; make it in the
+    """Client of one Triton, or of several in turn if the URL is IP:PORT,IP:PORT or dns:///NAME:PORT. Create it in the
     event loop that uses it."""
 
     def __init__(self, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -61,9 +61,8 @@ class Triton:
             await client.close()
 
     async def keep_reconnecting(self, interval_s: float) -> None:
-        """Connects anew for ever, since a name is looked up only then: Tritons that were added get their share.
-
-        What is in flight goes on over the connections before, for one more interval.
+        """Opens new connections at each interval, since names are looked up only then: so Tritons that were added get
+        requests too. Requests in flight keep the old connections for one more interval.
         """
         while True:
             await asyncio.sleep(interval_s)
@@ -79,14 +78,14 @@ class Triton:
         return newest(await self._ask(partial(self._client.get_model_metadata, name, client_timeout=LOOKUP_TIMEOUT_S)))
 
     async def check(self, bundle: Bundle, digest: str) -> None:
-        """Raises `TritonError` unless Triton serves this very bundle with the tensors of the contract."""
+        """Raises `TritonError` unless Triton serves exactly this bundle with the tensors of the contract."""
         lookup = partial(self._client.get_model_config, client_timeout=LOOKUP_TIMEOUT_S)
         check_config(bundle, digest, (await self._ask(partial(lookup, bundle.name, bundle.version))).config)
 
     async def infer(self, bundle: Bundle, prepared: Prepared, timeout_s: float, request_id: str = "") -> list[Arrays]:
         """Asks this version for each of the inferences at once; cancelling the caller cancels the requests.
 
-        Raises `TritonError`, and `TimeoutError` where Triton takes longer than `timeout_s`.
+        Raises `TritonError`, and `TimeoutError` if Triton takes longer than `timeout_s`.
         """
         asking = [
             asyncio.ensure_future(self._infer(bundle, arrays, prepared.options, timeout_s, request_id))
@@ -94,7 +93,7 @@ class Triton:
         ]
         try:
             return await asyncio.gather(*asking)
-        finally:  # where one failed, the others would be for nobody
+        finally:  # if one failed, the answers to the others are not needed
             for task in asking:
                 task.cancel()
 
@@ -109,7 +108,7 @@ class Triton:
         return read_outputs(bundle, arrays, result, options)
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer, of the next Triton where the first can't give it: all questions are pure."""
+        """The answer; if one Triton can't give it, the next is asked, since questions have no side effects."""
         tries = dict(self._tries)
         while True:
             try:

@@ -37,8 +37,7 @@ DEFAULT_URL = "127.0.0.1:8001"
 
 class TritonClient:
     """Grounds by one model of the Triton at `url`, with the processor of its bundle in `model_repository`, which is the
-    folder that this Triton serves. Answers as the gateway does. `timeout_s` limits each call. Close it, or use it in a
-    `with`.
+    folder that this Triton serves. Answers as the gateway does. `timeout_s` limits each call. Close it, or use `with`.
 
     Raises, when it is made and when it is asked, `TritonError`, TimeoutError and `referent.core.bundle.BundleError`.
     """
@@ -79,7 +78,7 @@ class TritonClient:
         max_instances: int | None = None,
         heatmap: bool = False,
     ) -> Grounding:
-        """As `referent.Client.ground`, of images that are no URLs.
+        """As `referent.Client.ground`, for images that are not URLs.
 
         Raises `referent.core.images.ImageError` and `referent.core.prompts.ExpressionError` too.
         """
@@ -124,7 +123,7 @@ class TritonClient:
         return read_outputs(bundle, arrays, result, options)
 
     def _load(self) -> None:
-        """The newest version that Triton has ready, held against the bundle in the repository."""
+        """The newest version that Triton has ready, checked against the bundle in the repository."""
         with own_errors():
             version = newest(self._client.get_model_metadata(self._name, client_timeout=self._timeout_s))
             bundle, digest = load_bundle(self._repository, self._name, version)

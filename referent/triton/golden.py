@@ -1,4 +1,4 @@
-"""The golden inference: one request whose answer says whether a model is fit to serve."""
+"""The golden inference: a request whose answer shows whether a model works."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ TIMEOUT_S, TIMEOUT_S_PER_GB = 10, 15  # 7B take 27 s for each 4 layers on two co
 
 
 def prepare(processor: Processor) -> Prepared:
-    """What is asked."""
+    """The request of the golden inference, as tensors."""
     return processor.prepare_picture(IMAGE, [EXPRESSION])
 
 
 def check(processor: Processor, outputs: Sequence[Arrays]) -> None:
-    """Raises `TritonError` for what no sound model of this kind answers."""
+    """Raises `TritonError` for outputs that no working model of this kind gives."""
     try:
         processor.kind.check_golden(outputs)
     except ValueError as error:
@@ -31,7 +31,7 @@ def check(processor: Processor, outputs: Sequence[Arrays]) -> None:
 
 
 def timeout_s_of(bundle: Bundle) -> float:
-    """How long the golden inference may take where nobody says otherwise: by the size of the model."""
+    """The default limit for the golden inference, in seconds, by the size of the model."""
     return TIMEOUT_S + TIMEOUT_S_PER_GB * bundle.computed_bytes / 1e9
 
 

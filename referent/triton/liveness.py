@@ -1,9 +1,9 @@
-"""Tells a model that is stuck from one that has much to do, and tells Kubernetes, which restarts its Triton.
+"""Detects a model that is stuck, as opposed to busy, and reports it to Kubernetes, which restarts its Triton.
 
     python -m referent.triton.liveness MODELS NAME --port 8003
 
 stands beside a Triton: `/live` is 503 once the model is stuck, `/ready` is 200 from its first golden inference on.
-Triton itself says ready while every inference fails, or none returns.
+Triton itself reports ready even while every inference fails or none returns.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SAMPLE = re.compile(rf'^({SUCCESSES}|{WAITING}){{.*?model="([^"]+)".*?}} (\S+)$'
 
 
 class StuckError(RuntimeError):
-    """The model answers nobody. `whole`: neither does its server."""
+    """The model no longer answers. `whole`: its server doesn't either."""
 
     def __init__(self, fault: str, whole: bool = False) -> None:
         super().__init__(fault)
@@ -46,7 +46,7 @@ class StuckError(RuntimeError):
 
 
 class Liveness:
-    """Watches a served model and its parts. `golden_s` is what its golden inference takes when nobody else asks."""
+    """Watches a served model and its parts. `golden_s` is the time of its golden inference without other requests."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Liveness:
     ) -> None:
         self._repository, self._url, self._metrics_url, self._name = repository, grpc_url, metrics_url, name
         self._parts, self.golden_s, self._least_patience_s = parts, golden_s, least_patience_s
-        # one for all looks: a client's TLS context, which no look needs, takes 20 ms; Triton may be another each time
+        # one for all checks: the TLS context of a client takes 20 ms to make; no connection is kept, Triton may restart
         self._http = httpx.Client(
             timeout=LOOKUP_TIMEOUT_S, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
@@ -70,14 +70,14 @@ class Liveness:
 
     @property
     def patience_s(self) -> float:
-        """How long nothing may be finished while requests wait."""
+        """For how many seconds no request may be finished while requests wait."""
         return max(self._least_patience_s or PATIENCE_S, PATIENCE_GOLDENS * self.golden_s)
 
     def check(self) -> None:
-        """Asks the golden inference where nothing was answered for a while.
+        """Runs the golden inference if nothing was answered for a while.
 
-        Raises `StuckError` if it fails, or if it does not return either while requests wait at a part that finished
-        none meanwhile: a part that has more to do than it can finishes some.
+        Raises `StuckError` if it fails, or if it does not return while requests wait at a part that finishes none: a
+        part that is only overloaded finishes some.
         """
         try:
             waiting = self._look()
@@ -110,7 +110,7 @@ class Liveness:
             raise StuckError(f"the golden inference fails: {error}") from error
 
     def _look(self) -> list[str]:
-        """Notes what has been finished since; returns the parts at which requests wait."""
+        """Records what has been finished since the last check; returns the parts at which requests wait."""
         text = self._http.get(self._metrics_url).raise_for_status().text
         now = self._answered = time.monotonic()
         successes, waiting = (dict.fromkeys([self._name, *self._parts], 0.0) for _ in range(2))

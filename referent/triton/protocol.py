@@ -1,4 +1,4 @@
-"""Triton over gRPC as the contract has it: requests, answers and errors."""
+"""Requests, answers and errors of Triton over gRPC, according to the contract."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ PASSING = (FROZEN, NO_ROOM)
 
 
 class TritonError(RuntimeError):
-    """Triton refused or failed the inference, or what it serves or answers breaks the contract."""
+    """Triton refused the inference or failed, or its models or answers violate the contract."""
 
 
 class TritonUnavailableError(TritonError):
@@ -42,11 +42,11 @@ class TritonBusyError(TritonError):
 
 
 class InternalError(TritonError):
-    """The inference failed for a reason of this Triton's own: a GPU that is broken, for one."""
+    """The inference failed because of this Triton itself, such as a broken GPU."""
 
 
 class PassingInternalError(TritonUnavailableError):
-    """Likewise, and this Triton will be well again: a process of its died, or its shared memory is full."""
+    """The same, but this Triton will recover: one of its processes died, or its shared memory is full."""
 
 
 class VersionGoneError(TritonUnavailableError):
@@ -61,7 +61,7 @@ def newest(metadata: Any) -> str:
 
 
 def check_config(bundle: Bundle, digest: str, config: Any) -> None:
-    """Raises `TritonError` unless the config is of this very bundle, with the tensors of its kind."""
+    """Raises `TritonError` unless the config belongs to this bundle and has the tensors of its kind."""
     subject = f"{bundle.name} version {bundle.version}"
     if (served := config.parameters[DIGEST_PARAMETER].string_value) != digest:
         raise TritonError(f"Triton serves {subject} of digest {served or 'none'}, its bundle has {digest}")

@@ -1,13 +1,13 @@
-"""Versions of a model as Triton is to serve them, and private repositories made of them.
+"""Published versions of a model, and private repositories from which Triton serves them.
 
-A published version is whole by itself: its folders `NAME/<version>` and `NAME_part/<version>` hold all of its files,
+A published version is complete by itself: its folders `NAME/<version>` and `NAME_part/<version>` hold all its files,
 the parts' config.pbtxt too. `NAME/config.pbtxt` names the version that a plain `tritonserver --model-repository`
 serves; whoever starts Triton to serve one digest makes a repository of its own:
 
     python -m referent.triton.repository MODELS NAME [--digest sha256:...] --device cpu|gpu --to PRIVATE
 
 checks every file of the version and makes the link PRIVATE point to a new folder of configs and links to the version's
-folders. What is published meanwhile changes nothing in it. Ends with 1 and says why where the version can't be served.
+folders. Versions published later don't change it. Exits with 1 and the reason if the version can't be served.
 """
 
 import argparse
@@ -45,11 +45,11 @@ class PlacementError(ValueError):
 
 @dataclass(frozen=True)
 class Placement:
-    """What parts run on, and how.
+    """The device that parts run on, and how.
 
     `mode`, on CPUs: "latency" has one instance of each part, which has all cores; "throughput" one of one thread for
-    each core, so that a busy service answers more and a lone request waits for longer. `gpu_memory_gb` limits what each
-    part takes of a GPU beside its weights. Raises `PlacementError`.
+    each core, which answers more requests in total but takes longer for a single one. `gpu_memory_gb` limits the GPU
+    memory of each part besides its weights. Raises `PlacementError`.
     """
 
     device: Device
@@ -91,7 +91,7 @@ class Release:
 
     @property
     def load_timeout_s(self) -> float:
-        """How long loading may take where nobody says otherwise: two minutes, and one more for each GB."""
+        """The default limit for loading, in seconds: two minutes, and one more for each GB."""
         return LOAD_S + LOAD_S_PER_GB * self.bundle.computed_bytes / 1e9
 
 
@@ -167,7 +167,7 @@ def _named(config: ModelConfig, name: str, relative: str) -> ModelConfig:
 
 
 def hold(repository: Path, bundle: Bundle) -> IO[bytes]:
-    """Says that the version's files are in use, until the value is closed: `export.versions` does not remove them.
+    """Marks the version's files as in use until the value is closed, so that `export.versions` does not remove them.
     Raises OSError."""
     file = (repository / bundle.name / bundle.version / BUNDLE_FILE).open("rb")
     with suppress(OSError):  # a file system without locks

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.points import Case, outcome, row
+from benchmarks.points import PointedPicture, outcome, row
 from referent.core.answers import Answer, Referent
 from referent.core.grammar import PointGrammar
 
@@ -20,7 +20,7 @@ def answer(points: list[tuple[float, float]], text: str, reason: str = "stop") -
     ids=["both", "twice the same", "a shared place", "beside", "none"],
 )
 def test_points_and_things_are_matched_one_to_one(points: list[tuple[float, float]], right: int) -> None:
-    case = Case(Image.new("RGB", (100, 100)), BOXES, "the x", 30)
+    case = PointedPicture(Image.new("RGB", (100, 100)), BOXES, "the x", 30)
     found = outcome(case, answer(points, "none"))
     assert (found.points, found.right, found.things) == (len(points), right, 3)
 
@@ -29,7 +29,7 @@ def test_points_and_things_are_matched_one_to_one(points: list[tuple[float, floa
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_list_that_is_not_closed_is_not_whole(points: list[tuple[float, float]], cut: bool) -> None:
     text = PointGrammar(decimals=1, none=True).write(points, 'the <x> & "y"')
-    case = Case(Image.new("RGB", (100, 100)), BOXES, "the x", 2)
+    case = PointedPicture(Image.new("RGB", (100, 100)), BOXES, "the x", 2)
     found = outcome(case, answer([], text[:-3] if cut else text, "length"))
     assert found.whole is not cut
     figures = row("all", [found])

@@ -1,4 +1,4 @@
-"""What all commands have in common: help and version without the extras, and what a missing extra is told."""
+"""Common to all commands: help and version without the extras, and the message about a missing extra."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What stands behind the demo's page, with the service's answers given; tests/system/ has the page itself."""
+"""The functions behind the demo's page, with given answers of the service; tests/system/ has the page itself."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Nothing tells anybody to install the project by a name that a registry gives to another project."""
+"""No text says to install the project by a name that belongs to another project in a registry."""
 
 import re
 import subprocess

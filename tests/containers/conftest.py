@@ -77,7 +77,7 @@ def ground(url: str, key: str) -> httpx.Response:
 
 
 def version_served(url: str, key: str) -> str:
-    """Of the model that answers, rightly; "" while nobody does."""
+    """Of the model that answers correctly; "" while none does."""
     try:
         response = ground(url, key)
     except httpx.HTTPError:

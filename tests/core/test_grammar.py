@@ -27,7 +27,7 @@ def tokenizer() -> LLTokenizer:
 
 
 def write_at_random(tokenizer: LLTokenizer, lark: str, generator: random.Random, limit: int = 6000) -> str:
-    """An answer of a model that likes everything alike."""
+    """An answer of a model to which all tokens are equally likely."""
     matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(lark))
     assert not matcher.is_error(), matcher.get_error()
     ids: list[int] = []

@@ -1,4 +1,4 @@
-"""What files say before they are decoded: their size as browsers show it, what they cost, and what is no picture."""
+"""Headers of image files: size as browsers show it, cost of decoding, and refusal of other files."""
 
 import struct
 import zlib

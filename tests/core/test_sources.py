@@ -1,4 +1,4 @@
-"""What may be given as an image, and what is said of the rest."""
+"""What may be given as an image, and the errors for everything else."""
 
 import base64
 import io

@@ -293,7 +293,7 @@ def check_disk_is_asked_for_as_it_may_be_used(manifests: Manifests) -> None:
 
 
 def check_disk(pod: Document) -> None:
-    """A pod that fills the node's disk beyond what it asked for is the first to be evicted."""
+    """A pod that uses more of the node's disk than it requested is the first to be evicted."""
     empty = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
     used = sum(quantity(each["sizeLimit"]) for each in empty if each.get("medium") != "Memory")
     asked = [container["resources"]["requests"].get("ephemeral-storage", 0) for container in pod["containers"]]

@@ -1,4 +1,4 @@
-"""Memory for decoding: what has no room waits, and no longer than its request."""
+"""Memory for decoding: an image waits for room, but not longer than its request may take."""
 
 import threading
 import time

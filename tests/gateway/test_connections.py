@@ -1,4 +1,4 @@
-"""Connections to the service's own server: each ends, and what was said on it arrives."""
+"""Connections to the service's own server: each ends in time, and its answer arrives."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""multipart/form-data as strangers send it: whole and answered, or a problem; never an answer to half of it."""
+"""multipart/form-data from strangers: a complete form is answered, any other gets a problem."""
 
 from collections.abc import AsyncIterator
 

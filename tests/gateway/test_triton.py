@@ -1,4 +1,4 @@
-"""Several Tritons behind one gateway: one goes and nobody notices, one comes and gets its share."""
+"""Several Tritons behind one gateway: if one ends, no request fails; a new one gets its share of requests."""
 
 import asyncio
 from collections.abc import Iterator

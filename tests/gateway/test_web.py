@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
-    """A folder as the build leaves it, beside a file that is nobody's business."""
+    """A folder as the build leaves it, beside a file that must not be served."""
     folder = tmp_path / "dist"
     (folder / "assets").mkdir(parents=True)
     (folder / "index.html").write_text("<!doctype html><title>Referent</title>")

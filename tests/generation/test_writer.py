@@ -1,4 +1,4 @@
-"""The writer under load and misfortune, over a decoder whose every pass is as likely as any other."""
+"""The writer under load and with failures, over a decoder to which all tokens are equally likely."""
 
 import math
 import os
@@ -24,7 +24,7 @@ PROMPT = [1, 2, 4, 4, 4, 4, 303]
 
 
 class RandomDecoder:
-    """Likes all allowed tokens alike; a token of `poison` makes a pass fail; `gate` holds every pass up."""
+    """All allowed tokens are equally likely; a token of `poison` makes a pass fail; `gate` delays every pass."""
 
     vocabulary = TEXT_VOCABULARY
 

@@ -171,7 +171,7 @@ def odd_but_sound() -> Iterator[Input]:
 
 
 def metadata() -> Iterator[Input]:
-    """What stands beside the pixels costs nothing, however much it is, and is nothing to refuse a picture for."""
+    """Metadata costs nothing, however large it is, and is no reason to refuse a picture."""
     noise = np.random.default_rng(2).bytes(3_000_000)
     text, big = zlib.compress(bytes(20_000_000), 9), noise[:65_000]
     jpeg, pixel = FILES["jpeg"], zlib.compress(bytes(52))
@@ -214,7 +214,7 @@ def metadata() -> Iterator[Input]:
 
 
 def sizes() -> Iterator[Input]:
-    """What a header announces is checked before it is paid for."""
+    """What a header announces is checked before memory is allocated for it."""
     for width, height in ((65_536, 1), (1, 65_536), (1_999_999, 1), (65_535, 31), (2**31 - 1, 1), (2**20, 2**20)):
         yield image(f"PNG of {width} x {height}", png(width, height, (b"IDAT", zlib.compress(bytes(9)))), 413, 422)
     for width, height in ((65_535, 65_535), (65_535, 1), (1, 65_535), (40_000, 3)):

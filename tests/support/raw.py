@@ -1,4 +1,4 @@
-"""Servers that answer as no good server does, byte by byte."""
+"""Servers that send malformed answers, byte by byte."""
 
 import json
 import socket

@@ -95,7 +95,7 @@ def ground(gateway: httpx.Client, name: str, expressions: list[str]) -> dict:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["image"])
 def test_the_sample_pictures_are_grounded(gateway: httpx.Client, case: dict) -> None:
-    """Scenes of the generator's test stream: what the committed weights do, not what they must."""
+    """Scenes of the generator's test stream: shows what the committed weights can do, without a requirement."""
     expected = case["objects"]
     answer = ground(gateway, case["image"], list(expected))
     hits = 0

@@ -203,7 +203,7 @@ export function App() {
           {outage && <Notice failure={outage} onRetry={look} />}
           {!outage && models?.length === 0 && (
             <Message>
-              No model is ready yet: the service is starting, or has none. This page looks again by itself.
+              No model is ready yet: the service is starting, or has none. This page checks again automatically.
             </Message>
           )}
           {refused && <Message>{refused}</Message>}
@@ -376,13 +376,13 @@ function selectedOf(models: Model[], chosen: string[]): Model[] {
   return picked.length || !fallback ? picked : [fallback];
 }
 
-/** What of a sample to ask these models for. */
+/** The expressions of a sample to ask these models for. */
 const wordsOf = ({ words, plurals }: Sample, models: Model[]) =>
   models.length > 0 && models.every(({ several }) => several) ? plurals : words;
 
 /** What to do about the address of a picture. */
 function addressed(address: string, service: string | undefined): string {
-  const start = `${address} is the address of a picture, and this page shows pictures alone. `;
+  const start = `${address} is the address of a picture, and this page takes only picture files. `;
   const here = "Copy the picture itself and paste it, or save it and drop the file here.";
   const api = " The API takes addresses: docs/api.md has its requests.";
   return start + here + (service && service !== "off" ? api : "");

@@ -1,4 +1,4 @@
-/** A picture from the camera: live where the browser allows it, else by the phone's own camera app. */
+/** A picture from the camera: live if the browser allows it, else from the phone's own camera app. */
 import { useEffect, useRef, useState } from "react";
 
 interface Props {
@@ -19,7 +19,7 @@ export function Camera({ onFile, onClose }: Props) {
     const open = async () => {
       try {
         // only pages over https, or from this machine, have mediaDevices
-        if (!navigator.mediaDevices) throw new Error("browsers open it for pages over https alone");
+        if (!navigator.mediaDevices) throw new Error("browsers allow it only for pages over https");
         stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: 1920 } });
         if (isClosed) stream.getTracks().forEach((track) => track.stop());
         else if (video.current) video.current.srcObject = stream;

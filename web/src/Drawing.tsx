@@ -1,4 +1,4 @@
-/** Boxes and dots with their labels, as SVG that needs no style sheet: on the screen, and in files. */
+/** Boxes and dots with their labels, as SVG without a style sheet, for the screen and for files. */
 import { colour, type Box } from "./boxes";
 import { dotOf, FAMILY, INK, PAPER, type Entry, type Marked, type Style, labelSize, paddingOf } from "./drawing";
 import type { Place, Target } from "./questions";
@@ -82,7 +82,7 @@ export function Drawing({ marked, truths, style, fades = () => false, onActive }
   );
 }
 
-/** A box of a person's own. */
+/** A box that a person drew. */
 export function Truth({ box, style: { line, halo } }: { box: Box; style: Style }) {
   return (
     <g className="truth" pointerEvents="none">

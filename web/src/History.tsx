@@ -1,4 +1,4 @@
-/** Pictures to start from, and what was asked before in this visit. */
+/** Sample pictures, and the questions of this visit. */
 import type { Sample } from "./pictures";
 import type { Question } from "./questions";
 

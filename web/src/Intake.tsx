@@ -1,4 +1,4 @@
-/** Where a picture comes in, and the frame around the one that is there. */
+/** The area where a picture is chosen or dropped, and shown. */
 import { useRef, type ReactNode } from "react";
 import type { Picture } from "./pictures";
 

@@ -1,4 +1,4 @@
-/** The answer, or the question, for elsewhere: files, and the clipboard. */
+/** Saves the answer, or copies the question, for other tools. */
 import { useState } from "react";
 import { copy, FILES, TEXTS, type Answered } from "./formats";
 

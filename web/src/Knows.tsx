@@ -2,7 +2,7 @@
 import { bestGuess, type Question, type Result } from "./questions";
 import { givesOf, type Model } from "./service";
 
-const SENTENCE = 140; // characters of what a model knows that are shown without being asked for
+const SENTENCE = 140; // characters of what a model knows that are shown at first
 
 export function Knows({ models }: { models: Model[] }) {
   return models.map((model) => {
@@ -23,7 +23,7 @@ export function Knows({ models }: { models: Model[] }) {
         </p>
         {end < knows.length && (
           <details>
-            <summary>All that it knows</summary>
+            <summary>Everything it knows</summary>
             {knows}
           </details>
         )}
@@ -39,19 +39,21 @@ interface NothingProps {
   onThreshold: (threshold: number) => void;
 }
 
-/** Where no expression was found: why that may be, and what to do. */
+/** If no expression was found: possible reasons, and what to do. */
 export function Nothing({ question, results, threshold, onThreshold }: NothingProps) {
   const best = bestGuess(results);
   const limit = threshold ?? best?.model.present_threshold ?? null;
   return (
     <div className="nothing">
       <p>
-        {results.length === 1 ? "The model takes it to be absent." : "The model takes all of them to be absent."}
+        {results.length === 1
+          ? "The model found nothing that fits."
+          : "The model found nothing that fits any of the expressions."}
         {best && limit !== null && (
           <>
             {" "}
-            Its best score is {best.score.toFixed(2)}, for {best.expression}; from {limit.toFixed(2)} on it counts as
-            there.
+            Its best score is {best.score.toFixed(2)}, for {best.expression}; the lowest score that counts as found is{" "}
+            {limit.toFixed(2)}.
           </>
         )}
       </p>

@@ -1,5 +1,5 @@
-/** A row for each expression: its words; when they were asked: what they look like, what each model found, how sure it
- * is, how well it fits the true box. */
+/** A row for each expression: its words and, after asking, a small picture, and for each model what it found, its score
+ * and how well it fits the true box. */
 import { useEffect, useRef, type Dispatch, type KeyboardEvent } from "react";
 import { colour, placement, viewOf } from "./boxes";
 import type { Picture } from "./pictures";
@@ -17,7 +17,7 @@ import {
 } from "./questions";
 import type { Action } from "./state";
 
-const SHORT = 120; // characters of a model's text that are shown without being asked for
+const SHORT = 120; // characters of a model's text that are shown at first
 const CLOSE = 1.3; // sides of a small picture of a place, in sides of its box
 
 interface Props {

@@ -1,4 +1,4 @@
-/** The picture with its boxes and points; whole or a part of it; and a hand that draws the true box. */
+/** The picture, or a part of it, with boxes and points; here the true box is drawn, too. */
 import { useEffect, useMemo, useRef, useState, type KeyboardEvent, type PointerEvent, type ReactNode } from "react";
 import { clip, panned, zoomed, type Box, type Point, type Size } from "./boxes";
 import { Drawing, Truth } from "./Drawing";
@@ -98,7 +98,7 @@ export function Stage(props: Props) {
 const percent = (part: number, whole: number) => `${(100 * part) / whole}%`;
 const middle = ([x1, y1, x2, y2]: Box): Point => [(x1 + x2) / 2, (y1 + y2) / 2];
 
-/** What a screen reader says of the marks. */
+/** The marks as text for a screen reader. */
 function names(places: Place[]): string {
   const named = (kind: string, some: Place[]) =>
     some.length ? `${kind}: ${[...new Set(some.map(({ referent }) => referent.expression))].join(", ")}` : [];

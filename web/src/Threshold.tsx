@@ -1,4 +1,4 @@
-/** From which score on an object counts as there. */
+/** The lowest score with which an object counts as found. */
 import type { Model } from "./service";
 
 interface Props {
@@ -14,7 +14,7 @@ export function Threshold({ models, value, onChange }: Props) {
   return (
     <div className="threshold">
       <label htmlFor="threshold">
-        Counts as there from a score of <b>{value?.toFixed(2) ?? owns}</b>
+        Lowest score that counts as found: <b>{value?.toFixed(2) ?? owns}</b>
       </label>
       {value === null ? (
         <span>{own.length === 1 ? "the model’s own" : "the models’ own"}</span>

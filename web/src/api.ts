@@ -17,7 +17,8 @@ export interface paths {
          * Ground
          * @description Where in the image is what each expression refers to?
          *
-         *     One image, or several with a result each. `Accept: image/png` gets one image back with the boxes drawn.
+         *     One image, or several with a result for each. With `Accept: image/png`, the answer for one image is a PNG with the
+         *     boxes drawn.
          */
         post: operations["ground_v1_ground_post"];
         delete?: never;
@@ -57,7 +58,7 @@ export interface paths {
         put?: never;
         /**
          * Reload
-         * @description Looks for new versions now, not at the next interval; needs a key with the scope `admin` where there are keys.
+         * @description Looks for new versions now, not at the next interval. If keys are used, it needs one with the scope `admin`.
          */
         post: operations["reload_v1_reload_post"];
         delete?: never;
@@ -197,7 +198,7 @@ export interface paths {
         put?: never;
         /**
          * Predict
-         * @description One expression, as clients of visual-grounding-api ask. A model that gives no box is a problem of status 422.
+         * @description One expression, for clients of visual-grounding-api. If the model gives no box, the problem has status 422.
          */
         post: operations["predict_predict_post"];
         delete?: never;
@@ -252,7 +253,7 @@ export interface components {
     schemas: {
         /**
          * Answer
-         * @description What a model says to one expression: the best referent's fields, and all referents.
+         * @description What a model answers to one expression: the best referent's fields, and all referents.
          *
          *     If nothing is there, `present` is false and `referents` is empty; kind `head` still gives its best guess.
          */
@@ -291,17 +292,17 @@ export interface components {
             referents: components["schemas"]["Referent"][];
             /**
              * Text
-             * @description what a generator wrote; others leave it out
+             * @description what a model of kind `generator` wrote; other models leave it out
              */
             text?: string | null;
             /**
              * Finish Reason
-             * @description why a generator ended: stop; length, its answer was cut; error, this expression's pass failed
+             * @description why writing ended: stop; length, the answer was cut; error, this expression's pass failed
              */
             finish_reason?: ("stop" | "length" | "error") | null;
             /**
              * Heatmap
-             * @description how much each part of `heatmap_xyxy` is meant, 0..1, in rows from the top; where it was asked for
+             * @description how likely each part of `heatmap_xyxy` is meant, 0..1, rows from the top; only if asked for
              */
             heatmap?: number[][] | null;
             /**
@@ -312,7 +313,7 @@ export interface components {
         };
         /**
          * GroundBatchResponse
-         * @description A result for each image, in order. The whole has status 200 where the request itself was in order.
+         * @description A result for each image, in order. The response has status 200 if the request itself was valid.
          */
         GroundBatchResponse: {
             /** Results */
@@ -320,7 +321,7 @@ export interface components {
         };
         /**
          * GroundBatchResult
-         * @description What became of one image: its answer, or its problem.
+         * @description The result of one image: its answer, or its problem.
          */
         GroundBatchResult: {
             /**
@@ -521,7 +522,7 @@ export interface components {
         };
         /**
          * Problem
-         * @description An error, as RFC 9457 has it.
+         * @description An error, as RFC 9457 defines it.
          */
         Problem: {
             /**
@@ -546,7 +547,7 @@ export interface components {
             detail: string;
             /**
              * Instance
-             * @description the path that was asked for
+             * @description path of the request
              * @example /v1/ground
              */
             instance: string;
@@ -672,7 +673,7 @@ export interface components {
         Timings: {
             /**
              * Fetch
-             * @description of an image by URL; absent without one
+             * @description getting an image by URL; otherwise absent
              */
             fetch?: number | null;
             /**
@@ -696,7 +697,7 @@ export interface components {
             prefill?: number | null;
             /**
              * Generation
-             * @description part of inference: writing the answers; likewise
+             * @description part of inference: writing the answers; absent unless the model writes them
              */
             generation?: number | null;
             /** Postprocess */
@@ -725,13 +726,13 @@ export interface components {
         GroundForm: {
             /**
              * Max Instances
-             * @description referents of each expression at most; default: the model's
+             * @description limit of referents for each expression; default: the model's
              * @default null
              */
             max_instances: number | null;
             /**
              * Heatmap
-             * @description where the model looked, from models that can say it
+             * @description ask where the model looked; not all models can tell
              * @default false
              */
             heatmap: boolean;
@@ -762,13 +763,13 @@ export interface components {
         GroundRequest: {
             /**
              * Max Instances
-             * @description referents of each expression at most; default: the model's
+             * @description limit of referents for each expression; default: the model's
              * @default null
              */
             max_instances: number | null;
             /**
              * Heatmap
-             * @description where the model looked, from models that can say it
+             * @description ask where the model looked; not all models can tell
              * @default false
              */
             heatmap: boolean;
@@ -815,13 +816,13 @@ export interface components {
         ImageQuery: {
             /**
              * Max Instances
-             * @description referents of each expression at most; default: the model's
+             * @description limit of referents for each expression; default: the model's
              * @default null
              */
             max_instances: number | null;
             /**
              * Heatmap
-             * @description where the model looked, from models that can say it
+             * @description ask where the model looked; not all models can tell
              * @default false
              */
             heatmap: boolean;

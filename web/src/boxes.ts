@@ -80,7 +80,7 @@ function inside([x1, y1, x2, y2]: Box, { width, height }: Size): Box | null {
   return [left, top, left + across, top + down];
 }
 
-/** Where the whole picture goes in a frame that shows the view. */
+/** The position and size of the whole picture in a frame that shows the view. */
 export const placement = ([x1, y1, x2, y2]: Box, picture: Size) => ({
   width: `${(100 * picture.width) / (x2 - x1)}%`,
   left: `${(-100 * x1) / (x2 - x1)}%`,

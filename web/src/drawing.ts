@@ -1,5 +1,4 @@
-/** What is drawn for places, on the screen and into files: sizes, marks and their labels, as referent/client/drawing.py
- * has them. */
+/** What is drawn for places, on the screen and in files: sizes, marks, labels, as in referent/client/drawing.py. */
 import { colour, type Box, type Point, type Size } from "./boxes";
 import { placeLabels, shortForm, shortened, versions, type Label, type Mark } from "./labels";
 import type { Place } from "./questions";
@@ -8,17 +7,17 @@ import type { Place } from "./questions";
 export interface Style {
   type: number;
   line: number;
-  halo: number; // on either side of a line, so that it is seen on any background
+  halo: number; // on either side of a line, so that it is visible on any background
 }
 
 export const FAMILY = "Inter, system-ui, sans-serif";
 export const INK = "#000";
 export const PAPER = "#fff";
 
-/** On the screen. */
+/** For the screen. */
 export const SCREEN: Style = { type: 12, line: 2, halo: 1 };
 
-/** In a file of the picture, by its size. */
+/** For a file, in proportion to the picture. */
 export function styleOf({ width, height }: Size): Style {
   const side = Math.sqrt(width * height);
   const line = Math.max(2, Math.round(side / 300));
@@ -38,7 +37,7 @@ export interface Marked {
   label: Label | null;
 }
 
-/** The places in a drawing of this size, the large ones first; `view` is the part of the picture that it shows. */
+/** The places in a drawing of this size, large ones first; `view` is the part of the picture that is shown. */
 export function layout(places: Place[], view: Box, size: Size, style: Style): Marked[] {
   const scale = size.width / (view[2] - view[0]);
   const at = ([x, y]: Point): Point => [(x - view[0]) * scale, (y - view[1]) * scale];
@@ -80,7 +79,7 @@ export interface Entry {
   words: string;
 }
 
-/** The expressions whose words are not read in the picture: it has a number, nothing, or a short form of several. */
+/** Expressions whose label doesn't show them: it is missing, a number, or a short form that others have too. */
 export function legend(marked: Marked[]): Entry[] {
   const firsts = marked
     .filter(({ mark }) => mark.isFirst)

@@ -45,7 +45,7 @@ function asJson({ question }: Answered): string {
   return JSON.stringify(responses.length === 1 ? responses[0] : responses, null, 2);
 }
 
-/** Each referent that counts as there, with its model and the place of its expression. */
+/** Each referent that counts as found, with its model and the index of its expression. */
 const foundIn = ({ question, threshold }: Answered) =>
   responsesOf(question).flatMap(({ model, results }) =>
     results.flatMap((answer, expression) =>
@@ -55,7 +55,7 @@ const foundIn = ({ question, threshold }: Answered) =>
     ),
   );
 
-/** A COCO dataset of one image: a category an expression, an annotation a referent that counts as there. */
+/** A COCO dataset of one image: a category for each expression, an annotation for each referent that is found. */
 function asCoco(answered: Answered): string {
   const { picture, expressions } = answered.question;
   const annotations = foundIn(answered).map(({ model, expression, referent }) => ({
@@ -74,7 +74,7 @@ function asCoco(answered: Answered): string {
   return JSON.stringify(dataset, null, 2);
 }
 
-/** A point is a keypoint that is seen (2); a box without size stands beside it, since COCO's readers want one. */
+/** A point is a visible keypoint (2), with a box without size, since COCO's readers need a box. */
 function whereInCoco({ box_xyxy, point_xy }: Referent) {
   const [x1, y1, x2, y2] = (box_xyxy ?? [...point_xy!, ...point_xy!]) as Box;
   const box = { bbox: [x1, y1, x2 - x1, y2 - y1], iscrowd: 0, area: area([x1, y1, x2, y2]) };
@@ -164,7 +164,7 @@ with Client(${literal(new URL(".", location.href).href.replace(/\/$/, ""))}) as 
 
 const shellQuoted = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** Puts text on the clipboard, without its API too: that is for pages over https or from this machine alone. */
+/** Puts text on the clipboard, also without its API, which only pages over https or from this machine have. */
 export async function copy(text: string): Promise<void> {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const field = document.createElement("textarea");

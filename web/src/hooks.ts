@@ -1,4 +1,4 @@
-/** The page's ties to what is outside it: the service, the document's events. */
+/** Hooks for what is outside the page: the service, and the document's events. */
 import { useCallback, useEffect, useState, useSyncExternalStore, type RefObject } from "react";
 import type { Size } from "./boxes";
 import * as service from "./service";
@@ -6,7 +6,7 @@ import { ServiceError, type Failure, type Metadata, type Model } from "./service
 
 const LOOK_AGAIN_S = 2; // for a service that does not answer, or has no model ready yet
 
-/** What the service serves, `outage` while it does not say; looked for again until it does. */
+/** What the service serves; `outage` while it doesn't answer. Asks again until it does. */
 export function useService() {
   const [models, setModels] = useState<Model[] | null>(null); // null: not known yet
   const [metadata, setMetadata] = useState<Metadata | null>(null);
@@ -95,7 +95,7 @@ export function useEscape(onEscape: () => void) {
 
 type Listeners = { [Name in keyof DocumentEventMap]?: (event: DocumentEventMap[Name]) => void };
 
-/** Listens to the document; the value ends it. */
+/** Adds listeners to the document; call the value to remove them. */
 function listening(listeners: Listeners): () => void {
   const entries = Object.entries(listeners) as [string, EventListener][];
   for (const [name, listener] of entries) document.addEventListener(name, listener);

@@ -1,20 +1,20 @@
-/** Where labels go: on no other label, inside the picture, hiding as little as can be of what is marked.
+/** Places labels: inside the picture, without overlapping each other, and hiding as little as possible of the marks.
  *
- * The rule of referent/client/labels.py; tests/client/label_layouts.json holds both to it. */
+ * The same rule as in referent/client/labels.py; both are tested against tests/client/label_layouts.json. */
 import type { Box, Size } from "./boxes";
 
-const MOST_LABELS = 128; // more than a picture has room for; the marks after them go without
-const HIDDEN = 0.35; // shares of marks that a label may hide, summed, before a shorter one is tried
-const REACH = 4; // heights of a label with words that it may be away from its mark
-const RELUCTANCE = 0.02; // a place of `around` must hide so much less than the one before it to be taken instead
+const MOST_LABELS = 128; // more than a picture has room for; further marks get no label
+const HIDDEN = 0.35; // a shorter label is tried if the hidden shares of marks add up to more
+const REACH = 4; // how far a label with words may be from its mark, in heights of the label
+const RELUCTANCE = 0.02; // a place of `around` must hide so much less than an earlier one to be preferred
 const VERSIONS = [60, 24, 12]; // characters of an expression in a label, and in shorter ones
-const CELLS = 32; // of the grid that is searched where there is no room around a mark, each way at most
+const CELLS = 32; // the most rows and columns of the grid that is searched if there is no room around a mark
 
 /** What a label is for. Lengths are pixels of the picture. */
 export interface Mark {
   box: Box; // a box; of a point, the square around its dot
   isDot: boolean; // no label covers a dot
-  isFirst: boolean; // the mark that has the expression's words; it is served before the others
+  isFirst: boolean; // the mark whose label has the expression's words; it is placed before the others
   sizes: Size[]; // of the label's versions, the longest first
 }
 
@@ -26,10 +26,10 @@ export interface Label {
   isLed: boolean; // it is away from its mark, and a line leads there
 }
 
-/** A place for each mark's label; null where there is no room for any version.
+/** A place for each mark's label; null if there is no room for any version.
  *
- * A label with words stands around its mark, the longest version that hides little; else not far away, led by a line.
- * Else the last version, a number, stands around its mark, or else anywhere. */
+ * The longest version with words that hides little is placed around its mark. If there is none, a label with words is
+ * placed not far away, connected by a line. If that fails too, the last version, a number, is placed anywhere. */
 export function placeLabels(picture: Size, marks: Mark[]): (Label | null)[] {
   const places: (Label | null)[] = marks.map(() => null);
   const areas = marks.map(({ box: [x1, y1, x2, y2] }) => Math.max((x2 - x1) * (y2 - y1), 1));
@@ -66,7 +66,7 @@ function find(space: Space, mark: Mark): Label | null {
   return near(space, mark, number, Infinity) ?? away(space, mark, number, Infinity);
 }
 
-/** The place around the mark that hides least, where that is no more than `most`. */
+/** The place around the mark that hides least; null if it hides more than `most`. */
 function near(space: Space, mark: Mark, version: number, most: number): Label | null {
   const { picture, marks, areas } = space;
   const size = mark.sizes[version]!;
@@ -80,7 +80,7 @@ function near(space: Space, mark: Mark, version: number, most: number): Label | 
   return least <= most ? best : null;
 }
 
-/** The free place of a grid that is nearest to the mark, from edge to edge, where that is within reach. */
+/** The free place of a grid that is nearest to the mark, from edge to edge; null if it is beyond `reach`. */
 function away(space: Space, { box, sizes }: Mark, version: number, reach: number): Label | null {
   const { picture } = space;
   const size = sizes[version]!;
@@ -99,7 +99,7 @@ function away(space: Space, { box, sizes }: Mark, version: number, reach: number
   return least <= reach ** 2 ? best : null;
 }
 
-/** Top left corners around the box and inside it, the best liked first; moved into the picture. */
+/** Top left corners around the box and inside it, in order of preference; moved into the picture. */
 function around(picture: Size, [x1, y1, x2, y2]: Box, { width, height }: Size): [number, number][] {
   const [left, right, above, below] = [x2 - width, x1 - width, y1 - height, y2 - height];
   // prettier-ignore
@@ -125,7 +125,7 @@ const rounded = (value: number, scale: number) => Math.round(value * scale) / sc
 
 /** What a mark's label may say, the longest first; the last is its number alone.
  *
- * `rank` is the referent's place among several, from 1 on; null for an expression's only one. The best has the words. */
+ * `rank` is the referent's place among several, from 1; null for an expression's only one. The first has the words. */
 export function versions(expression: string, score: number | null, number: number, rank: number | null): string[] {
   const sure = score === null ? [] : [score.toFixed(2)];
   const start = rank === null ? [] : [`${number}`];
@@ -136,13 +136,12 @@ export function versions(expression: string, score: number | null, number: numbe
   return [...texts.map((parts) => parts.join(" ")), `${number}`];
 }
 
-/** The words of it in the first label's version; null in that of the number alone. */
+/** The words of the expression in this version of its label; null for the version that is only a number. */
 export const shortForm = (expression: string, version: number) =>
   version < VERSIONS.length ? shortened(expression, VERSIONS[version]!) : null;
 
-/** The text in one line, its middle left out where it has more than so many characters: ends tell things apart.
- *
- * Whole words are left out where the ends have any. */
+/** The text in one line of at most so many characters. The middle is left out, since ends tell expressions apart; if
+ * possible, whole words are left out. */
 export function shortened(text: string, most: number): string {
   const line = Array.from(text.split(/\s+/).filter(Boolean).join(" "));
   if (line.length <= most) return line.join("");

@@ -25,7 +25,7 @@ const EXPRESSIONS = 4;
 const files = import.meta.glob<string>("../../tests/samples/*.jpg", { eager: true, query: "?url", import: "default" });
 const scenes = cases as unknown as Case[];
 
-/** Scenes of the project's own generator, with one thing of the next scene that is not there. */
+/** Scenes of the project's own generator; one expression is from the next scene and not in this one. */
 export const SAMPLES: Sample[] = scenes.map(({ image, objects, groups = [] }, index) => {
   const there = Object.keys(objects);
   const next = Object.keys(scenes[(index + 1) % scenes.length]!.objects);
@@ -39,7 +39,7 @@ export const SAMPLES: Sample[] = scenes.map(({ image, objects, groups = [] }, in
   };
 });
 
-/** The picture as the browser shows it, turned as its EXIF says. Throws Error, with what to do, where it can't. */
+/** The picture as the browser shows it, turned as its EXIF says. Throws Error, with a remedy, if it can't be shown. */
 export async function readPicture(blob: Blob, name: string): Promise<Picture> {
   const url = URL.createObjectURL(blob);
   const image = new Image();
@@ -48,7 +48,7 @@ export async function readPicture(blob: Blob, name: string): Promise<Picture> {
     await image.decode();
   } catch {
     URL.revokeObjectURL(url);
-    throw new Error(`${name} is no picture that can be shown. Choose a JPEG, PNG, WebP or AVIF file.`);
+    throw new Error(`${name} can't be shown as a picture. Choose a JPEG, PNG, WebP or AVIF file.`);
   }
   return { name, blob, url, width: image.naturalWidth, height: image.naturalHeight };
 }

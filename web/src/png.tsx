@@ -10,7 +10,7 @@ import { warmOf, type Place, type Question } from "./questions";
 
 const LEGEND_EMS = 30; // width of a legend below a narrower picture, at most
 
-/** A PNG of the picture's own size, higher by its legend where there is one. */
+/** A PNG of the picture's own size, plus the legend below if there is one. */
 export async function png(question: Question, places: Place[], truths: Box[]): Promise<Blob> {
   const { picture, models } = question;
   const style = styleOf(picture);
@@ -55,7 +55,7 @@ export async function png(question: Question, places: Place[], truths: Box[]): P
   );
 }
 
-/** An element as the text of a file. */
+/** An element as text for a file. */
 function written(element: ReactNode): string {
   const holder = document.createElement("div");
   const root = createRoot(holder);

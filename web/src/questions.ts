@@ -1,4 +1,4 @@
-/** A question, and what became of it: the state that the page shows. */
+/** A question and its answers: the state that the page shows. */
 import { around, contains, iou, neighbourhood, type Box, type Point } from "./boxes";
 import type { Picture } from "./pictures";
 import type { Answer, Failure, GroundResponse, Model, Referent } from "./service";
@@ -30,14 +30,14 @@ export interface Place {
   box: Box | null;
   point: Point | null;
   rank: number | null; // from 1 on, the best first; null: the answer has no other place
-  number: number; // of all that the model found, from 1 on: what its label says where there is no room for words
+  number: number; // among all that the model found, from 1; its label shows it if there is no room for words
   model: Model;
   colourIndex: number;
   present: boolean;
-  fit: string | null; // how well it fits the true box, where one is drawn
+  fit: string | null; // how well it fits the true box, if one is drawn
 }
 
-/** What is pointed at or looked at closely: all places of an expression, or one of a model's several. */
+/** What is highlighted or zoomed to: all places of an expression, or one of a model's several. */
 export interface Target {
   expression: number;
   model?: string;
@@ -65,12 +65,12 @@ export const failuresOf = ({ outcomes }: Question) =>
     "failure" in outcome ? { model, failure: outcome.failure } : [],
   );
 
-/** Whether a referent counts as there: by the given threshold, or as the model itself says. */
+/** Whether a referent counts as found: by the given threshold, or by the model's own. */
 export function isPresent(referent: Referent, threshold: number | null): boolean {
   return threshold === null || referent.score === null ? referent.present !== false : referent.score >= threshold;
 }
 
-/** The referents of an answer, best first; the best guess of a model that says there are none but guesses. */
+/** The referents of an answer, best first. If it has none, its best guess, if the model gives one. */
 export function referentsOf(answer: Answer): Referent[] {
   const referents = answer.referents.length ? answer.referents : [answer];
   return referents.filter(({ box_xyxy, point_xy }) => box_xyxy || point_xy);
@@ -118,7 +118,7 @@ function fit(truth: Box, box: Box | null, point: Point | null): string | null {
 export const placesThere = (results: Result[][]): Place[] =>
   results.flat().flatMap(({ places }) => places.filter(({ present }) => present));
 
-/** The places to show to someone who looks closely; of what is not there, each model's best guess. */
+/** The places of the target to zoom to; each model's best guess if nothing was found. */
 export function placesAt(results: Result[][], target: Target): Place[] {
   const shown = (results[target.expression] ?? []).flatMap(({ places }) => {
     const there = places.filter(({ present }) => present);
@@ -131,7 +131,7 @@ export function placesAt(results: Result[][], target: Target): Place[] {
 export const extentOf = (places: Place[], picture: Picture): Box | null =>
   places.length ? around(places.map(({ box, point }) => box ?? neighbourhood(point!, picture))) : null;
 
-/** What a screen reader says of the results. */
+/** The results as text for a screen reader. */
 export function spoken(results: Result[][]): string {
   const texts = results.flat().map((result) => {
     const { answer, places, model } = result;
@@ -149,14 +149,14 @@ export function spoken(results: Result[][]): string {
 export const isCut = (answer: Answer) => answer.finish_reason === "length";
 export const CUT = "the answer was cut";
 
-/** What became of an expression, in words. */
+/** The result for an expression, in words. */
 export function verdict({ answer, places, present }: Result): string {
   if (answer.finish_reason === "error") return "this expression failed";
   if (!present) return !places.length && answer.present !== false ? "no place in the answer" : "not in the picture";
   return places.length > 1 ? `${places.filter(({ present }) => present).length} found` : "found";
 }
 
-/** The highest score of what no model takes to be there; null without scores. */
+/** The highest score of all answers; null without scores. */
 export function bestGuess(results: Result[][]) {
   const scored = results
     .flat()

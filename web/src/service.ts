@@ -1,4 +1,4 @@
-/** The gateway: what it serves, what it answers, and its problems in plain words. */
+/** Calls the gateway: its models, its answers, and its problems in plain words. */
 import type { components } from "./api";
 
 type Schemas = components["schemas"];
@@ -28,7 +28,7 @@ export class ServiceError extends Error {
 const UNREACHABLE: Failure = {
   title: "No answer from the service",
   detail: `Nothing answered at ${location.origin}: it is not running, or the connection to it is lost.`,
-  remedy: "Start it with make serve or referent serve; this page finds it again by itself.",
+  remedy: "Start it with make serve or referent serve; this page reconnects automatically.",
   retryAfterS: 0,
   needsKey: false,
   requestId: null,
@@ -48,7 +48,7 @@ export const metadata = () => ask<Metadata>("v1/metadata");
 
 export const MOST_INSTANCES = 64;
 
-/** What may be asked for beside the expressions; models that have no use for it ignore it. */
+/** What may be asked for besides the expressions; models ignore options that don't apply to them. */
 export interface Options {
   maxInstances: number | null; // of each expression; null: the model's own limit
   heatmap: boolean;

@@ -1,4 +1,4 @@
-/** What the page shows: one state, and all that can happen to it. */
+/** The state of the page, and all actions that change it. */
 import { type Box } from "./boxes";
 import type { Picture } from "./pictures";
 import { truthKey, type Outcome, type Question, type Target, type Truths } from "./questions";
@@ -10,9 +10,9 @@ export interface State {
   chosen: string[]; // names of the models to ask; none: the service's default
   options: Options;
   rows: string[]; // expressions as they are typed, at least one row
-  isTyped: boolean; // by a person: no sample takes their place
+  isTyped: boolean; // by a person: a sample must not replace them
   picture: Picture | null;
-  refused: string; // why something is no picture for the service
+  refused: string; // why a picture was not accepted
   questions: Question[]; // of this visit, the latest first
   shownId: number | null; // the question whose answers are shown
   isAsking: boolean;
@@ -20,7 +20,7 @@ export interface State {
   truths: Truths;
   isOverlaid: boolean; // compared models on one picture
   hasCamera: boolean;
-  // of the question shown: what is pointed at, and what the expression is whose true box is being drawn
+  // of the question shown: what is highlighted, and the expression whose true box is being drawn
   active: Target | null;
   drawing: string | null;
   view: Box | null; // the part of the picture that is shown; null: all
@@ -70,7 +70,7 @@ export function reduce(state: State, action: Action): State {
     case "set":
       return { ...state, ...action.values };
     case "typed": {
-      const lines = action.text.split("\n"); // more than one where they were pasted
+      const lines = action.text.split("\n"); // more than one if they were pasted
       const rows = lines.length > 1 ? lines.filter((line) => line.trim()) : lines;
       return typed(state, state.rows.toSpliced(action.row, 1, ...rows));
     }
@@ -132,7 +132,7 @@ const typed = (state: State, rows: string[]): State => ({
   isTyped: rows.some((row) => row.trim()),
 });
 
-/** Nothing pointed at, looked at closely, or drawn. */
+/** The state without highlight, zoom and drawing. */
 const atRest = (state: State): State => ({
   ...state,
   refused: "",

@@ -351,7 +351,7 @@ test("a limit and a heat map are asked for where the model has them", async ({ p
   ] as const)
     expect(Math.abs(side - expected)).toBeLessThan(1);
   await expect(page.getByText("knows many things and")).toBeVisible();
-  await page.getByText("All that it knows").click();
+  await page.getByText("Everything it knows").click();
   await expect(page.locator("form details[open]")).toContainText("and more");
   expect((await saved(page, "PNG")).content.length).toBeGreaterThan(10_000);
 });

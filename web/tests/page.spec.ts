@@ -274,7 +274,7 @@ test("what is no picture is refused in plain words", async ({ page, one }) => {
     .getByLabel("Picture file")
     .setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
   await expect(notice(page)).toHaveText(
-    "notes.txt is no picture that can be shown. Choose a JPEG, PNG, WebP or AVIF file.",
+    "notes.txt can't be shown as a picture. Choose a JPEG, PNG, WebP or AVIF file.",
   );
 });
 
@@ -363,7 +363,7 @@ test("all of it works by keys, with the focus in sight", async ({ page, one }) =
   for (const press of ["ArrowUp", "ArrowRight", "Shift+ArrowLeft", "Shift+ArrowUp", "Enter"])
     await page.keyboard.press(press);
   await expect(rows(page).nth(1)).toContainText("IoU");
-  await go(/Counts as there/, "slider");
+  await go(/Lowest score that counts as found/, "slider");
   await page.keyboard.press("End");
   await expect(page.getByRole("heading", { name: "0 of 2 found" })).toBeVisible();
 });

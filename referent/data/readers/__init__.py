@@ -1,4 +1,4 @@
-"""Readers: annotations of published formats into records. `READERS` is the table of all of them."""
+"""Readers of published annotation formats; each yields records. `READERS` is the table of all of them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def read_jsonl(annotations: Path, images: Path | None) -> Iterator[Record | Reje
 
 
 class AnnotationFormat(NamedTuple):
-    """`expects` is for messages: what a file, or a row of it, has. docs/data.md shows one of each."""
+    """`expects` is for messages: what a file or a row of it contains. docs/data.md shows one of each."""
 
     read: Callable[[Path, Path | None], Iterator[Record | Rejected]]
     expects: str
@@ -90,8 +90,8 @@ READERS = {
 
 
 def read(format: str, annotations: Path, images: Path | None = None) -> Iterator[Record | Rejected]:
-    """Records that are fit for use, and a `Rejected` for everything that is not. Raises `AnnotationError` or `OSError`
-    where the annotations as a whole cannot be read; images are opened only where a format needs their size."""
+    """Records that can be used, and a `Rejected` for everything else. Images are opened only if a format needs their
+    size. Raises `AnnotationError` or `OSError` if the annotations as a whole cannot be read."""
     if format not in READERS:
         raise AnnotationError(f"unknown format {format!r}; there are {', '.join(READERS)}")
     try:
@@ -109,5 +109,5 @@ def _checked(record: Record, annotations: Path) -> Record | Rejected:
 
 
 def place(annotations: Path, record: Record) -> str:
-    """Where the record came from; ids of some formats say it already."""
+    """The file and id that a record came from; the ids of some formats begin with the file's name already."""
     return record.id if record.id.startswith(annotations.name) else f"{annotations.name}: {record.id}"

@@ -13,7 +13,7 @@ from referent.data.records import AnnotationError, Record, Rejected, wrong_schem
 
 
 def one_id(value: object) -> object:
-    """7 for 7.0 and "7" too: files write the same id in several ways."""
+    """Turns 7.0 and "7" into 7, since files write the same id in several ways."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -58,7 +58,7 @@ Entry = TypeVar("Entry", CocoImage, CocoAnnotation, CocoCategory)
 
 
 def entries(file: Path, key: str, model: type[Entry]) -> Iterator[Entry | Rejected]:
-    """The list under `key`, one at a time: polygons, most of such a file, are let go."""
+    """The list under `key`, one entry at a time, without polygons, which are most of such a file."""
     for item in json_array(file, f"{key}.item"):
         if isinstance(item, Rejected):
             yield item
@@ -71,7 +71,7 @@ def entries(file: Path, key: str, model: type[Entry]) -> Iterator[Entry | Reject
 
 
 def category_names(file: Path) -> dict[int | str, str]:
-    """Id -> name."""
+    """Category id -> name."""
     return {c.id: c.name for c in entries(file, "categories", CocoCategory) if not isinstance(c, Rejected)}
 
 
@@ -87,7 +87,7 @@ def read_coco(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
         else:
             yield Rejected(NAMELESS, f"{annotations.name}: category {category.id}")
     things: dict[object, list[Thing]] = {}
-    lost: set[str | None] = set()  # names of what is in one of the images, nobody knows which
+    lost: set[str | None] = set()  # names of objects whose image is unknown
     where = ""
     for item in json_array(annotations, "annotations.item"):
         if isinstance(item, Rejected):

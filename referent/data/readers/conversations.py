@@ -1,6 +1,6 @@
-"""LLaVA and VPP-SFT conversations: boxes written into the answers, as shares of the padded square.
+"""LLaVA and VPP-SFT conversations: boxes are written in the answers, as shares of the padded square.
 
-`read_conversations` takes the questions for a box, which can be judged; `read_dialogues` everything that was said, for
+`read_conversations` reads the questions for a box, which can be evaluated; `read_dialogues` reads everything, for
 training in text.
 """
 
@@ -32,7 +32,7 @@ class Turn(BaseModel):
 
 
 class Conversation(BaseModel):
-    """A row; LLaVA has some without an image."""
+    """A row; some rows of LLaVA have no image."""
 
     id: str | int
     image: str | None = None
@@ -48,7 +48,7 @@ class Dialogue(NamedTuple):
 
 
 def read_conversations(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
-    """One record a question for a box; other questions are counted as such."""
+    """A record for each question for a box; other questions become `Rejected`."""
     folder, split = need_images(images, "boxes are shares of each image's padded square"), split_of(annotations)
 
     def convert(row: Conversation, where: str) -> Iterator[Record | Rejected]:
@@ -74,7 +74,7 @@ def read_conversations(annotations: Path, images: Path | None) -> Iterator[Recor
 
 
 def read_dialogues(annotations: Path, images: Path) -> Iterator[Dialogue | Rejected]:
-    """Every conversation whole, whatever it is about. Raises `AnnotationError` and OSError, as `read` does."""
+    """Every conversation as a whole. Raises `AnnotationError` and OSError, as `read` does."""
 
     def convert(row: Conversation, where: str) -> Iterator[Dialogue]:
         marks = sum(turn.value.count(IMAGE_MARK) for turn in row.conversations)
@@ -89,7 +89,10 @@ def read_dialogues(annotations: Path, images: Path) -> Iterator[Dialogue | Rejec
 
 
 def _exchanges(turns: list[Turn]) -> Iterator[tuple[str, str]]:
-    """Questions with their answers; what stands before the first question, or has no answer, is left out."""
+    """Questions with their answers. Turns before the first question and a question without an answer are left out.
+
+    Raises `RowError`.
+    """
     while turns and turns[0].speaker != "human":
         turns = turns[1:]
     if len(turns) < 2:

@@ -1,4 +1,4 @@
-"""Detection labels of one image into referring expressions; COCO, VOC and CSV readers share it."""
+"""Generates referring expressions from the detection labels of an image, for the readers of such formats."""
 
 import random
 from collections.abc import Collection, Iterator, Sequence
@@ -13,12 +13,12 @@ from referent.data.records import LOST_LETTER, Record, Rejected, RowError, check
 
 NAMELESS = "label without a name that can be read"
 EXPRESSIONS_PER_IMAGE = 8
-STRETCH = 0.02  # by how much an image's proportions may differ from those that it was labelled at
+STRETCH = 0.02  # how much the image's aspect ratio may differ from that of its labels
 
 
 class Thing(NamedTuple):
-    """A labelled object; None for what its label does not say, or not so that it can be read. A crowd is a region of
-    many: nothing of its name can be told apart."""
+    """A labelled object; its name or box is None if the label lacks it or it can't be read. A crowd is a region of many
+    objects: expressions can't tell apart objects of its name."""
 
     name: str | None
     box_xyxy: Box | None
@@ -36,7 +36,7 @@ class Labelled(NamedTuple):
 
 
 def readable_name(name: str | None) -> str | None:
-    """The class name as it can stand in an expression; None for one that is missing, or of another encoding."""
+    """The class name, cleaned for expressions; None if it is missing or in another encoding."""
     try:
         clean = clean_expression(name or "")
     except ExpressionError:
@@ -45,14 +45,14 @@ def readable_name(name: str | None) -> str | None:
 
 
 def sure(classes: Sequence[str], vague: Collection[str | None]) -> list[str]:
-    """The classes of which it is known where they are: none where None, an unknown one, is among the `vague`."""
+    """The classes that are not `vague`, whose places are all known; empty if `vague` has None, an unknown class."""
     return [] if None in vague else [name for name in classes if name not in vague]
 
 
 def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) -> Iterator[Record | Rejected]:
-    """Unambiguous expressions, the same ones every time, and names of other classes as absent objects. Where the image
-    is at hand, labels made at another size are scaled to it. Absent names suppose that every class was labelled
-    in every image: where a label has no name, none is said to be absent. Raises `RowError`."""
+    """Unambiguous expressions, the same on every run, and names of other classes as absent objects. If the image is
+    there, labels made at another size are scaled to it. Absent names assume that every class was labelled in every
+    image; if a label has no name, there are none. Raises `RowError`."""
     if labelled.width <= 0 or labelled.height <= 0:
         raise RowError("image has no size")
     width, height = upright_size(images / labelled.image) if images else (labelled.width, labelled.height)
@@ -71,7 +71,7 @@ def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) ->
             box = check_box((x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y), width, height)
         except RowError as error:
             yield Rejected(str(error), f"{labelled.image}: object {number}")
-            crowd = True  # it is somewhere in the image, so its name alone would not say which
+            crowd = True  # it is somewhere in the image, so its name would be ambiguous
         if crowd:
             vague.add(name)
         else:

@@ -16,7 +16,7 @@ NO_TARGET = -1  # as the only annotation of a ref
 
 
 def referents(boxes: list[Box]) -> dict[str, object]:
-    """A record's field for the boxes of all that an expression means: none, one or several."""
+    """The fields of a record for the boxes of all objects that an expression means: none, one or several."""
     if len(boxes) > 1:
         return {"boxes_xyxy": tuple(boxes)}
     return {"box_xyxy": boxes[0]} if boxes else {}
@@ -27,7 +27,7 @@ def _listed(value: object) -> object:
 
 
 class GeneralRef(BaseModel):
-    """What some sentences mean, of one image; the files write a single annotation with or without a list."""
+    """The objects of an image that some sentences mean; a single annotation may be written without a list."""
 
     ref_id: CocoId
     ann_id: Annotated[list[CocoId], BeforeValidator(_listed)]
@@ -38,7 +38,7 @@ class GeneralRef(BaseModel):
 
 
 def read_grefcoco(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
-    """A grefs file, or the folder that holds just one; every sentence is a record of the split that its ref names."""
+    """A grefs file, or a folder with exactly one; every sentence is a record, with the split of its ref."""
     file = refs_file(annotations, "grefs(*).json")
     instances = file.parent / "instances.json"
     names = category_names(instances)

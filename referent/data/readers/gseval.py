@@ -13,7 +13,7 @@ MAX_PIXELS = 50_000_000  # of a mask
 
 
 class Segmentation(BaseModel):
-    """COCO run lengths; `counts` is a list where it is not compressed."""
+    """COCO run lengths; `counts` is a list if it is not compressed."""
 
     size: tuple[NonNegativeInt, NonNegativeInt]  # height, width
     counts: str | list[NonNegativeInt]
@@ -45,7 +45,7 @@ def read_gseval(annotations: Path, images: Path | None) -> Iterator[Record | Rej
 
 
 def _mask(segmentation: Segmentation) -> Mask:
-    """Compressed, and known to decode. Raises `RowError`."""
+    """The mask, compressed; raises `RowError` if it can't be decoded."""
     from pycocotools import mask as coco
 
     height, width = segmentation.size

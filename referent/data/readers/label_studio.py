@@ -1,4 +1,4 @@
-"""Label Studio's exports JSON and JSON-MIN. Its exports COCO, YOLO and Pascal VOC have readers of their own."""
+"""Label Studio's JSON and JSON-MIN exports. For its COCO, YOLO and Pascal VOC exports, use the readers of those."""
 
 import math
 import re
@@ -16,13 +16,13 @@ from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe,
 from referent.data.readers.rows import json_array, split_of
 from referent.data.records import WRONG_SCHEMA, AnnotationError, Record, Rejected, RowError, wrong_schema
 
-UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # what an uploaded file's name gets
+UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # added to the name of an uploaded file
 NO_REGIONS = {"choices", "textarea", "relation", "rating", "number", "datetime", "taxonomy", "pairwise"}
 
 
 class Shape(BaseModel):
-    """Of a region, all in percent of the image; `x`, `y` is the corner that a rectangle turns about, or the centre of
-    an ellipse. `rotation` is in degrees, clockwise."""
+    """The shape of a region, in percent of the image; `x`, `y` is the corner that a rectangle is rotated about, or the
+    centre of an ellipse. `rotation` is in degrees, clockwise."""
 
     x: float = 0
     y: float = 0
@@ -35,28 +35,28 @@ class Shape(BaseModel):
 
 
 class Region(NamedTuple):
-    """What was drawn on an image."""
+    """A region that was drawn on an image."""
 
     names: tuple[str | None, ...]
     box_xyxy: Box | None  # percent of the image; None for one that cannot be read
-    texts: tuple[str, ...]  # what annotators wrote of it
+    texts: tuple[str, ...]  # what annotators wrote about it
 
 
 class AnnotatedImage(NamedTuple):
     """An image with its regions."""
 
     image: str
-    size: tuple[int, int] | None  # (width, height); None where no region says it
+    size: tuple[int, int] | None  # (width, height); None if no region has it
     regions: list[Region]
-    unread: list[str]  # reasons
+    unread: list[str]  # reasons why regions could not be read
 
 
 def read_label_studio(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
-    """Expressions generated from the labels of each image; and what annotators wrote of a region in a text area of its
-    own, as it is. The split is what the file's name ends with.
+    """Expressions generated from the labels of each image, and texts that annotators wrote about a region. The split is
+    what the file's name ends with.
 
-    Of several annotations of a task, the one that is marked as ground truth counts, or else the last. A task without
-    any is left out: nobody has said what it shows. Raises `AnnotationError` where the file is no export.
+    If a task has several annotations, the one marked as ground truth is used, or else the last. A task without any is
+    left out, since its content is unknown. Raises `AnnotationError` if the file is not such an export.
     """
     found = [picture for _, picture in _pictures(annotations) if isinstance(picture, AnnotatedImage)]
     classes = sorted({name for picture in found for region in picture.regions for name in region.names if name})
@@ -98,7 +98,7 @@ def _records(
 
 
 def _pictures(file: Path) -> Iterator[tuple[str, AnnotatedImage | str]]:
-    """Each task's place, and its image or why it has none. Raises `AnnotationError` where there are no tasks."""
+    """The place of each task, and its image or the reason why it has none. Raises `AnnotationError` without tasks."""
     where = ""
     for item in json_array(file, "item"):
         where, task = item if not isinstance(item, Rejected) else (item.where, None)
@@ -111,7 +111,7 @@ def _pictures(file: Path) -> Iterator[tuple[str, AnnotatedImage | str]]:
 
 
 def _exported(task: Mapping[str, Any]) -> AnnotatedImage | str:
-    """Of the export JSON."""
+    """The image of a task of the JSON export, or the reason why it has none."""
     image = _image_in(task["data"])
     if image is None:
         return "no image in the task's data"
@@ -129,7 +129,7 @@ def _exported(task: Mapping[str, Any]) -> AnnotatedImage | str:
 
 
 def _minimal(task: Mapping[str, Any]) -> AnnotatedImage | str:
-    """Of the export JSON-MIN: the image and, by the name of each control tag, what was done with it."""
+    """The same of the JSON-MIN export: a task has the image and the results under the name of each control tag."""
     image = _image_in(task)
     if image is None:
         return "no image in the task"
@@ -147,7 +147,7 @@ def _parts(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _picture(image: str, results: list[Any]) -> AnnotatedImage:
-    """Results of one id are of one region: its shape, its labels, what was written of it."""
+    """Results with the same id belong to one region: its shape, its labels, its texts."""
     grouped: dict[object, list[dict[str, Any]]] = {}
     unread = []
     regions: list[Region] = []
@@ -170,7 +170,7 @@ def _picture(image: str, results: list[Any]) -> AnnotatedImage:
 
 
 def _region(parts: list[dict[str, Any]], unread: list[str]) -> Region | None:
-    """None for what is said of the whole image."""
+    """A region from its results; None if they are about the whole image."""
     names: list[str | None] = []
     texts: list[str] = []
     boxes: list[Box | None] = []
@@ -203,13 +203,13 @@ def _region(parts: list[dict[str, Any]], unread: list[str]) -> Region | None:
 
 
 def _box(kind: str, shape: Shape, result: Mapping[str, Any]) -> Box:
-    """What encloses the shape, in percent. Raises `RowError`."""
+    """The box x1, y1, x2, y2 around the shape, in percent. Raises `RowError`."""
     if result.get("image_rotation"):
         raise RowError("the image was turned in Label Studio")
     wide, high = result.get("original_width"), result.get("original_height")
     if shape.rotation and not (isinstance(wide, int) and isinstance(high, int) and wide > 0 and high > 0):
         raise RowError("a turned region without the size of its image")
-    aspect = wide / high if wide and high else 1.0  # percents of both sides are of one length only on a square
+    aspect = wide / high if wide and high else 1.0  # one percent of the width and of the height differ in length
     cos, sin = math.cos(math.radians(shape.rotation)), math.sin(math.radians(shape.rotation))
     match kind:
         case "rectangle" | "rectanglelabels":
@@ -229,7 +229,7 @@ def _box(kind: str, shape: Shape, result: Mapping[str, Any]) -> Box:
 
 
 def _image_in(data: Mapping[str, Any]) -> str | None:
-    """The value that is called image, or else the one that is called like a file of images."""
+    """The value under "image", or else the only one that looks like the name of an image file."""
     named = data.get("image")
     if isinstance(named, str) and named:
         return named
@@ -239,8 +239,8 @@ def _image_in(data: Mapping[str, Any]) -> str | None:
 
 
 def _file_of(image: str, images: Path | None) -> str:
-    """The path in the folder of images of what Label Studio calls /data/upload/1/0a1b2c3d-a.jpg,
-    /data/local-files/?d=photos/a.jpg, or an address."""
+    """The path in the image folder for Label Studio's name of an image: /data/upload/1/0a1b2c3d-a.jpg,
+    /data/local-files/?d=photos/a.jpg, or a URL."""
     parts = urlsplit(image)
     local = parse_qs(parts.query).get("d")
     path = local[0] if local else unquote(parts.path)

@@ -46,7 +46,7 @@ def read_pixmo(annotations: Path, images: Path | None) -> Iterator[Record | Reje
 
 
 def pixmo_downloads(annotations: Path) -> Iterator[Download]:
-    """What the rows refer to; rows of the wrong shape are left to the reader."""
+    """The images of the rows; rows of the wrong shape are skipped here, since the reader reports them."""
     for item in json_rows(annotations):
         row = item[1]
         if not isinstance(item, Rejected) and isinstance(row, dict) and isinstance(row.get("image_url"), str):

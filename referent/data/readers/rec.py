@@ -1,6 +1,6 @@
 """Referring expression comprehension as Qwen-VL and VPP-LLaVA evaluate it: JSON lines of an image, a sentence, a box.
 
-RefCOCO, RefCOCO+, RefCOCOg and ReferIt come so, a file a split.
+RefCOCO, RefCOCO+, RefCOCOg and ReferIt are published in this format, with a file for each split.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from referent.data.records import Record, Rejected
 
 
 class RecRow(BaseModel):
-    """`bbox` is xyxy in pixels of the image, whose size stands beside it."""
+    """`bbox` is xyxy in pixels of the image, `height` and `width` are the image's."""
 
     image: str
     sent: str

@@ -1,4 +1,4 @@
-"""RefCOCO as visual-grounding-api keeps it: pickled or JSON-lines rows {image, text, bbox}."""
+"""RefCOCO in the format of visual-grounding-api: rows {image, text, bbox}, pickled or as JSON lines."""
 
 from collections.abc import Iterator
 from pathlib import Path

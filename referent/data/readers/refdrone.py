@@ -1,4 +1,4 @@
-"""RefDrone, and what else is laid out as MDETR does it: a COCO file in which each entry of `images` is an expression.
+"""RefDrone, and other files in MDETR's layout: a COCO file in which each entry of `images` is an expression.
 
 gRefCOCO's own converter (grefexp_coco_format.py) writes this layout too.
 """
@@ -28,8 +28,8 @@ class CaptionAnnotation(CocoAnnotation):
 
 
 def read_refdrone(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
-    """The split is what the file's name says. An expression with an annotation that can't be read, or with none at all,
-    is left out: how many objects it means is unknown."""
+    """The split is taken from the file's name. An expression without annotations, or with one that can't be read, is
+    left out, since the number of its objects is unknown."""
     names = category_names(annotations)
     meant: dict[object, list[CaptionAnnotation | None]] = {}  # None: one that can't be read
     where = ""

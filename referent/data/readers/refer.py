@@ -13,7 +13,7 @@ from referent.data.records import AnnotationError, Record, Rejected, RowError
 
 
 class Sentence(BaseModel):
-    """What one person said."""
+    """An expression that one person wrote."""
 
     sent_id: int
     sent: str
@@ -31,7 +31,7 @@ class Ref(BaseModel):
 
 
 def read_refer(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
-    """A refs file, or the folder that holds just one; every sentence is a record of the split that its ref names."""
+    """A refs file, or a folder with exactly one; every sentence is a record, with the split of its ref."""
     file = refs_file(annotations, "refs(*).p")
     instances = file.parent / "instances.json"
     refs = load_pickle(file)
@@ -67,7 +67,7 @@ def read_refer(annotations: Path, images: Path | None) -> Iterator[Record | Reje
 
 
 def refs_file(annotations: Path, pattern: str) -> Path:
-    """The file itself, or the folder's only one of that pattern. Raises `AnnotationError`."""
+    """The file itself, or the only file of that pattern in the folder. Raises `AnnotationError`."""
     if not annotations.is_dir():
         return annotations
     found = sorted(annotations.glob(pattern))

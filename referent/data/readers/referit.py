@@ -13,7 +13,7 @@ from referent.data.records import AnnotationError, Record, Rejected
 
 
 class Crop(BaseModel):
-    """A labelled region, named IMAGE_NUMBER, and what people called it; `box` has its outermost pixels."""
+    """A labelled region, named IMAGE_NUMBER, and its expressions; `box` is that of its outermost pixels, inclusive."""
 
     name: str
     queries: list[str]
@@ -23,7 +23,7 @@ class Crop(BaseModel):
 
 
 def read_referit(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
-    """A file `referit_query_SPLIT.json`, or the folder of several; boxes and sizes stand in files beside it."""
+    """A file `referit_query_SPLIT.json`, or a folder of several; boxes and sizes are in files beside it."""
     folder = annotations if annotations.is_dir() else annotations.parent
     files = sorted(folder.glob("referit_query_*.json")) if annotations.is_dir() else [annotations]
     if not files:

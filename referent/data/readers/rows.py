@@ -1,4 +1,4 @@
-"""What readers share: rows of a file one at a time, and rows into records or named reasons."""
+"""Shared by readers: reads rows of a file one at a time, and turns rows into records or reasons for rejection."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ from referent.data.records import NO_JSON, AnnotationError, Rejected, RowError, 
 
 RowModel = TypeVar("RowModel", bound=BaseModel)
 Item = TypeVar("Item")  # what a row becomes
-AnnotationRows = Iterator[tuple[str, object] | Rejected]  # where, and what stands there
+AnnotationRows = Iterator[tuple[str, object] | Rejected]  # the place, and the row
 
 SPLIT_NAME = re.compile(r"(trainval|train|val|testA|testB|test)\d*$")
 
@@ -25,8 +25,8 @@ def json_rows(file: Path) -> AnnotationRows:
 
 
 def json_array(file: Path, path: str) -> AnnotationRows:
-    """The items at ijson's `path`, such as "images.item". Raises `AnnotationError` where the file is cut off or not
-    JSON: what stood behind that place is lost, and nobody knows what it said."""
+    """The items at ijson's `path`, such as "images.item". Raises `AnnotationError` if the file is cut off or not JSON,
+    since the rest of it can't be read."""
     number = 0
     with open_utf8(file) as stream:
         try:
@@ -73,7 +73,7 @@ def split_of(file: Path, default: str = "train") -> str:
 
 
 def need_images(images: Path | None, why: str) -> Path:
-    """The image folder, for formats whose boxes mean nothing without it. Raises `AnnotationError`."""
+    """The image folder, for formats whose boxes can't be read without it. Raises `AnnotationError`."""
     if images is None:
         raise AnnotationError(f"the folder of images is needed (--images): {why}")
     return images

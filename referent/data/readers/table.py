@@ -1,4 +1,4 @@
-"""Detection labels as CSV: filename, width, height, class, xmin, ymin, xmax, ymax; a row an object."""
+"""Detection labels as CSV: filename, width, height, class, xmin, ymin, xmax, ymax; a row for each object."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def read_csv(annotations: Path, images: Path | None) -> Iterator[Record | Reject
         )
     labelled: dict[str, list[CsvRow]] = {}
     unreadable: dict[str, list[Thing]] = {}
-    lost: set[str | None] = set()  # names of what is in one of the images, nobody knows which
+    lost: set[str | None] = set()  # names of objects whose image is unknown
     for line, cells, text in rows:
         where = f"{annotations.name}:{line}"
         if len(cells) < len(columns) and not text.endswith(("\n", "\r")):
@@ -72,7 +72,7 @@ def read_csv(annotations: Path, images: Path | None) -> Iterator[Record | Reject
 
 def _row(columns: Sequence[str], cells: Sequence[str]) -> CsvRow:
     """Raises ValidationError and `RowError`."""
-    if len(cells) < len(columns) or any(cells[len(columns) :]):  # spreadsheets add empty ones
+    if len(cells) < len(columns) or any(cells[len(columns) :]):  # spreadsheets add empty cells
         raise RowError(f"{WRONG_SCHEMA}more or fewer cells than columns")
     row = CsvRow.model_validate(dict(zip(columns, cells, strict=False)))
     name = readable_name(row.name)

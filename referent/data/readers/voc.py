@@ -1,4 +1,4 @@
-"""PASCAL VOC detection files: a folder of XML files, one an image."""
+"""PASCAL VOC detection files: a folder of XML files, one for each image."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

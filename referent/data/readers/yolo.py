@@ -17,26 +17,26 @@ from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe,
 from referent.data.readers.rows import need_images
 from referent.data.records import WRONG_SCHEMA, AnnotationError, Record, Rejected, RowError
 
-NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")  # a name a line
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")  # a name on each line
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LABEL = f"{WRONG_SCHEMA}a label is class, then centre x, centre y, width, height or the corners of a polygon, in 0..1"
 
 
 class YoloSet(NamedTuple):
-    """What is said once of a data set."""
+    """The settings of a whole data set."""
 
     root: Path
-    names: Mapping[int, str | None]  # None for one that cannot be read
-    keypoints: int  # numbers of an object that stand behind its box
-    splits: Mapping[Path, str]  # of images and of folders
+    names: Mapping[int, str | None]  # None for a name that cannot be read
+    keypoints: int  # how many numbers follow the box of an object
+    splits: Mapping[Path, str]  # of images and folders
 
 
 def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """Expressions generated from the labels of each image. `annotations` is the YAML file of the data set, or the
-    folder that holds it or a file of names; `images` is the folder that names of images in the records start from.
+    folder that contains it or a file of names; image paths in the records are relative to `images`.
 
-    An image without a file of labels is left out: nobody has said what it shows. An empty file says that none of the
-    classes is there. Raises `AnnotationError` where the classes have no names or no image is found.
+    An image without a label file is left out, since its content is unknown. An empty file says that none of the classes
+    is there. Raises `AnnotationError` if the classes have no names or no image is found.
     """
     folder = need_images(images, "labels of YOLO are shares of each image")
     data = _data_set(annotations)
@@ -78,7 +78,7 @@ def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """In links to folders too, which data sets often have in the place of images."""
+    """All files below a folder. Links to folders are followed, since data sets often have them instead of images."""
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(parent)) in seen:
@@ -90,7 +90,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _things(labels: Path, data: YoloSet, width: int, height: int) -> Iterator[Thing | Rejected]:
-    """Each line's object; one that cannot be read is counted, and stays as something of its class, or of none."""
+    """The object of each line. One that cannot be read is yielded as `Rejected`, and as a `Thing` without a box."""
     for line, text in enumerate(read_lines(labels, "replace"), 1):
         if not text.strip():
             continue
@@ -108,7 +108,7 @@ def _things(labels: Path, data: YoloSet, width: int, height: int) -> Iterator[Th
 
 
 def _class_of(label: str) -> int:
-    """Some programs write 3.0. Raises ValueError."""
+    """The class number; some programs write 3.0. Raises ValueError."""
     number = float(label)
     if not number.is_integer():  # nor infinity
         raise ValueError(f"{label} is the number of no class")
@@ -118,7 +118,7 @@ def _class_of(label: str) -> int:
 def _box(numbers: list[float], keypoints: int, width: int, height: int) -> Box:
     """xyxy in pixels. Raises ValueError."""
     if not all(map(math.isfinite, numbers)):
-        raise ValueError("a number is none")
+        raise ValueError("a number is not finite")
     if len(numbers) == 4 + keypoints:
         x, y, w, h = numbers[:4]
         return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
@@ -129,7 +129,7 @@ def _box(numbers: list[float], keypoints: int, width: int, height: int) -> Box:
 
 
 def _labels_of(picture: Path, folder: Path, root: Path) -> Path | None:
-    """labels/ in the place of images/, in the folder of the images or of the data set; or the file beside it."""
+    """The label file: labels/ replaces images/ in the path, in the image folder or data set; or beside the image."""
     parts = picture.relative_to(folder).with_suffix(".txt").parts
     turned = [("labels" if part == "images" else part) for part in parts]
     candidates = [folder.joinpath(*turned), root.joinpath(*turned), root.joinpath("labels", *parts)]
@@ -140,7 +140,7 @@ def _labels_of(picture: Path, folder: Path, root: Path) -> Path | None:
 
 
 def _split_of(picture: Path, data: YoloSet) -> str:
-    """As the YAML file says, or else the nearest folder that is called like a split."""
+    """The split in the YAML file, or else of the nearest folder that has a split's name."""
     places = (picture.resolve(), *picture.resolve().parents)
     said = next((data.splits[place] for place in places if place in data.splits), None)
     return said or next((SPLITS[place.name.lower()] for place in places if place.name.lower() in SPLITS), "train")
@@ -194,7 +194,7 @@ def _keypoints(said: Mapping[str, Any], file: Path) -> int:
 
 
 def _splits(said: Mapping[str, Any], root: Path) -> Iterator[tuple[Path, str]]:
-    """The places that train, val and test name: folders, or lists of images. Paths of another machine are passed by."""
+    """The folders or lists of images that train, val and test name. Paths of other machines are skipped."""
     bases = [root / str(said.get("path") or ""), root]
     for split in ("train", "val", "test"):
         entries = said.get(split) or []

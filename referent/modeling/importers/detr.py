@@ -1,6 +1,6 @@
 """DETR with ResNet-101 as its authors publish it, and new visual position prompts around it.
 
-What VPP-LLaVA's training starts from: a file such as detr-r101-2c7b67e5.pth.
+VPP-LLaVA's training starts from it: a file such as detr-r101-2c7b67e5.pth.
 """
 
 from pathlib import Path

@@ -21,8 +21,8 @@ GRAMMAR = BoxGrammar(order="cxcywh", lead=" ")
 
 
 def import_llava(base: Path, out: Path) -> CheckpointSpec:
-    """Write the checkpoint `out` of an untouched LLaVA-1.5, which refers to its directory `base`; nothing is written
-    where that fails. It sees CLIP's centre crop, and its boxes are of the whole image, as the baseline has it.
+    """Write the checkpoint `out` of an unchanged LLaVA-1.5, which refers to its directory `base`; nothing is written if
+    that fails. It sees CLIP's centre crop, and its boxes are shares of the whole image, as in the baseline.
 
     Raises `CheckpointError`.
     """

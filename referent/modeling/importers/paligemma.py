@@ -29,8 +29,8 @@ INSTANCES = 32  # of an expression, where a request does not say
 
 
 def import_paligemma(base: Path, out: Path, adapter: Path | None = None) -> CheckpointSpec:
-    """Write the checkpoint `out` of a PaliGemma that answers `detect ...`, which refers to the directory `base`; it has
-    the PEFT adapter where one is given. Nothing is written where that fails. Raises `CheckpointError`."""
+    """Write the checkpoint `out` of a PaliGemma that answers `detect ...`, with the PEFT adapter if one is given. It
+    refers to the directory `base`. Nothing is written if that fails. Raises `CheckpointError`."""
     tokenizer = load_tokenizer(base)
     first = tokenizer.token_to_id(_loc(0))
     if first is None or any(tokenizer.token_to_id(_loc(step)) != first + step for step in range(LOC_STEPS)):

@@ -89,8 +89,8 @@ def import_visual_grounding(source: Path, base: Path, out: Path, read: ReadPosit
 
 
 def base_tokenizer(base: Path) -> Tokenizer:
-    """As transformers 5 has it, with which the project trains: whether a space is put before the text behind the image
-    is said by tokenizer_config.json, and not by tokenizer.json alone. Raises `CheckpointError`."""
+    """The base's tokenizer as transformers 5 loads it, with which the project trains: tokenizer_config.json, too,
+    decides whether a space is put before the text after the image. Raises `CheckpointError`."""
     config = load_llava_config(base)  # first: it says what is wrong with a folder that is no base
     if not (base / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{base} has no {TOKENIZER_FILE}: take the edition whose name ends in -hf")
@@ -105,7 +105,7 @@ def base_tokenizer(base: Path) -> Tokenizer:
 
 
 def load_saved(source: Path) -> dict[str, Any]:
-    """What a .pth file holds, loaded as weights only. Raises `CheckpointError`."""
+    """The content of a .pth file, loaded as weights only. Raises `CheckpointError`."""
     refuse_pointer(source)
     with reading(source):
         saved = torch.load(source, map_location="cpu", weights_only=True)
@@ -159,7 +159,7 @@ def _sorted_out(source: Path, state: Weights) -> tuple[Weights, Weights]:
 
 
 def _evaluation(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The run's own figures, test before validation; it measures them where it trains, at left600."""
+    """The run's own figures, test before validation; it measures them at the position of training, left600."""
     return {
         f"its own {split} set, read at left600": {
             ours: float(metrics[f"{split}_{theirs}"])

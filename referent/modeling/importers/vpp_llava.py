@@ -1,7 +1,7 @@
 """VPP-LLaVA: a directory of a LLaVA-1.5 with visual position prompts, in the layout of its own code (`llava_llama`).
 
-It answers a question about the padded square with its box, x1, y1, x2, y2 in two decimals. What its code fixes stands
-here and in `referent.modeling.vpp`; all else is read from config.json and from the shapes of the weights.
+It answers with a box of the padded square, x1, y1, x2, y2 in two decimals. Constants of its code are here and in
+`referent.modeling.vpp`; everything else is read from config.json and from the shapes of the weights.
 """
 
 import json
@@ -89,8 +89,8 @@ JOINT = re.compile(r"\.in_proj_(weight|bias)$")  # query, key and value, one bel
 def import_vpp_llava(source: Path, out: Path, clip: Path | None = None) -> CheckpointSpec:
     """Write the checkpoint `out`, which holds all weights; nothing is written where that fails.
 
-    `clip` is the directory of the CLIP that config.json names: needed where that is not the published one, or was not
-    trained. The weights are mapped from their files. Raises `CheckpointError`.
+    `clip` is the directory of the CLIP that config.json names; it is needed if that is not the published one, or was
+    not trained. The weights are mapped from their files. Raises `CheckpointError`.
     """
     settings = load_settings(source)
     tokenizer = llava_tokenizer(source)
@@ -159,7 +159,7 @@ def load_weights(source: Path) -> Weights:
 
 
 def convert(weights: Mapping[str, torch.Tensor]) -> Weights:
-    """The weights by the names that GroundingModel has for them; what it has no name for keeps its own."""
+    """The weights under GroundingModel's names; weights that it doesn't have keep their own names."""
     converted: Weights = {}
     for name, tensor in weights.items():
         begin = next((begin for begin in PLACES if name.startswith(begin)), None)
@@ -196,7 +196,7 @@ def place(what: str, config: LlavaConfig, weights: Weights) -> GroundingModel:
 
 
 def llava_config(source: Path, settings: dict[str, Any], clip: Path | None) -> LlavaConfig:
-    """What its config.json says, in transformers' words. Raises `CheckpointError` for a CLIP that is not known."""
+    """Its config.json as a configuration of transformers. Raises `CheckpointError` for an unknown CLIP."""
     text = {name: settings[name] for name in (*NEEDED_SETTINGS, *OTHER_SETTINGS) if settings.get(name) is not None}
     return LlavaConfig(
         text_config=LlamaConfig(**text),
@@ -239,7 +239,7 @@ def _with_stock_clip(source: Path, settings: dict[str, Any], weights: Weights, c
 
 
 def visual_prompts_shape(weights: Weights) -> VisualPromptsShape:
-    """As the weights have it, or as published where they lack what says it."""
+    """The shape according to the weights, or as published if they don't show it."""
 
     def rows(name: str, otherwise: int) -> int:
         tensor = weights.get(f"visual_prompts.detector.{name}.weight")

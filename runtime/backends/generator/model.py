@@ -1,7 +1,7 @@
 """Triton backend `generator`: <model>/<version>/model.onnx writes answers, many requests at once.
 
-`execute` hands requests over and returns; the writer's thread answers each through its response sender. So ordinary
-unary calls, also of an ensemble, are batched between any two passes.
+`execute` queues requests and returns; the writer's thread answers each through its response sender. In this way
+ordinary unary calls, also of an ensemble, can join a batch between any two passes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TritonPythonModel:
 
 
 class Metrics:
-    """What Triton itself cannot see: to it, a request is in execution from the moment that it is queued."""
+    """Metrics that Triton lacks: to Triton, a request is in execution from the moment when it is queued."""
 
     def __init__(self, labels: dict[str, str], cache_bytes: int) -> None:
         def metric(name: str, description: str, kind: Any = pb_utils.MetricFamily.GAUGE) -> Any:
@@ -113,7 +113,7 @@ class Metrics:
         self._before = load
 
     def clear(self) -> None:
-        """Nothing waits, and no memory is held."""
+        """Sets all metrics to zero: nothing waits, and no memory is used."""
         self._cache.set(0)
         for name in ("waiting", "active"):
             self._families[name][0].set(0)

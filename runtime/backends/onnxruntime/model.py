@@ -98,7 +98,7 @@ class TritonPythonModel:
         return [self._response(values) for values in zip(*columns, strict=True)]
 
     def _report(self, side: str, name: str, value: OrtValue) -> None:
-        """Where a tensor is, for those who want to see that none goes through the host's memory."""
+        """Logs where a tensor is, to check that none passes through the host's memory."""
         if self.reports_memory:
             where = f"{value.device_name()} {value.data_ptr():#x}"
             pb_utils.Logger.log_info(f"memory of {side} {name} of {self.name}: {where}")
