@@ -66,13 +66,14 @@ def read_grefcoco(annotations: Path, images: Path | None) -> Iterator[Record | R
         if any(image_id != ref.image_id for image_id, _, _ in found):
             raise RowError("annotation of another image")
         classes = {names.get(category, str(category)) for _, category, _ in found}
+        tags = {"class": name for name in classes} if len(classes) == 1 else {}
         image = sizes[ref.image_id]
         for sentence in ref.sentences:
             yield Record.model_validate(
                 {
                     "id": str(sentence.sent_id), "image": image.file_name, "width": image.width, "height": image.height,
                     "expression": sentence.sent, "split": ref.split,
-                    "tags": {"class": classes.pop()} if len(classes) == 1 else {},
+                    "tags": tags,
                 }
                 | referents([box for _, _, box in found])
             )  # fmt: skip

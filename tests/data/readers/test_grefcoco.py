@@ -63,6 +63,11 @@ def test_an_expression_means_several_objects_one_or_none(write: Write) -> None:
     assert (other.id, other.expression, other.image) == ("41", "the horse", "COCO_train2014_000000000007.jpg")
 
 
+def test_every_sentence_has_the_class(write: Write) -> None:
+    records = list(read("grefcoco", write(gref(1, [100, 101], "both dogs", "the two dogs", "dogs"))))
+    assert [record.tags for record in records] == [{"class": "dog"}] * 3
+
+
 @pytest.mark.parametrize("ann_id", [-1, [-1], []])
 def test_no_target_is_told_in_several_ways(write: Write, ann_id: object) -> None:
     ref = gref(1, ann_id, "a horse", no_target=True)
