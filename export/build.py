@@ -177,7 +177,7 @@ def _write(
                 with phase(console, f"writing {part.step.suffix}") as advance:
                     export_onnx(
                         part, cases[1].tensors, precision.dtype, folder / "model.onnx", matrices, own, advance,
-                        halves=precision.weights == HALF,
+                        precision.weights == HALF,
                     )  # fmt: skip
 
             files.append(place.part(part.step.suffix, write) / "model.onnx")
