@@ -16,7 +16,7 @@ from export.build import export
 from tests.support.tiny import MODEL_REPOSITORY
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/troubleshooting.md")
+PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/tutorial.md", "docs/troubleshooting.md")
 FENCE = re.compile(r"^```(?P<language>\w*)(?P<mark> no-test)?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNNERS = {
     "bash": ["bash", "-euo", "pipefail", "-c"],
