@@ -40,7 +40,8 @@ from PIL import Image
 from benchmarks.lib.measuring import Report, Row, arguments_of, lines
 from benchmarks.lib.service import REPOSITORY
 from benchmarks.soak import GROWTH_PERCENT, SAMPLE_S, TOLERANCE_PIXELS, SoakRequest, growth
-from referent.client.http import Client, ServiceError, ServiceUnreachableError
+from referent.client.failures import ServiceError, ServiceUnreachableError
+from referent.client.http import Client
 from tests.support.releases import publish_tiny, write_graph
 
 BOX_HEAD = """(float[B, N, 4] hidden_states) => (float[B, N, 4] boxes, float[B, N] scores) {

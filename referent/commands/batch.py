@@ -9,8 +9,9 @@ import typer
 
 from referent.client.batch import BatchItem, ResultsFile, ask, printable, read_items, read_results
 from referent.client.coco import write_coco
+from referent.client.failures import ServiceError, ServiceUnreachableError
 from referent.client.formats import write_csv, write_pictures, write_yolo
-from referent.client.http import DEFAULT_URL, AsyncClient, ServiceError, ServiceUnreachableError
+from referent.client.http import DEFAULT_URL, AsyncClient
 from referent.client.progress import progress_bar
 from referent.commands.options import KEY, MAX_INSTANCES, MODEL, URL
 from referent.commands.terminal import failure

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from referent.client.http import Client, ServiceError, ServiceUnreachableError
+from referent.client.failures import ServiceError, ServiceUnreachableError
+from referent.client.http import Client
 from referent.core.answers import Answer
 from referent.core.images import ImageError, Picture
 from referent.core.prompts import ExpressionError

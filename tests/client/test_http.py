@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from referent.client.http import AsyncClient, Client, ServiceError, ServiceUnreachableError
+from referent.client.failures import ServiceError, ServiceUnreachableError
+from referent.client.http import AsyncClient, Client
 from referent.client.results import Grounding
 from referent.core.api import EXAMPLE
 from referent.core.images import ImageTooLargeError

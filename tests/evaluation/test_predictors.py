@@ -8,7 +8,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from referent.client.http import Client, ServiceError, ServiceUnreachableError
+from referent.client.failures import ServiceError, ServiceUnreachableError
+from referent.client.http import Client
 from referent.core.answers import Answer
 from referent.core.api import EXAMPLE
 from referent.core.images import Picture, decode_image

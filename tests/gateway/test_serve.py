@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from gateway.server import listen, main
 from gateway.settings import Settings
-from referent.client.http import AsyncClient, Client, ServiceError
+from referent.client.failures import ServiceError
+from referent.client.http import AsyncClient, Client
 from referent.commands.app import app
 from tests.support.fake_triton import FakeTriton
 from tests.support.gateway import serving

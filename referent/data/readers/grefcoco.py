@@ -66,7 +66,7 @@ def read_grefcoco(annotations: Path, images: Path | None) -> Iterator[Record | R
         if any(image_id != ref.image_id for image_id, _, _ in found):
             raise RowError("annotation of another image")
         classes = {names.get(category, str(category)) for _, category, _ in found}
-        tags = {"class": name for name in classes} if len(classes) == 1 else {}
+        tags = {"class": classes.pop()} if len(classes) == 1 else {}
         image = sizes[ref.image_id]
         for sentence in ref.sentences:
             yield Record.model_validate(
