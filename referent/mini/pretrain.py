@@ -73,8 +73,9 @@ def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
 
 def _images(stream: SceneStream) -> Iterator[torch.Tensor]:
     """Batches of the images that training ends with."""
-    for index in tqdm(range(len(stream) - NORM_IMAGES, len(stream), 32), desc="statistics of batch norms"):
-        yield torch.stack([torch.as_tensor(stream[index + k]["image"]) for k in range(32)])
+    last = range(max(0, len(stream) - NORM_IMAGES), len(stream))
+    for first in tqdm(range(0, len(last), 32), desc="statistics of batch norms"):
+        yield torch.stack([torch.as_tensor(stream[index]["image"]) for index in last[first : first + 32]])
 
 
 def mini_spec() -> CheckpointSpec:
