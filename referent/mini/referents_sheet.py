@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from referent.client.drawing import draw
 from referent.client.http import Client
+from referent.data.plurals import plural
 from referent.mini.artwork import load_artwork
 from referent.mini.drawings import GAP, TILE
 from referent.mini.scenes import Materials, Scene, make_scene, repeated_scene
@@ -22,26 +23,26 @@ CAPTION = 22  # pixels below each picture
 
 
 class Panel(NamedTuple):
-    """A picture, what is asked of it, and whether the heat map is drawn."""
+    """A picture, each question with the number of things that it means, and whether the heat map is drawn."""
 
     scene: Scene
-    expressions: list[str]
+    questions: dict[str, int]
     heatmap: bool = False
 
 
-def questions(materials: Materials) -> Iterator[Panel]:
-    """Eight cats, who isn't there, where the model looked, a crowd, rows, few of many."""
+def panels(materials: Materials) -> Iterator[Panel]:
+    """Eight cats, what isn't there, where the model looked, a crowd, rows, a thing twenty times."""
     cats = of_one_name(materials, "cat", 8)
-    yield Panel(cats, ["the cats"])
-    yield Panel(cats, ["the dogs", "the pumpkins"])
-    yield Panel(cats, ["the cats on the left"], heatmap=True)
+    yield Panel(cats, {"the cats": 8})
+    yield Panel(cats, {"the dogs": 0, "the pumpkins": 0})
+    yield Panel(cats, {"the cats on the left": 2}, heatmap=True)
     crowd = make_scene(random.Random("crowd/1"), materials, "crowd")
-    frequent = sorted(set(crowd.names), key=crowd.names.count)[-3:]
-    yield Panel(crowd, [f"all {name}s" for name in frequent])
+    frequent = sorted(set(crowd.names), key=lambda name: (crowd.names.count(name), name))[-3:]
+    yield Panel(crowd, {f"all {plural(name) or name}": crowd.names.count(name) for name in frequent})
     rows = make_scene(random.Random("rows/3"), materials, "rows")
     name = max(rows.names, key=rows.names.count)
-    yield Panel(rows, [f"the two leftmost {name}s", f"the rightmost {name}"])
-    yield Panel(of_one_name(materials, "key", 20), ["the keys"])
+    yield Panel(rows, {f"the two topmost {plural(name) or name}": 2, f"the {name} at the bottom": 1})
+    yield Panel(of_one_name(materials, "key", 20), {"the keys": 20})
 
 
 def of_one_name(materials: Materials, name: str, count: int) -> Scene:
@@ -58,13 +59,13 @@ def main() -> None:
     parser.add_argument("artwork", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    asked = list(questions(Materials(load_artwork(arguments.artwork), [], [])))
+    asked = list(panels(Materials(load_artwork(arguments.artwork), [], [])))
     width, height = TILE[0] + GAP, TILE[1] + CAPTION + GAP
     sheet = Image.new("RGB", (COLUMNS * width - GAP, -(-len(asked) // COLUMNS) * height - GAP), "white")
     pen = ImageDraw.Draw(sheet)
     with Client() as client:
-        for index, (scene, expressions, heatmap) in enumerate(asked):
-            answers = client.ground(scene.image, expressions, "mini-all", heatmap=heatmap).results
+        for index, (scene, questions, heatmap) in enumerate(asked):
+            answers = client.ground(scene.image, list(questions), "mini-all", heatmap=heatmap).results
             scale = min(TILE[0] / scene.image.width, TILE[1] / scene.image.height)
             picture = draw(scene.image, answers)
             size = round(picture.width * scale), round(picture.height * scale)
@@ -72,7 +73,10 @@ def main() -> None:
             picture.thumbnail(TILE)
             row, column = divmod(index, COLUMNS)
             sheet.paste(picture, (column * width, row * height))
-            found = ", ".join(f"{answer.expression}: {len(answer.referents) or 'none'}" for answer in answers)
+            found = ", ".join(
+                f"{answer.expression}: {len(answer.referents)} for {count}"
+                for answer, count in zip(answers, questions.values(), strict=True)
+            )
             pen.text((column * width, row * height + TILE[1] + 4), found, "black", font_size=14)
     sheet.save(arguments.out, quality=82)
 

@@ -42,6 +42,18 @@ def test_a_restored_model_says_what_it_is_of_and_finds_things(restored: Path) ->
     assert not submarine.present
 
 
+def test_a_model_that_finds_every_referent_is_restored_too(tmp_path: Path) -> None:
+    spec = restore(MODEL_REPOSITORY, "mini-all", tmp_path / "all")
+    assert (spec.kind, spec.referent_threshold) == (
+        "referents",
+        load_bundle(MODEL_REPOSITORY, "mini-all")[0].referent_threshold,
+    )
+    with Image.open(PICTURE.with_name("scene-8.jpg")) as image:
+        cats, rockets = load_grounder(tmp_path / "all", device="cpu").ground(image, ["the cats", "the rockets"])
+    assert len(cats.referents) == 4
+    assert not rockets.referents
+
+
 def test_what_is_published_in_half_is_restored_in_half(restored: Path, tmp_path: Path) -> None:
     export(restored, "half", tmp_path / "repository", weights="fp16", quick_parity=True)
     bundle, _ = load_bundle(tmp_path / "repository", "half")
