@@ -72,7 +72,7 @@ def outcome(case: PointedPicture, answer: Answer) -> PointsFound:
     boxes = np.array(case.boxes, np.float64)
     inside = np.all((points >= boxes[:, :2]) & (points <= boxes[:, 2:]), axis=-1)
     right = int(inside[linear_sum_assignment(inside, maximize=True)].sum())
-    whole = WHOLE.fullmatch(answer.text or "") is not None
+    whole = WHOLE.fullmatch((answer.text or "").strip()) is not None
     cut = len(case.boxes) > case.max_instances
     return PointsFound(len(case.boxes), cut, len(points), right, whole, answer.finish_reason)
 

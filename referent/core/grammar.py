@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Lead = Literal["", " "]
 NONE = "none"  # what a model writes where nothing is there, if it was taught so
 PERCENT, LOC_STEPS = 100, 1024
 MAX_INSTANCES = 64
@@ -50,7 +51,7 @@ class BoxGrammar(_Grammar):
     form: Literal["boxes"] = "boxes"
     order: Literal["xyxy", "cxcywh"]
     decimals: int = Field(2, ge=1, le=6)
-    lead: Literal["", " "] = Field("", description="what stands between the prompt and the answer")
+    lead: Lead = Field("", description="what stands between the prompt and the answer")
 
     def lark(self, label: str, most: int) -> str:
         """The grammar; neither the label nor the number of referents matters."""
@@ -82,25 +83,26 @@ class PointGrammar(_Grammar):
 
     form: Literal["points"] = "points"
     decimals: Literal[1, 2] = Field(2, description="at most; at least one is written")
+    lead: Lead = Field("", description="what stands between the prompt and the answer")
 
     def lark(self, label: str, most: int) -> str:
         """The grammar of up to `most` points of a label; each place of the list is a rule, so that the list ends."""
         label = escape(label)
         tail = json.dumps(f' alt="{label}">{label}', ensure_ascii=False)
-        starts = ["one", *(["many"] if most > 1 else []), *([f'"{NONE}"'] if self.none else [])]
+        starts = ["one", *(["many"] if most > 1 else []), *([f'"{self.lead}{NONE}"'] if self.none else [])]
         rules = [
             f"start: {' | '.join(starts)}",
-            rf'one: "<point x=\"" c "\" y=\"" c "\"" {tail} "</point>"',
+            rf'one: "{self.lead}<point x=\"" c "\" y=\"" c "\"" {tail} "</point>"',
             rf"c: /([0-9]|[1-9][0-9])\.[0-9]{'[0-9]?' if self.decimals > 1 else ''}|100\.0/",
         ]
         if most > 1:
-            rules.append(rf'many: "<points x1=\"" c "\" y1=\"" c "\"" p2 {tail} "</points>"')
+            rules.append(rf'many: "{self.lead}<points x1=\"" c "\" y1=\"" c "\"" p2 {tail} "</points>"')
         for i in range(2, most + 1):
             rules.append(rf'p{i}: " x{i}=\"" c "\" y{i}=\"" c "\""' + (f" p{i + 1}?" if i < most else ""))
         return "\n".join(rules)
 
     def tokens(self, label_tokens: int, most: int) -> int:
-        return len("<points") + most * len(' x64="100.0" y64="100.0"')
+        return len(self.lead) + len("<points") + most * len(' x64="100.0" y64="100.0"')
 
     def read(self, text: str) -> list[Written]:
         """The points in the order in which they were written."""
@@ -112,13 +114,13 @@ class PointGrammar(_Grammar):
         """The answer that a model is trained to give for points x, y in 0..1."""
         label, many = escape(label), len(points) > 1
         if not points:
-            return NONE
+            return f"{self.lead}{NONE}"
         pairs = "".join(
             f' x{i if many else ""}="{self._percent(x)}" y{i if many else ""}="{self._percent(y)}"'
             for i, (x, y) in enumerate(points, 1)
         )
         tag = "points" if many else "point"
-        return f'<{tag}{pairs} alt="{label}">{label}</{tag}>'
+        return f'{self.lead}<{tag}{pairs} alt="{label}">{label}</{tag}>'
 
     def _percent(self, share: float) -> str:
         number = f"{PERCENT * min(max(share, 0.0), 1.0):.{self.decimals}f}"

@@ -36,7 +36,10 @@ from referent.training.optimizer import MuonAndAdamW
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
 TEMPLATE = "<image>{expression}"
-GRAMMAR = BoxOrPointsGrammar(box=BoxGrammar(order="xyxy", none=True), points=PointGrammar(decimals=1, none=True))
+# the first token of an answer begins with a space, and so does what the grammar allows
+GRAMMAR = BoxOrPointsGrammar(
+    box=BoxGrammar(order="xyxy", none=True, lead=" "), points=PointGrammar(decimals=1, none=True, lead=" ")
+)
 MAX_INSTANCES = 16  # of an expression where a request does not say
 POINT_TO = ("point to {}", "point at {}", "points of {}")
 POINTED_AT = 0.3  # of the expressions of one object or none, those asked with `POINT_TO`
@@ -91,7 +94,7 @@ def question_and_answer(rng: random.Random, scene: Scene, expression: Expression
         centres = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes]
         points = frame.points_from_image(np.array(sorted(centres), np.float64).reshape(-1, 2))
         return words, GRAMMAR.points.write(points.tolist(), words)
-    return words, GRAMMAR.box.write(frame_boxes(boxes, frame)[0].tolist()) if boxes else NONE
+    return words, GRAMMAR.box.write(frame_boxes(boxes, frame)[0].tolist()) if boxes else f"{GRAMMAR.box.lead}{NONE}"
 
 
 def text_spec(base: CheckpointSpec) -> CheckpointSpec:
