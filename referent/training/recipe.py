@@ -53,9 +53,9 @@ class Recipe:
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0
     weight_decay: float = 0.0
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0
-    l1_weight: Annotated[float, typer.Option(help="Of L1, the mean over cx, cy, w, h.")] = 1.0
-    giou_weight: Annotated[float, typer.Option(help="Of 1 - GIoU.")] = 1.0
-    score_weight: Annotated[float, typer.Option(help="Of the predicted IoU.")] = 1.0
+    l1_weight: Annotated[float, typer.Option(help="Weight of the L1 loss, the mean over cx, cy, w, h.")] = 1.0
+    giou_weight: Annotated[float, typer.Option(help="Weight of 1 - GIoU.")] = 1.0
+    score_weight: Annotated[float, typer.Option(help="Weight of the loss of the predicted IoU.")] = 1.0
     scores: Annotated[bool, typer.Option(help="Give a fresh head scores.")] = True
     four_bits: Annotated[bool, typer.Option(help="`points` only: the base in 4 bits, as in `qlora`.")] = False
     detector: Annotated[
@@ -70,11 +70,11 @@ class Recipe:
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     row_expressions: Annotated[int, typer.Option(help="Expressions of an image in a pass.")] = 8
-    train_limit: Annotated[int | None, typer.Option(help="Random choice of training records.")] = None
-    val_limit: Annotated[int | None, typer.Option(help="Random choice of validation records.")] = None
-    eval_steps: Annotated[int | None, typer.Option(help="Between validations.", show_default="an epoch")] = None
+    train_limit: Annotated[int | None, typer.Option(help="Use a random choice of so many training records.")] = None
+    val_limit: Annotated[int | None, typer.Option(help="Use a random choice of so many validation records.")] = None
+    eval_steps: Annotated[int | None, typer.Option(help="Steps between validations.", show_default="an epoch")] = None
     save_steps: Annotated[
-        int | None, typer.Option(help="Between states to resume from.", show_default="--eval-steps")
+        int | None, typer.Option(help="Steps between states to resume from.", show_default="--eval-steps")
     ] = None
     logging_steps: int = 10
     seed: int = 42
@@ -90,6 +90,9 @@ class Recipe:
     center_crop: Annotated[bool, typer.Option(help="CLIP's crop and boxes of the whole image, for LLaVA.")] = False
     plain_text_loc: Annotated[bool, typer.Option(help="[LOC] as a word, not as a token, for LLaVA.")] = False
     template: Annotated[str | None, typer.Option(help="Prompt; vg and vg-text name the published ones.")] = None
+    knows: Annotated[
+        str | None, typer.Option(help="What the trained model knows, in words that the page and `models` show.")
+    ] = None
 
     @property
     def answers_in_text(self) -> bool:

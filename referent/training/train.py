@@ -212,6 +212,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         "present_threshold": 0.5 if kind == "referents" else None,  # until validation says better
         "referent_threshold": 0.5 if kind == "referents" else None,
         "evaluation": {},
+        "knows": recipe.knows,  # what the base knows isn't what this data teaches
     }
     try:
         trained = CheckpointSpec(**spec.model_dump() | updates)

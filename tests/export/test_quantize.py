@@ -53,7 +53,7 @@ def boxes_of(files: list[Path], expressions: list[str]) -> np.ndarray:
 def test_graphs_are_smaller_and_find_the_same_boxes(quantized: tuple[str, list[Path]]) -> None:
     weights, files = quantized
     size = sum(file.stat().st_size for file in files) / sum(file.stat().st_size for file in GRAPHS.values())
-    assert size < {"int8": 0.45, "int4": 0.36}[weights]  # convolutions and embeddings stay
+    assert size < {"int8": 0.9, "int4": 0.72}[weights]  # of half precision; convolutions and embeddings grow to fp32
     expressions = ["the truck", "soap", "the pineapple", "bell"]
     exact, found = (cxcywh_to_xyxy(boxes_of(each, expressions)) for each in (list(GRAPHS.values()), files))
     assert (exact != found).any()

@@ -62,9 +62,8 @@ def test_what_is_published_in_half_is_restored_in_half(restored: Path, tmp_path:
     restore(tmp_path / "repository", "half", tmp_path / "again")
     before, after = (dict(load_checkpoint(folder)[0].named_parameters()) for folder in (restored, tmp_path / "again"))
     assert before.keys() == after.keys()
-    for name, weight in before.items():
-        torch.testing.assert_close(after[name], weight, rtol=1e-3, atol=1e-6, msg=name)
-    assert any((after[name] != weight).any() for name, weight in before.items())
+    for name, weight in before.items():  # mini itself is published in half
+        assert torch.equal(after[name], weight), name
 
 
 def test_a_restored_model_learns(restored: Path) -> None:
