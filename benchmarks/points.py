@@ -97,10 +97,8 @@ def main() -> None:
     arguments = parser.parse_args()
     asked = list(cases(Materials(load_artwork(arguments.artwork), [], []), arguments.pictures))
     report = Report("points", arguments.out)
-    with (
-        serve(arguments.repository, ["--model", arguments.model]) as service,
-        Client(service.url, timeout_s=120) as client,
-    ):
+    only = {"REFERENT_MODELS": arguments.model, "REFERENT_DEFAULT_MODEL": arguments.model}
+    with serve(arguments.repository, **only) as service, Client(service.url, timeout_s=120) as client:
 
         def ask(case: PointedPicture) -> PointsFound:
             answer = client.ground(case.image, case.expression, arguments.model, case.max_instances)
