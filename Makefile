@@ -7,7 +7,7 @@ IMAGE ?= $(PLACEHOLDER)
 # the repository's URL, for the wheel's metadata: only the release knows where it is hosted
 SOURCE ?=
 
-# two processes, each with the tests of whole files; 2 GB of memory each
+# two processes, 2 GB of memory each; xdist 3.8 does not group the tests of a file with pytest 9.2, so they are shared out
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 

@@ -88,10 +88,9 @@ def export(
 
     Takes little more memory than one layer in fp32 and what merging an adapter changes: weights stay in their files.
     `weights` int8 or int4 rounds those of vision encoder and language model, fp16 stores all in half
-    (`export.quantize`). `quick_parity` checks two cases instead of four.
-    `work` is a folder that keeps what each phase made until all is published. With
-    `calibration`, a file of records and the folder of their images, products and convolutions are of integers
-    (`export.integers`).
+    (`export.quantize`). `quick_parity` checks two cases instead of four. `work` is a folder that keeps what each phase
+    made until all is published. With `calibration`, a file of records and the folder of their images, products and
+    convolutions are of integers (`export.integers`).
 
     Raises `CheckpointError`, `CalibrationError` and, before anything is published, `ParityError`.
     """

@@ -34,7 +34,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what `make test-fast` leaves out. Of several processes, one runs all tests of a file."""
+    """Marks what `make test-fast` leaves out. Of several processes, one should run all tests of a file: xdist 3.8
+    does not group so with pytest 9.2 (`item.nodeid` no longer is what xdist writes)."""
     places = {item: item.path.relative_to(TESTS).as_posix() for item in items}
     for item, place in places.items():
         if place.startswith(TRITON):

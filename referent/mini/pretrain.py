@@ -135,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         Stage((arguments.steps - arguments.dense_steps) * arguments.batch, FULL_MIX),
     ]
     stream = SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed)
-    if trunk is not None and "restored" in load_checkpoint_spec(arguments.base).training:
+    resumed = last_complete_checkpoint(arguments.out)  # its norms are in its state
+    if trunk is not None and not resumed and "restored" in load_checkpoint_spec(arguments.base).training:
         measure_norms(model.eval(), _images(stream))
     # Muon: 200 steps on, patches are told apart a third better than with AdamW alone (docs/experiments.md)
     optimizer = MuonAndAdamW(objective, arguments.learning_rate, WEIGHT_DECAY)
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     if arguments.compile:
         objective.compile_steps()
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.out))
+    trainer.train(resume_from_checkpoint=resumed)
     model.eval()
     if box is not None:
         single = [example for subset in of_one(examples).values() for example in subset]

@@ -1,4 +1,4 @@
-"""A published mini as a start for the next one: what publishing took from it comes back."""
+"""A published mini as a start for the next one: statistics of its batch norms, and another vocabulary."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from referent.modeling.stem import ConvStemLlava
 
 @torch.no_grad()
 def measure_norms(model: GroundingModel, images: Iterable[torch.Tensor]) -> None:
-    """Publishing folds each batch norm into its convolution. Gives the norms the statistics of these batches of images
-    (B, S, S, 3) uint8, so that training normalises again; answers stay as they are."""
+    """Exporters before mini 2 folded each batch norm into its convolution. Gives the norms the statistics of these
+    batches of images (B, S, S, 3) uint8, so that training normalises again; answers stay as they are."""
     norms = [module for module in model.base.model.vision_tower.modules() if isinstance(module, nn.BatchNorm2d)]
     sums = {norm: torch.zeros(2, norm.num_features) for norm in norms}
     count = 0
