@@ -7,9 +7,9 @@ IMAGE ?= $(PLACEHOLDER)
 # the repository's URL, for the wheel's metadata: only the release knows where it is hosted
 SOURCE ?=
 
-# two processes, 2 GB of memory each; xdist 3.8 does not group the tests of a file with pytest 9.2, so they are shared out
+# two processes, 2 GB of memory each; one runs all tests of a file (tests/conftest.py)
 WORKERS ?= 2
-PARALLEL := --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: serve test test-fast test-web lint format docs export bench perf-analyzer deploy-check image-check containers constraints audit image dist pin clean help page chromium web/openapi.json
 

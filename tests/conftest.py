@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -32,10 +33,8 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what `make test-fast` leaves out. Of several processes, one should run all tests of a file: xdist 3.8
-    does not group so with pytest 9.2 (`item.nodeid` no longer is what xdist writes)."""
+    """Marks what `make test-fast` leaves out; of several processes, the longest files come first."""
     places = {item: item.path.relative_to(TESTS).as_posix() for item in items}
     for item, place in places.items():
         if place.startswith(TRITON):
@@ -43,9 +42,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if place.startswith(SLOW):
             item.add_marker("slow")
     if hasattr(config, "workerinput"):  # one of several processes
-        for item, place in places.items():
-            item.add_marker(pytest.mark.xdist_group("load" if place in UNDER_LOAD else place))
         items.sort(key=lambda item: next((i for i, s in enumerate(FIRST) if places[item].startswith(s)), len(FIRST)))
+
+
+@pytest.hookimpl(optionalhook=True)  # not every environment has xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process runs a file: its tests share a service, and some need what those before did. The files under load
+    are one unit. (`--dist loadgroup` of xdist 3.8 does not group with pytest 9.2: it renames tests in vain.)"""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "under load" if file.endswith(UNDER_LOAD) else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
