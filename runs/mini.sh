@@ -5,8 +5,8 @@
 #   DATA=folder WORK=folder runs/mini.sh
 #   DATA=folder WORK=folder FROM=nothing STEPS=9000 runs/mini.sh
 #
-# DATA holds cards/ (images/, labels.csv) and backgrounds/; WORK takes downloads, checkpoints and logs. The trunk starts
-# from the mini that is published in FROM, or from random weights with FROM=nothing.
+# DATA holds cards/ (images/, labels.csv) and backgrounds/; WORK takes downloads, checkpoints and logs. The trunk and its
+# heads start from mini and mini-all as published in FROM, or from random weights with FROM=nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder for downloads and checkpoints}"
@@ -41,8 +41,10 @@ materials=(--artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" 
 if [ "$FROM" = nothing ]; then
     start=(--dense-steps 1500)
 else
-    start=(--base "$WORK/restored" --learning-rate 8e-4)
-    [ -d "$WORK/restored" ] || $PYTHON -m export.restore mini --from "$FROM" --out "$WORK/restored"
+    start=(--base "$WORK/restored/mini" "$WORK/restored/mini-all" --learning-rate 7e-4)
+    for name in mini mini-all; do
+        [ -d "$WORK/restored/$name" ] || $PYTHON -m export.restore "$name" --from "$FROM" --out "$WORK/restored/$name"
+    done
 fi
 [ -d "$WORK/base/referents" ] || $PYTHON -m referent.mini.pretrain "${materials[@]}" "${start[@]}" \
     --out "$WORK/base" --steps "${STEPS:-3800}" --eval-steps 1900 --save-steps 250

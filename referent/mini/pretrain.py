@@ -24,7 +24,7 @@ from referent.mini import shape as mini
 from referent.mini.expressions import training_expressions
 from referent.mini.renewal import measure_norms, translate
 from referent.mini.scenes import CLASSES, Materials, training_scene
-from referent.mini.stream import SceneStream, Stage
+from referent.mini.stream import ORDERS, RANKS, SceneStream, Stage
 from referent.mini.tokenizer import train_tokenizer
 from referent.mini.validation import (
     add_arguments,
@@ -58,7 +58,7 @@ ROW = Bucket(mini.IMAGE_TOKENS + 88, 8)
 HEADS = ("head", "referents")
 NORM_IMAGES = 512  # which a restored base's batch norms are measured on
 DENSE_MIX = {"photo": 0.12, "cut": 0.12, "icons": 0.12, "crowd": 0.64}
-FULL_MIX = {"photo": 0.2, "cut": 0.14, "icons": 0.3, "crowd": 0.08, "alike": 0.14, "rows": 0.14}
+FULL_MIX = {"photo": 0.2, "cut": 0.14, "icons": 0.26, "crowd": 0.08, "alike": 0.18, "rows": 0.14}
 
 
 def _words(materials: Materials, seed: int = 7) -> Iterator[str]:
@@ -97,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dense-steps", type=int, default=0, help="first steps, on image features alone")
     parser.add_argument("--eval-steps", type=int, default=500)
     parser.add_argument("--save-steps", type=int, default=500, help="between states to resume from")
-    parser.add_argument("--base", type=Path, help="a checkpoint whose trunk and tokenizer to go on from")
-    parser.add_argument("--fresh-heads", action="store_true", help="do not go on with the base's box head")
+    parser.add_argument("--base", type=Path, nargs="+", default=[], help="checkpoints of one trunk to go on from")
+    parser.add_argument("--fresh-heads", action="store_true", help="do not go on with the base's heads")
     parser.add_argument("--heads", choices=("both", *HEADS), default="both", help="what is trained on the trunk")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile")
     arguments = parser.parse_args(argv)
@@ -106,10 +106,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(arguments.seed)
     materials = load_materials(arguments, "train")
     tokenizer_file = arguments.out / TOKENIZER_FILE
-    trunk = load_checkpoint(arguments.base)[0] if arguments.base else None
+    bases = [load_checkpoint(directory)[0] for directory in arguments.base]
+    trunk = bases[0] if bases else None
     as_it_is = trunk is not None and trunk.base.config.text_config.vocab_size == mini.VOCABULARY_SIZE
     if not tokenizer_file.exists() and as_it_is:
-        copyfile(arguments.base / TOKENIZER_FILE, tokenizer_file)
+        copyfile(arguments.base[0] / TOKENIZER_FILE, tokenizer_file)
     elif not tokenizer_file.exists():
         train_tokenizer(_words(materials), tokenizer_file)
 
@@ -117,26 +118,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoder = load_checkpoint_encoder(arguments.out, spec)
     llava = ConvStemLlava(mini.mini_config()) if trunk is None else trunk.llava
     if trunk is not None and not as_it_is:
-        llava = translate(llava, load_tokenizer(arguments.base), load_tokenizer(arguments.out))
+        llava = translate(llava, load_tokenizer(arguments.base[0]), load_tokenizer(arguments.out))
     hidden_size = llava.config.text_config.hidden_size
-    kept = None if trunk is None or arguments.fresh_heads else trunk.box_head
+    kept = [] if arguments.fresh_heads else bases
+    box_head = next((base.box_head for base in kept if base.box_head), None)
+    referent_head = next((base.referent_head for base in kept if base.referent_head), None)
     model = GroundingModel(
         llava,
-        None if arguments.heads == "referents" else kept or BoxHead(hidden_size, spec.head_dropout),
-        referent_head=None if arguments.heads == "head" else ReferentHead(hidden_size, spec.image_tokens, 0.0),
+        None if arguments.heads == "referents" else box_head or BoxHead(hidden_size, spec.head_dropout),
+        referent_head=None
+        if arguments.heads == "head"
+        else referent_head or ReferentHead(hidden_size, spec.image_tokens, 0.0),
     )
     referents_spec = spec.model_copy(update={"kind": "referents", "present_threshold": 0.5, "referent_threshold": 0.5})
     box = HeadGrounder(model, spec, encoder) if model.box_head else None
     referents = ReferentGrounder(model, referents_spec, encoder) if model.referent_head else None
     examples = validation_examples(arguments)
-    objective = Objective(model, PRETRAINING, DenseSupervision(hidden_size, len(CLASSES)))
+    objective = Objective(model, PRETRAINING, DenseSupervision(hidden_size, len(CLASSES), len(ORDERS), RANKS))
     stages = [
         Stage(arguments.dense_steps * arguments.batch, DENSE_MIX),
         Stage((arguments.steps - arguments.dense_steps) * arguments.batch, FULL_MIX),
     ]
     stream = SceneStream(materials, spec, encoder, CLASSES, stages, ROW, arguments.seed)
     resumed = last_complete_checkpoint(arguments.out)  # its norms are in its state
-    if trunk is not None and not resumed and "restored" in load_checkpoint_spec(arguments.base).training:
+    if trunk is not None and not resumed and "restored" in load_checkpoint_spec(arguments.base[0]).training:
         measure_norms(model.eval(), _images(stream))
     # Muon: 200 steps on, patches are told apart a third better than with AdamW alone (docs/experiments.md)
     optimizer = MuonAndAdamW(objective, arguments.learning_rate, WEIGHT_DECAY)

@@ -9,7 +9,8 @@
   the image features.
 - text: for models that answer in words instead, cross-entropy of the answer's tokens.
 - dense: from each patch's image feature the object's class, and its box through the box head itself. What the box
-  head learns at thousands of patches serves at [LOC], which then only has to fetch the right patch.
+  head learns at thousands of patches serves at [LOC], which then only has to fetch the right patch. And its rank among
+  the objects of its name in several orders: from each side, and by size.
 """
 
 from collections.abc import Callable
@@ -118,20 +119,23 @@ def answer_loss(model: GroundingModel, hidden: torch.Tensor, labels: torch.Tenso
 
 
 class DenseSupervision(nn.Module):
-    """Class logits from image features; exists in training only."""
+    """Logits of class and ranks from image features; exists in training only."""
 
-    def __init__(self, hidden_size: int, classes: int) -> None:
+    def __init__(self, hidden_size: int, classes: int, orders: int = 0, ranks: int = 0) -> None:
         super().__init__()
+        self.orders = orders
         self.norm = nn.LayerNorm(hidden_size)
         self.classify = nn.Linear(hidden_size, classes + 1)
+        self.rank = nn.Linear(hidden_size, orders * ranks) if orders else None
 
     def losses(
         self, model: GroundingModel, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """patch_class and, of a model with a box head, patch_box of a batch, and the share of object patches classified
-        right as a figure."""
+        """patch_class, patch_rank where it is supervised and, of a model with a box head, patch_box of a batch; and the
+        shares of object patches that are classified and ranked right as figures."""
         labels, objects = batch["patch_class"], batch["patch_shown"]
-        logits = self.classify(self.norm(image_features.float())).float()
+        features = self.norm(image_features.float())
+        logits = self.classify(features).float()
         entropy = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=LABEL_SMOOTHING
         ).view_as(labels)
@@ -140,6 +144,12 @@ class DenseSupervision(nn.Module):
             "patch_class": entropy[objects].mean() + BACKGROUND_WEIGHT * entropy[~objects].mean(),
             "patch_accuracy": right[objects].float().mean().detach(),
         }
+        if self.rank is not None:
+            ranks = batch["patch_ranks"].flatten(1)  # (B, K * orders)
+            ranked = ranks != NO_LABEL
+            logits = self.rank(features).float().unflatten(-1, (self.orders, -1)).flatten(1, 2)[ranked]
+            losses["patch_rank"] = F.cross_entropy(logits, ranks[ranked], reduction="sum") / max(1, len(logits))
+            losses["rank_accuracy"] = (logits.argmax(-1) == ranks[ranked]).sum() / max(1, len(logits))
         if model.box_head is not None:
             with full_precision(image_features):
                 boxes, _ = model.box_head(model.base.model.language_model.norm(image_features[objects].float()))
@@ -152,7 +162,7 @@ def full_precision(like: torch.Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-FIGURES = ("iou", "pointed", "patch_accuracy")
+FIGURES = ("iou", "pointed", "patch_accuracy", "rank_accuracy")
 
 
 class Objective(nn.Module):

@@ -60,6 +60,15 @@ def test_a_run_starts_from_a_restored_model_of_another_vocabulary(given: list[st
     assert all((learnt[name] != weights[name]).any() for name in means)  # measured
 
 
+def test_a_run_starts_from_both_heads_of_a_run(run: Path, given: list[str], tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    bases = ["--base", *(str(run / kind) for kind in ("head", "referents"))]
+    pretrain.main([*given, f"--out={again}", *bases, "--steps=2", "--learning-rate=0"])
+    for kind, layer in (("head", "box_head.score.weight"), ("referents", "referent_head.query.weight")):
+        before, after = (load_checkpoint(folder / kind)[0].state_dict() for folder in (run, again))
+        assert torch.equal(before[layer], after[layer])
+
+
 def test_a_run_goes_on_and_leaves_a_checkpoint_of_each_kind(run: Path) -> None:
     history = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
     assert [line["step"] for line in history if "eval_scenes_f1" in line] == [2, 4]  # one history

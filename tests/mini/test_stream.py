@@ -10,9 +10,9 @@ from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.mini.scenes import SIDE, Materials, Scene, make_scene
-from referent.mini.stream import SceneStream, encode_scene
+from referent.mini.stream import ORDERS, SceneStream, encode_scene
 from referent.training.encoding import collate
-from referent.training.losses import PRETRAINING, box_loss, overlap
+from referent.training.losses import NO_LABEL, PRETRAINING, box_loss, overlap
 from tests.support.tiny import TINY_PROMPT
 from tests.support.training import GRID, NAMES
 
@@ -38,6 +38,27 @@ def test_targets_lie_where_the_scene_shows_them(spec: ModelSpec, tokenizer_file:
     assert (sample["patch_shown"].reshape(GRID, GRID) == points).all()
     assert (sample["patch_class"].reshape(GRID, GRID)[points] == NAMES.index("cup")).all()
     assert (sample["patch_class"].reshape(GRID, GRID)[~points] == len(NAMES)).all()
+
+
+def test_objects_of_one_name_are_ranked_in_every_order(spec: ModelSpec, tokenizer_file: Path) -> None:
+    from PIL import Image
+
+    scene = Scene(Image.new("RGB", (SIDE, SIDE)), np.zeros((SIDE, SIDE), np.uint8))
+    for name, box in (
+        ("cup", (192, 0, 240, 48)), ("cup", (0, 48, 96, 144)), ("cup", (96, 192, 120, 216)), ("cup", (240, 2, 288, 50)),
+        (next(name for name in NAMES if name != "cup"), (144, 96, 192, 144)),
+    ):  # fmt: skip
+        scene.add(name, box)
+    encoder = PromptEncoder(TINY_PROMPT, tokenizer_file, spec.image_tokens)
+    sample = encode_scene(random.Random(0), scene, spec, encoder, NAMES, Bucket(GRID**2 + 80, 3))
+    ranks = sample["patch_ranks"].reshape(GRID, GRID, len(ORDERS))
+    places = {"first": (0, 8), "large": (2, 0), "small": (8, 4), "alone": (4, 6), "background": (11, 11)}
+    found = {name: dict(zip(ORDERS, ranks[place].tolist(), strict=True)) for name, place in places.items()}
+    assert {found["large"][order] for order in ("left", "largest")} == {0}
+    assert [found[name]["right"] for name in ("first", "small", "large")] == [1, 2, 3]
+    assert found["large"]["top"] == 2
+    assert found["first"]["top"] == found["first"]["largest"] == NO_LABEL  # two cups are as high and as large
+    assert set(found["alone"].values()) == set(found["background"].values()) == {NO_LABEL}
 
 
 def test_batches_stack(stream: SceneStream) -> None:

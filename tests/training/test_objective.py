@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from referent.mini.shape import IMAGE_TOKENS, mini_config
-from referent.mini.stream import SceneStream
+from referent.mini.stream import ORDERS, RANKS, SceneStream
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.heads import BoxHead, ReferentHead
 from referent.modeling.stem import ConvStemLlava
@@ -23,7 +23,7 @@ def objective() -> Objective:
     config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers = 1, 2
     referent_head = ReferentHead(256, IMAGE_TOKENS, dropout=0.0)
     model = GroundingModel(ConvStemLlava(config), BoxHead(256, dropout=0.0), referent_head=referent_head)
-    return Objective(model, PRETRAINING, DenseSupervision(256, len(NAMES))).train()
+    return Objective(model, PRETRAINING, DenseSupervision(256, len(NAMES), len(ORDERS), RANKS)).train()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,17 @@ def test_steps_lower_every_part_of_the_loss_of_their_batch(
     for _ in range(10):
         step(objective, optimizer, batch)
     last = {name: value.item() for name, value in objective(**batch).items()}
-    assert {"box", "score", "point", "token", "token_box", "presence", "patch_class", "patch_box"} <= first.keys()
+    assert {
+        "box",
+        "score",
+        "point",
+        "token",
+        "token_box",
+        "presence",
+        "patch_class",
+        "patch_rank",
+        "patch_box",
+    } <= first.keys()
     higher = {name: (first[name], last[name]) for name in first.keys() - set(FIGURES) if last[name] >= first[name]}
     assert not higher
 
@@ -68,7 +78,9 @@ def test_boxes_at_tokens_are_trained_before_the_language_model(
 ) -> None:
     objective.expressions = False
     parts = objective(**batch)
-    assert parts.keys() == {"loss", "token_box", "patch_class", "patch_box", "patch_accuracy"}
+    assert parts.keys() == {
+        "loss", "token_box", "patch_class", "patch_box", "patch_rank", "patch_accuracy", "rank_accuracy",
+    }  # fmt: skip
     parts["loss"].backward()
     assert objective.model.referent_head.mlp[-1].weight.grad.any()
 
