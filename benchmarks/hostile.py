@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import Process, Queue
+from multiprocessing import Event, Process, Queue
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,14 @@ def weighed(pid: int) -> Iterator[dict[str, float]]:
     peak["process"] = next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if "VmHWM" in line)
 
 
+def watch(url: str, ended: Any, times: Any) -> None:
+    """Polls /livez until the end, then puts all milliseconds."""
+    found: list[float] = []
+    while not ended.is_set():
+        found += poll(url, 1)
+    times.put(found)
+
+
 def collect(url: str, clients: int, inputs: list[Input]) -> tuple[list[Outcome], list[float]]:
     """The result of each request, and the milliseconds of /livez meanwhile."""
     outcomes: Any = Queue()
@@ -95,14 +103,9 @@ def collect(url: str, clients: int, inputs: list[Input]) -> tuple[list[Outcome],
     for sender in senders:
         sender.start()
     found: list[Outcome] = []
-    times: list[float] = []
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.is_set():
-            times.extend(poll(url, 1))
-
-    watcher = threading.Thread(target=watch)
+    times: Any = Queue()
+    ended = Event()
+    watcher = Process(target=watch, args=(url, ended, times))  # what else is measured here must not delay it
     watcher.start()
     left = len(senders)
     while left:
@@ -111,10 +114,10 @@ def collect(url: str, clients: int, inputs: list[Input]) -> tuple[list[Outcome],
         if outcome:
             found.append(outcome)
     ended.set()
-    watcher.join()
-    for sender in senders:
-        sender.join()
-    return found, times
+    measured = times.get()
+    for process in (watcher, *senders):
+        process.join()
+    return found, measured
 
 
 def rows_of(found: list[Outcome], corpus: list[Input]) -> list[Row]:

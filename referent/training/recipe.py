@@ -32,66 +32,75 @@ class Recipe:
     mode: Annotated[
         Mode,
         typer.Argument(
-            help="What is trained: head; adapter and head; the same on 4 bits; everything; answers in text; points; "
-            "adapter and a head for every referent; everything, with visual position prompts."
+            help="frozen: the head alone. lora: an adapter and the head. qlora: the same on a base in 4 bits. "
+            "full: all weights. text: answers in text. points: points in text. referents: an adapter and a head for "
+            "every referent. vpp: all weights, with visual position prompts."
         ),
     ]
     base: Base
     data: Data
     images: Images
     out: Annotated[Path, typer.Option(help="Where checkpoints go; a run found there is resumed.")]
-    epochs: Annotated[float, typer.Option(help="Passes over the data; --steps overrides it.")] = 10.0
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None
-    batch: Annotated[int, typer.Option(help="Images a step and process.")] = 8
-    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1
-    learning_rate: Annotated[float, typer.Option(help="Peak; in `full` and `vpp` of what is new.")] = 2e-4
-    vision_learning_rate: Annotated[float, typer.Option(help="`full` and `vpp` only.")] = 2e-6
-    projector_learning_rate: Annotated[float, typer.Option(help="`full` and `vpp` only.")] = 2e-5
-    language_learning_rate: Annotated[float, typer.Option(help="`full` and `vpp` only.")] = 2e-5
-    detector_learning_rate: Annotated[float, typer.Option(help="`vpp` only.")] = 1e-5
-    min_learning_rate: Annotated[float, typer.Option(help="Where the cosine ends.")] = 1e-6
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0
-    weight_decay: float = 0.0
+    epochs: Annotated[float, typer.Option(help="How often all data is passed; --steps takes precedence.")] = 10.0
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimizer, in place of --epochs.")] = None
+    batch: Annotated[int, typer.Option(help="Images of a step, in each process.")] = 8
+    accumulate: Annotated[int, typer.Option(help="Batches whose gradients are added up for one step.")] = 1
+    learning_rate: Annotated[float, typer.Option(help="The highest; with `full` and `vpp`, of new weights.")] = 2e-4
+    vision_learning_rate: Annotated[float, typer.Option(help="Of the vision encoder, with `full` and `vpp`.")] = 2e-6
+    projector_learning_rate: Annotated[float, typer.Option(help="Of the projector, with `full` and `vpp`.")] = 2e-5
+    language_learning_rate: Annotated[float, typer.Option(help="Of the language model, with `full` and `vpp`.")] = 2e-5
+    detector_learning_rate: Annotated[float, typer.Option(help="Of the detector, with `vpp`.")] = 1e-5
+    min_learning_rate: Annotated[float, typer.Option(help="The lowest, where the cosine ends.")] = 1e-6
+    warmup: Annotated[int, typer.Option(help="Steps in which the learning rate rises.")] = 0
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0
     l1_weight: Annotated[float, typer.Option(help="Weight of the L1 loss, the mean over cx, cy, w, h.")] = 1.0
     giou_weight: Annotated[float, typer.Option(help="Weight of 1 - GIoU.")] = 1.0
     score_weight: Annotated[float, typer.Option(help="Weight of the loss of the predicted IoU.")] = 1.0
-    scores: Annotated[bool, typer.Option(help="Give a fresh head scores.")] = True
-    four_bits: Annotated[bool, typer.Option(help="`points` only: the base in 4 bits, as in `qlora`.")] = False
+    scores: Annotated[bool, typer.Option(help="A new head has scores.")] = True
+    four_bits: Annotated[bool, typer.Option(help="With `points`: the base in 4 bits, as with `qlora`.")] = False
     detector: Annotated[
-        Path | None, typer.Option(help="`vpp` only: DETR's weights, for a base without visual position prompts.")
+        Path | None, typer.Option(help="With `vpp`: weights of DETR, for a base without visual position prompts.")
     ] = None
     conversations: Annotated[
         Path | None,
-        typer.Option(help="`vpp` only: conversations as of LLaVA or VPP-SFT, every answer, in place of train.jsonl."),
+        typer.Option(help="With `vpp`: a file of conversations (LLaVA, VPP-SFT) in place of train.jsonl."),
     ] = None
-    loc_head: Annotated[bool, typer.Option(help="`vpp` only: a box head at [LOC], in place of text.")] = False
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    row_expressions: Annotated[int, typer.Option(help="Expressions of an image in a pass.")] = 8
-    train_limit: Annotated[int | None, typer.Option(help="Use a random choice of so many training records.")] = None
-    val_limit: Annotated[int | None, typer.Option(help="Use a random choice of so many validation records.")] = None
+    loc_head: Annotated[bool, typer.Option(help="With `vpp`: a box head at [LOC] in place of text.")] = False
+    lora_rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16
+    lora_alpha: Annotated[int, typer.Option(help="The adapter counts alpha / rank times.")] = 32
+    lora_dropout: Annotated[float, typer.Option(help="Dropout in the adapter.")] = 0.05
+    row_expressions: Annotated[int, typer.Option(help="Expressions of an image that one pass answers.")] = 8
+    train_limit: Annotated[int | None, typer.Option(help="Train on so many records, chosen at random.")] = None
+    val_limit: Annotated[int | None, typer.Option(help="Validate on so many records, chosen at random.")] = None
     eval_steps: Annotated[int | None, typer.Option(help="Steps between validations.", show_default="an epoch")] = None
     save_steps: Annotated[
-        int | None, typer.Option(help="Steps between states to resume from.", show_default="--eval-steps")
+        int | None, typer.Option(help="Steps between states from which a run can go on.", show_default="--eval-steps")
     ] = None
-    logging_steps: int = 10
-    seed: int = 42
+    logging_steps: Annotated[int, typer.Option(help="Steps between lines of the log.")] = 10
+    seed: Annotated[int, typer.Option(help="Of the order of the data and of new weights.")] = 42
     workers: Annotated[int, typer.Option(help="Processes that prepare data.")] = 2
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = False
     base_dtype: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="The base's weights in memory; `full` needs fp32.")
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Type of the base's weights in memory; `full` needs fp32.")
     ] = "fp32"
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False
-    compile: Annotated[bool, typer.Option(help="torch.compile; rows are then of one length.")] = False
-    deepspeed: Annotated[Path | None, typer.Option(help="DeepSpeed's configuration, as runs/zero3.json.")] = None
-    fresh_head: Annotated[bool, typer.Option(help="Do not keep the head of a checkpoint.")] = False
-    center_crop: Annotated[bool, typer.Option(help="CLIP's crop and boxes of the whole image, for LLaVA.")] = False
-    plain_text_loc: Annotated[bool, typer.Option(help="[LOC] as a word, not as a token, for LLaVA.")] = False
-    template: Annotated[str | None, typer.Option(help="Prompt; vg and vg-text name the published ones.")] = None
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Compute activations twice: less memory, more time.")] = (
+        False
+    )
+    compile: Annotated[bool, typer.Option(help="Use torch.compile; all rows then have one length.")] = False
+    deepspeed: Annotated[Path | None, typer.Option(help="A configuration of DeepSpeed, such as runs/zero3.json.")] = (
+        None
+    )
+    fresh_head: Annotated[bool, typer.Option(help="Start with a new head, not with that of the checkpoint.")] = False
+    center_crop: Annotated[
+        bool, typer.Option(help="For LLaVA: crop as CLIP does; boxes are those of the whole image.")
+    ] = False
+    plain_text_loc: Annotated[bool, typer.Option(help="For LLaVA: [LOC] is plain text, not a token of its own.")] = (
+        False
+    )
+    template: Annotated[str | None, typer.Option(help="The prompt; `vg` and `vg-text` are the published ones.")] = None
     knows: Annotated[
-        str | None, typer.Option(help="What the trained model knows, in words that the page and `models` show.")
+        str | None, typer.Option(help="What the model knows, in words that the page and `referent models` show.")
     ] = None
 
     @property
