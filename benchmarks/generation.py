@@ -26,7 +26,7 @@ from benchmarks.lib.measuring import Blocks, Report, Row, arguments_of, bars, me
 from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Subject, serve
 from benchmarks.soak import GROWTH_PERCENT, growth, memory_mb
 from export.build import export
-from referent.generation.engine import Decisions, Decoder, DecoderRow, Engine, Pass
+from referent.generation.engine import Ask, Bits, DecoderRow, Engine, WrittenAnswer
 from referent.generation.onnx import OnnxDecoder
 from referent.generation.questions import load_tokenizer, plan, question_of
 from referent.kinds.generator import generation_of
@@ -58,46 +58,33 @@ class InProcessWriter:
         self._tokenizer = load_tokenizer(encoder.tokenizer_json, self.decoder.vocabulary, self._generation.eos_token_id)
         self._subject, self._data = subject, PICTURE.read_bytes()
 
-    def row(self, expressions: Sequence[str], seed: int = 0) -> DecoderRow:
+    def row(self, expressions: Sequence[str], seed: int = 0, answer: type[WrittenAnswer] = WrittenAnswer) -> DecoderRow:
         """One image with so many expressions."""
         shape = (1, self._subject.bundle.image_tokens, self.decoder.width)
         features = np.random.default_rng(seed).standard_normal(shape, np.float32)
         question = question_of(self._subject.arrays(self._data, expressions), features)
         [row] = plan(question, self._tokenizer, self._generation, self.decoder.columns)
+        if answer is not WrittenAnswer:
+            larks = [self._generation.grammar.lark(label, 1) for label in question.labels]
+            row.answers = [answer(self._tokenizer, *given) for given in zip(larks, question.suffixes, strict=True)]
         return row
 
 
-class TokenByToken:
-    """A decoder that needs a pass for each token, as one without forced tokens does."""
+class PlainAnswer(WrittenAnswer):
+    """Takes a pass for each token, also for those that the grammar forces."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self.slots, self.columns, self.vocabulary = decoder.slots, decoder.columns, decoder.vocabulary
-        self.passes = 0
+    def _force(self) -> None:
+        self._end()
 
-    def run(self, inputs: Pass) -> Decisions:
-        past = inputs.mask.shape[2] - inputs.mask.shape[1]
-        if not past:
-            self.passes += 1
-            return self._decoder.run(inputs)
-        [start], mask = inputs.starts, inputs.mask[:, :, :past].copy()
-        for at in range(inputs.counts[0]):
-            mask[:, at:, start : start + at] = inputs.mask[:, at:, past : past + at]  # fed in the passes before
-            decisions = self._decoder.run(
-                inputs._replace(
-                    input_ids=inputs.input_ids[:, at : at + 1],
-                    position_ids=inputs.position_ids[:, at : at + 1],
-                    mask=np.concatenate([mask[:, at : at + 1], np.ones((1, 1, 1), np.bool_)], axis=2),
-                    select=np.zeros_like(inputs.select),
-                    starts=[start + at],
-                    counts=[1],
-                )
-            )
-            self.passes += 1
-        return decisions
+    def asks(self, first: int) -> list[Ask]:
+        asked, forced = super().asks(first), self._matcher.compute_ff_tokens()
+        return [ask._replace(allowed=_bit(forced[0], len(ask.allowed))) if forced else ask for ask in asked]
 
-    def move(self, source: int, target: int, columns: int) -> None:
-        self._decoder.move(source, target, columns)
+
+def _bit(token: int, size: int) -> Bits:
+    bits = np.zeros(size, np.uint8)
+    bits[token // 8] = 1 << token % 8
+    return bits
 
 
 def write(engine: Engine, rows: Sequence[DecoderRow]) -> None:
@@ -136,21 +123,20 @@ def longest(writer: InProcessWriter) -> tuple[int, Figure]:
 
 def forced(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Figure]]:
     """One box, forced tokens with their decisions or in passes of their own."""
-    plain = TokenByToken(writer.decoder)
-    engines = {"forced": Engine(writer.decoder), "a token a pass": Engine(plain)}
+    engine = Engine(writer.decoder)
+    ways = {"forced": WrittenAnswer, "a token a pass": PlainAnswer}
     texts, times, passes = set(), {}, {}
-    for name, engine in engines.items():
-        row = writer.row(EXPRESSIONS[:1], seed)
+    for name, way in ways.items():
+        row = writer.row(EXPRESSIONS[:1], seed, way)
         write(engine, [row])
         texts.add(row.answers[0].text)
-        passes[name] = plain.passes if engine is engines["a token a pass"] else row.passes
-        times[name] = list[list[float]]()
+        times[name], passes[name] = list[list[float]](), row.passes
     assert len(texts) == 1
     for _ in range(rounds):
-        for name, engine in engines.items():
-            times[name].append([decoding_ms(engine, [writer.row(EXPRESSIONS[:1], seed)])])
+        for name, way in ways.items():
+            times[name].append([decoding_ms(engine, [writer.row(EXPRESSIONS[:1], seed, way)])])
     gains = over_rounds(lambda own, plain: plain / own, *times.values())
-    rows = [{"a box": name, "passes": passes[name], "decoding, ms": median(times[name])} for name in engines]
+    rows = [{"a box": name, "passes": passes[name], "decoding, ms": median(times[name])} for name in ways]
     gain = statistics.median(gains)
     return rows, [Figure("forced against one token a pass, one box, decoding", ">= 2x", spread(gains), gain >= 2)]
 

@@ -22,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +97,8 @@ def peer(name: str, checkpoint: Path, tokens: int | None, body: Body) -> Iterato
                     time.sleep(0.2)
             yield url
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # and LitServe's workers, which outlive a signal to it alone
+            with suppress(ProcessLookupError):  # it ended
+                os.killpg(process.pid, signal.SIGKILL)  # and LitServe's workers, which outlive a signal to it alone
             process.wait()
 
 

@@ -125,7 +125,7 @@ def read_keys(file: Path) -> list[Key]:
         match = LINE.fullmatch(line)
         scopes = frozenset(match["scopes"].split(",")) if match else frozenset()
         if not match or not scopes <= set(SCOPES):
-            raise ValueError(f"{file}, line {number} is no NAME:SCOPES:SHA256 with scopes of {', '.join(SCOPES)}")
+            raise ValueError(f"{file}, line {number} is not NAME:SCOPES:SHA256 with scopes of {', '.join(SCOPES)}")
         keys.append(Key(match["name"], scopes, match["digest"]))
     return keys
 
@@ -153,7 +153,7 @@ def main() -> None:
     args = parser.parse_args()
     secret, line = new_key(args.name, args.scope or ["infer"])
     if not LINE.fullmatch(line):
-        sys.exit(f"{args.name!r} is no name of letters, digits, '.', '_' and '-', up to 64 of them")
+        sys.exit(f"{args.name!r} is not a name of letters, digits, '.', '_' and '-', up to 64 of them")
     if args.file:
         with open(os.open(args.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
             file.write(f"{line}\n")

@@ -224,7 +224,7 @@ class ResultsFile:
             try:
                 result = BatchResult.model_validate_json(line)
             except ValidationError:
-                raise ValueError(f"{file}:{number} is no result of referent batch: give another --out") from None
+                raise ValueError(f"{file}:{number} is not a result of referent batch: give another --out") from None
             if result.model != self.model:
                 asked = result.model or "the service's default"
                 raise ValueError(f"{file}:{number} was asked of another model, {asked}: give another --out")

@@ -78,7 +78,7 @@ def _texts(expressions: str | Sequence[str]) -> list[str]:
     asked = [expressions] if isinstance(expressions, str) else list(given)
     for text in asked:
         if not isinstance(text, str):
-            raise ValueError(f"{text!r:.80} is no expression: give a text, or a list of texts")
+            raise ValueError(f"{text!r:.80} is not an expression: give a text, or a list of texts")
         if any("\ud800" <= character <= "\udfff" for character in text):  # a byte that was not UTF-8
             raise ValueError(f"the expression {text!r} is not UTF-8 text")
     return asked
@@ -189,7 +189,7 @@ class AsyncClient:
         """What `ground_many` yields for the item. Raises errors that every item would get."""
         try:
             if not isinstance(item, tuple | list) or len(item) != 2:
-                raise ValueError(f"{item!r:.80} is no item: give (image, expressions)")
+                raise ValueError(f"{item!r:.80} is not an item: give (image, expressions)")
             return await self.ground(*item, model, max_instances, heatmap)
         except ServiceUnreachableError as error:
             if not await self._answers():
@@ -429,9 +429,9 @@ def _base_of(given: str) -> httpx.URL:
     try:
         url = httpx.URL(given if "://" in given else f"http://{given.lstrip('/')}")
     except httpx.InvalidURL as error:
-        raise ServiceUnreachableError(f"{shown!r} is no URL of a service: {error}") from error
+        raise ServiceUnreachableError(f"{shown!r} is not the URL of a service: {error}") from error
     if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
-        raise ServiceUnreachableError(f"{shown!r} is no URL of a service: it is like {DEFAULT_URL}")
+        raise ServiceUnreachableError(f"{shown!r} is not the URL of a service: it is like {DEFAULT_URL}")
     return url
 
 

@@ -173,9 +173,9 @@ def parse_box(text: str) -> Floats | None:
     try:
         x1, y1, x2, y2 = (float(number) for number in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is no box: give x1, y1, x2, y2 in pixels, or nothing") from None
+        raise ValueError(f"{text!r} is not a box: give x1, y1, x2, y2 in pixels, or nothing") from None
     if not (x1 < x2 and y1 < y2):
-        raise ValueError(f"{text!r} is no box: x1 must be less than x2, and y1 less than y2")
+        raise ValueError(f"{text!r} is not a box: x1 must be less than x2, and y1 less than y2")
     return np.array([x1, y1, x2, y2])
 
 

@@ -77,7 +77,7 @@ def bundle_names(repository: Path) -> list[str]:
 def load_bundle(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:
     """Read one version (default: the latest); returns it with its digest, "sha256:...". Raises `BundleError`."""
     if not re.match(MODEL_NAME, name):
-        raise BundleError(f"{name!r} is no model name: it must match {MODEL_NAME}")
+        raise BundleError(f"{name!r} is not a model name: it must match {MODEL_NAME}")
     file = repository / name / (version or latest_version(repository, name)) / BUNDLE_FILE
     try:
         content = file.read_bytes()
@@ -106,7 +106,7 @@ def load_encoder(repository: Path, bundle: Bundle) -> PromptEncoder:
     try:
         return PromptEncoder(bundle.prompt, repository / relative, bundle.image_tokens)
     except Exception as error:  # all that tokenizers raises
-        raise BundleError(f"{relative} is no tokenizer of this model: {error}") from error
+        raise BundleError(f"{relative} is not a tokenizer of this model: {error}") from error
 
 
 def verify_files(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:

@@ -135,7 +135,7 @@ async def fetch(
 
 
 def is_public(address: str) -> bool:
-    """Whether an IPv4 or IPv6 address belongs to the public internet. Raises ValueError if it is no address."""
+    """Whether an IPv4 or IPv6 address belongs to the public internet. Raises ValueError if it is not an address."""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
         embedded = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour

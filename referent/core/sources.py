@@ -60,7 +60,7 @@ def held(source: ImageSource) -> str | os.PathLike[str] | bytes | Image.Image:
         return source
     if hasattr(source, "read"):
         return _all_of(source)
-    raise ValueError(f"{type(source).__name__} {_shown(source)} is no image: {WANTED}")
+    raise ValueError(f"{type(source).__name__} {_shown(source)} is not an image: {WANTED}")
 
 
 def encoded(source: ImageSource) -> bytes:

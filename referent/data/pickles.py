@@ -48,7 +48,7 @@ def load_pickle(file: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise PickleError(f"{file.name} is no readable pickle: {error}") from error
+        raise PickleError(f"{file.name} is not a readable pickle: {error}") from error
 
 
 def _plain(value: Any) -> Any:

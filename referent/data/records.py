@@ -144,7 +144,8 @@ def check_image_path(image: str) -> None:
 
 
 def check_box(box_xyxy: Box, width: int, height: int) -> Box:
-    """The box, clipped to the image. Raises `RowError` if it is no box or leaves the image by more than `OVERHANG`."""
+    """The box, clipped to the image. Raises `RowError` if it is not a box, or leaves the image by more
+    than `OVERHANG`."""
     x1, y1, x2, y2 = box_xyxy
     if not all(map(math.isfinite, box_xyxy)):
         raise RowError("box is not a number")

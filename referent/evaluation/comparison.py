@@ -38,7 +38,7 @@ class Run:
     def load(cls, folder: Path) -> "Run":
         """Raises `ComparisonError`."""
         if not (folder / FIGURES).is_file():
-            raise ComparisonError(f"{folder} is no run: it has no {FIGURES}; make one with: referent evaluate --out")
+            raise ComparisonError(f"{folder} is not a run: it has no {FIGURES}; make one with: referent evaluate --out")
         figures = json.loads((folder / FIGURES).read_text())
         records = [record for record in read_records(folder / RECORDS) if isinstance(record, Record)]
         return cls(figures["run"]["name"], figures, join(records, read_predictions(folder / PREDICTIONS)))

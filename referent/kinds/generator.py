@@ -161,7 +161,7 @@ class Generator(Kind):
             if (arrays[FINISH_REASONS.name] == REASONS.index("error")).any():
                 raise ValueError("an answer that failed")
             if not ((arrays[ANSWER_SCORES.name] > 0) & (arrays[ANSWER_SCORES.name] <= 1)).all():
-                raise ValueError(f"scores {arrays[ANSWER_SCORES.name].tolist()} that are no probabilities")
+                raise ValueError(f"scores {arrays[ANSWER_SCORES.name].tolist()} that are not probabilities")
 
     def warm_ups(self, spec: ModelSpec) -> dict[str, dict[str, int]]:
         return {"one": {}}

@@ -73,7 +73,7 @@ class CheckpointSpec(ModelSpec):
             if self.visual_prompts is not None:
                 raise ValueError("a referent head needs a grid of image tokens: visual position prompts add others")
             if isqrt(self.image_tokens) ** 2 != self.image_tokens:
-                raise ValueError(f"{self.image_tokens} image tokens are no square: a referent head needs a grid")
+                raise ValueError(f"{self.image_tokens} image tokens are not square: a referent head needs a grid")
         if (self.kind == "generator") != (self.generation is not None):
             raise ValueError(f"a checkpoint of kind {self.kind!r} has `generation` exactly if it answers in text")
         detector = None if self.visual_prompts is None else self.visual_prompts.detector_image
@@ -177,7 +177,7 @@ def load_checkpoint_spec(directory: Path) -> CheckpointSpec:
     """The spec alone. Raises `CheckpointError`."""
     spec_file = directory / SPEC_FILE
     if not spec_file.is_file():
-        raise CheckpointError(f"{directory} is no checkpoint: it has no {SPEC_FILE}")
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no {SPEC_FILE}")
     refuse_pointers(directory)
     with reading(spec_file):
         return CheckpointSpec.model_validate_json(spec_file.read_text())

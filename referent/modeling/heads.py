@@ -69,7 +69,7 @@ class ReferentHead(nn.Module):
         super().__init__()
         self.grid = isqrt(image_tokens)
         if self.grid**2 != image_tokens:
-            raise ValueError(f"{image_tokens} image tokens are no square: a referent head needs a grid of them")
+            raise ValueError(f"{image_tokens} image tokens are not square: a referent head needs a grid of them")
         self.mlp = _box_mlp(hidden_size, dropout, widths)
         width = max(256, hidden_size // 16)
         self.query, self.key = nn.Linear(hidden_size, width), nn.Linear(hidden_size, width)

@@ -119,7 +119,7 @@ def load_paligemma_config(directory: Path) -> PaliGemmaConfig:
 def _stated(directory: Path) -> dict[str, Any]:
     """What the configuration of a model's directory says. Raises `CheckpointError`."""
     if not (directory / "config.json").is_file():
-        raise CheckpointError(f"{directory} is no model's directory: it has no config.json")
+        raise CheckpointError(f"{directory} is not a model's directory: it has no config.json")
     refuse_pointers(directory)
     with reading(directory / "config.json"):
         return dict(PreTrainedConfig.get_config_dict(str(directory), local_files_only=True)[0])

@@ -182,7 +182,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
     elif (recipe.base / "config.json").is_file():
         directory, tokenizer = recipe.base, llava_tokenizer(recipe.base)
     else:
-        raise RecipeError(f"{recipe.base} is no base: it has neither {SPEC_FILE} nor config.json")
+        raise RecipeError(f"{recipe.base} is not a base: it has neither {SPEC_FILE} nor config.json")
     config = load_llava_config(directory)
     prompts = _visual_prompts(recipe, own, config) if prompted else None
     if own is None or (prompted and own.kind != kind):  # a prompt for another kind of answer
@@ -250,7 +250,7 @@ def open_paligemma(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         if (recipe.base / ADAPTER_DIRECTORY).is_dir():
             raise RecipeError(f"{recipe.base} has an adapter already: start from its base, {directory}")
     elif not (recipe.base / "config.json").is_file():
-        raise RecipeError(f"{recipe.base} is no base: it has neither {SPEC_FILE} nor config.json")
+        raise RecipeError(f"{recipe.base} is not a base: it has neither {SPEC_FILE} nor config.json")
     spec = paligemma_spec(directory, PointGrammar(none=True), recipe.template or POINT_TEMPLATE)
     tokenizer = load_tokenizer(directory)
     paligemma = load_paligemma(directory, DTYPES[recipe.base_dtype], _quantization(recipe))

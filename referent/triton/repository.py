@@ -124,7 +124,7 @@ def read_release(repository: Path, name: str, digest: str = "") -> Release:
     Raises `BundleError` that names the first fault.
     """
     if not re.match(MODEL_NAME, name):
-        raise BundleError(f"{name!r} is no model name: it must match {MODEL_NAME}")
+        raise BundleError(f"{name!r} is not a model name: it must match {MODEL_NAME}")
     sought = digest or named_digest(repository, name)
     found = [version for version, each in versions(repository, name).items() if each == sought]
     if not found:
@@ -157,7 +157,7 @@ def read_config(file: Path) -> ModelConfig:
     try:
         return text_format.Parse(file.read_text(), ModelConfig())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise BundleError(f"{file} is no config that can be read ({error}): publish the version again") from error
+        raise BundleError(f"{file} is not a config that can be read ({error}): publish the version again") from error
 
 
 def _named(config: ModelConfig, name: str, relative: str) -> ModelConfig:

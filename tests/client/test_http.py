@@ -503,7 +503,7 @@ def test_a_path_of_the_url_stands_before_those_of_the_api(ask: Ask) -> None:
     "url", ["ftp://u:secret@host", "http://", "http://u:secret@host:99999", "http://u:secret@host:port", "u:secret@:8"]
 )
 def test_what_is_no_url_is_told_without_its_password(ask: Ask, url: str) -> None:
-    with pytest.raises(ServiceUnreachableError, match="is no URL of a service") as caught:
+    with pytest.raises(ServiceUnreachableError, match="is not the URL of a service") as caught:
         ask(good, "ground", b"", "a", options={"url": url})
     assert "secret" not in str(caught.value)
 

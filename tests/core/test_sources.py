@@ -99,9 +99,9 @@ def closed_file(folder: Path) -> io.BytesIO:
 
 
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
-    "None": (lambda folder: None, ValueError, "NoneType None is no image: an image is a path"),
-    "a number": (lambda folder: 3, ValueError, "int 3 is no image: an image is a path"),
-    "a list of rows": (lambda folder: [[0] * 900], ValueError, r"list .{,140}characters\) is no image: an image is"),
+    "None": (lambda folder: None, ValueError, "NoneType None is not an image: an image is a path"),
+    "a number": (lambda folder: 3, ValueError, "int 3 is not an image: an image is a path"),
+    "a list of rows": (lambda folder: [[0] * 900], ValueError, r"list .{,140}characters\) is not an image: an"),
     "a picture of a closed file": (closed_picture, ValueError, "before its file is closed"),
     "a picture of a cut file": (cut_picture, ValueError, "truncated"),
     "a closed file": (closed_file, ValueError, "closed file.*an image is a path"),

@@ -47,7 +47,7 @@ def test_runs_of_one_name_are_told_apart(run: Callable[..., Path], tmp_path: Pat
 def test_runs_over_other_records_are_refused(run: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ComparisonError, match=r"other records than a \(1 ids in common of 1 and 2\)"):
         load_runs([run("a", BOX), run("b", BOX, FAR)])
-    with pytest.raises(ComparisonError, match="is no run"):
+    with pytest.raises(ComparisonError, match="is not a run"):
         load_runs([tmp_path, tmp_path])
 
 

@@ -96,7 +96,7 @@ async def test_keys_rotate_while_the_service_runs(start: Start, file: Path, make
         file.write_text("alice")  # a mistake: the keys before stay
         with capture_logs() as lines:
             assert await status(new) == 200
-        assert "line 1 is no NAME:SCOPES:SHA256" in lines[0]["fault"]
+        assert "line 1 is not NAME:SCOPES:SHA256" in lines[0]["fault"]
         file.unlink()
         assert await status(new) == 200
 
@@ -175,12 +175,12 @@ def test_file_holds_hashes_alone_and_is_the_owners(file: Path, make: Make) -> No
 @pytest.mark.parametrize("line", ["alice", "alice:infer:abc", f"alice:root:{'0' * 64}"])
 def test_line_that_is_no_key_is_named(file: Path, line: str) -> None:
     file.write_text(f"# who\n\n{line}\n")
-    with pytest.raises(ValueError, match="keys, line 3 is no NAME:SCOPES:SHA256"):
+    with pytest.raises(ValueError, match="keys, line 3 is not NAME:SCOPES:SHA256"):
         keys.Keys(file)
 
 
 def test_name_must_fit_the_file(make: Make) -> None:
-    with pytest.raises(SystemExit, match="'a:b' is no name"):
+    with pytest.raises(SystemExit, match="'a:b' is not a name"):
         make("a:b")
 
 

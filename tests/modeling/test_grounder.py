@@ -110,5 +110,5 @@ def test_a_box_head_needs_loc_in_its_prompt(tiny_checkpoint: Path) -> None:
         CheckpointSpec(**spec.model_dump() | {"kind": "referents"} | thresholds | prompted)
     with pytest.raises(ValueError, match="box_frame"):
         CheckpointSpec(**spec.model_dump() | {"kind": "referents", "box_frame": "image"} | thresholds)
-    with pytest.raises(ValueError, match="5 image tokens are no square"):
+    with pytest.raises(ValueError, match="5 image tokens are not square"):
         CheckpointSpec(**spec.model_dump() | {"kind": "referents", "image_tokens": 5} | thresholds)

@@ -93,7 +93,7 @@ def test_boxes_stay_within_the_frame_and_few_tokens_fill_few_slots() -> None:
 
 
 def test_tokens_that_are_no_grid_are_refused() -> None:
-    with pytest.raises(ValueError, match="577 image tokens are no square"):
+    with pytest.raises(ValueError, match="577 image tokens are not square"):
         ReferentHead(32, 577)
 
 

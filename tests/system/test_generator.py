@@ -197,7 +197,10 @@ def test_through_the_gateway_a_full_queue_is_429_and_a_passed_deadline_504(url: 
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert (refused.json()["type"], refused.json()["retryable"]) == ("urn:referent:problem:overloaded", True)
     assert int(refused.headers["retry-after"]) >= 1
-    late = httpx.post(f"{url}/v1/ground", **body, headers={"X-Request-Timeout": "0.005"})  # a third of what it takes
+    for _ in range(20):  # with a third of the time that it takes
+        late = httpx.post(f"{url}/v1/ground", **body, headers={"X-Request-Timeout": "0.005"})
+        if late.status_code != 408:  # a busy machine: the time was over before the body was there
+            break
     assert (late.status_code, late.json()["retryable"]) == (504, True)
     whole = ask(0)
     assert whole.status_code == 200

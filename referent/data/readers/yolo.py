@@ -148,7 +148,7 @@ def _split_of(picture: Path, data: YoloSet) -> str:
 
 def _data_set(annotations: Path) -> YoloSet:
     if annotations.is_file() and annotations.suffix not in (".yaml", ".yml"):
-        raise AnnotationError(f"{annotations} is no YAML file: give data.yaml, or the folder of the data set")
+        raise AnnotationError(f"{annotations} is not a YAML file: give data.yaml, or the folder of the data set")
     root = annotations if annotations.is_dir() else annotations.parent
     files = sorted([*root.glob("*.yaml"), *root.glob("*.yml")]) if annotations.is_dir() else [annotations]
     for file in files:

@@ -91,7 +91,7 @@ def import_visual_grounding(source: Path, base: Path, out: Path, read: ReadPosit
 def base_tokenizer(base: Path) -> Tokenizer:
     """The base's tokenizer as transformers 5 loads it, with which the project trains: tokenizer_config.json, too,
     decides whether a space is put before the text after the image. Raises `CheckpointError`."""
-    config = load_llava_config(base)  # first: it says what is wrong with a folder that is no base
+    config = load_llava_config(base)  # first: it says what is wrong with a folder that is not a base
     if not (base / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{base} has no {TOKENIZER_FILE}: take the edition whose name ends in -hf")
     with reading(base / TOKENIZER_FILE):

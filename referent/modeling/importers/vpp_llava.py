@@ -128,7 +128,7 @@ def load_settings(source: Path) -> dict[str, Any]:
     """config.json, of a model that is built as the published ones are. Raises `CheckpointError`."""
     file = source / CONFIG_FILE
     if not file.is_file():
-        raise CheckpointError(f"{source} is no directory of VPP-LLaVA: it has no {CONFIG_FILE}")
+        raise CheckpointError(f"{source} is not a directory of VPP-LLaVA: it has no {CONFIG_FILE}")
     refuse_pointers(source)
     with reading(file):
         settings = json.loads(file.read_text("utf-8"))

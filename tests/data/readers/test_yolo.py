@@ -175,7 +175,7 @@ def test_what_is_no_data_set_stops_with_what_lacks(tmp_path: Path, files: dict[s
 
 def test_a_file_of_labels_or_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     root = data_set(tmp_path / "data", count=1)
-    with pytest.raises(AnnotationError, match=r"0\.txt is no YAML file: give data\.yaml"):
+    with pytest.raises(AnnotationError, match=r"0\.txt is not a YAML file: give data\.yaml"):
         list(read("yolo", root / "labels/0.txt", root))
     with pytest.raises(AnnotationError, match="holds no images"):
         list(read("yolo", root, root / "labels"))
