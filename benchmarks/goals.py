@@ -52,8 +52,8 @@ def layers(arguments: argparse.Namespace) -> Iterator[Goal]:
         repository = stages.with_noop(REPOSITORY, "mini", directory)
         served = stack.enter_context(serve(repository, REFERENT_DEFAULT_MODEL="mini"))
         rounds, calls = (3, 15) if arguments.quick else (6, 30)
-        times = stages.measure(repository, "mini", served.url, served.grpc_url, 1, rounds, calls)
-        noop = stages.measure(repository, NOOP, served.url, served.grpc_url, 1, rounds, 2 * calls)
+        times, _ = stages.measure(repository, "mini", served, 1, rounds, calls)
+        noop, _ = stages.measure(repository, NOOP, served, 1, rounds, 2 * calls)
         ensemble, gateway = (
             (times[stages.ENSEMBLE], times[stages.IN_PROCESS]),
             (times[stages.GATEWAY], times[stages.WITHOUT_GATEWAY]),

@@ -1,17 +1,23 @@
-"""What each layer adds: in-process ONNX Runtime, the Triton ensemble, the gateway; with mini and with a no-op model.
+"""What each layer adds: in-process ONNX Runtime, the Triton ensemble, a bare ASGI function, the gateway; with mini and
+with a no-op model.
 
     python -m benchmarks.stages [--rounds 7] [--calls 40]
 
 All are measured in one run, in alternating blocks. The no-op model has mini's tensors and computes nothing, so it shows
 the layers' own cost. The gateway is compared with what a caller would do without it: decode and preprocess the image,
-and ask Triton.
+and ask Triton. The bare function (`benchmarks.lib.bare_server`) does as much behind HTTP, and nothing else. Processor
+time of a request is that of the two servers' own processes.
 """
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
+
+from benchmarks.lib.bare_server import bare_server
 from benchmarks.lib.measuring import (
     Blocks,
     Report,
@@ -32,6 +38,7 @@ from benchmarks.lib.service import (
     Ensemble,
     Gateway,
     InProcess,
+    RunningService,
     Subject,
     form,
     serve,
@@ -43,23 +50,43 @@ from benchmarks.noop import publish_noop
 IN_PROCESS = "in-process ONNX Runtime"
 ENSEMBLE = "Triton ensemble, gRPC"
 WITHOUT_GATEWAY = "decode + preprocess + ensemble"
+BARE = "bare ASGI function, HTTP"
 GATEWAY = "gateway, HTTP"
 
 
 def measure(
-    repository: Path, name: str, url: str, grpc_url: str, count: int, rounds: int, calls: int
-) -> dict[str, Blocks]:
-    """Times of the four paths for one picture with `count` expressions."""
+    repository: Path, name: str, served: RunningService, count: int, rounds: int, calls: int
+) -> tuple[dict[str, Blocks], dict[str, float]]:
+    """Times of the five paths for one picture with `count` expressions, and milliseconds of a processor that a request
+    takes in the servers behind HTTP."""
     subject, data, expressions = Subject(repository, name), PICTURE.read_bytes(), EXPRESSIONS[:count]
     chain, arrays, body = InProcess(subject), subject.arrays(data, expressions), form(data, expressions, name)
-    with Ensemble(subject, grpc_url) as ensemble, Gateway(url) as gateway:
+    with (
+        bare_server(subject, served.grpc_url) as (bare_url, bare_process),
+        Ensemble(subject, served.grpc_url) as ensemble,
+        Gateway(bare_url) as bare,
+        Gateway(served.url) as gateway,
+    ):
         paths = {
             IN_PROCESS: lambda: chain(arrays),
             ENSEMBLE: lambda: ensemble(arrays),
             WITHOUT_GATEWAY: lambda: ensemble(subject.arrays(data, expressions)),
+            BARE: lambda: bare(body),
             GATEWAY: lambda: gateway(body),
         }
-        return alternate(paths, rounds, calls)
+        times = alternate(paths, rounds, calls)
+        servers = {BARE: bare_process, GATEWAY: served.process.pid}
+        return times, {path: processor_ms(paths[path], pid, rounds * calls) for path, pid in servers.items()}
+
+
+def processor_ms(call: Callable[[], object], pid: int, calls: int) -> float:
+    """Milliseconds of a processor that a call takes in that process."""
+    process = psutil.Process(pid)
+    before = process.cpu_times()
+    for _ in range(calls):
+        call()
+    after = process.cpu_times()
+    return 1000 * (after.user + after.system - before.user - before.system) / calls
 
 
 def overheads(times: dict[str, Blocks]) -> list[Row]:
@@ -68,6 +95,8 @@ def overheads(times: dict[str, Blocks]) -> list[Row]:
     for what, above, below in (
         ("ensemble over in-process", ENSEMBLE, IN_PROCESS),
         ("gateway over decode + preprocess + ensemble", GATEWAY, WITHOUT_GATEWAY),
+        ("bare ASGI function over decode + preprocess + ensemble", BARE, WITHOUT_GATEWAY),
+        ("gateway over bare ASGI function", GATEWAY, BARE),
     ):
         pair = times[above], times[below]
         ratios, added = over_rounds(lambda a, b: a / b, *pair), over_rounds(lambda a, b: a - b, *pair)
@@ -99,21 +128,22 @@ def main() -> None:
     rows: list[Row] = []
     layers: list[Row] = []
     clocks: list[Row] = []
+    processors: list[Row] = []
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         repository = with_noop(arguments.model_repository, arguments.model, directory)
         served = stack.enter_context(serve(repository, REFERENT_DEFAULT_MODEL=arguments.model))
         for model in (arguments.model, NOOP):
             for count in arguments.expressions:
-                times = measure(
-                    repository, model, served.url, served.grpc_url, count, arguments.rounds, arguments.calls
-                )
+                times, processor = measure(repository, model, served, count, arguments.rounds, arguments.calls)
                 key = {"model": model, "expressions": count}
                 rows += [key | {"path": path} | summary_of(flat(blocks)) for path, blocks in times.items()]
                 layers += [key | row for row in overheads(times)]
+                processors += [key | {"server": path, "processor ms": ms} for path, ms in processor.items()]
             clocks += step_times(Subject(repository, model), served.grpc_url)
     report.add("milliseconds by path", rows)
     report.add("what a layer adds", layers)
+    report.add("processor time of a request, without Triton's", processors)
     report.add("Triton's own clock, mean of all requests", clocks)
     first = arguments.expressions[0]
     named = {f"{row['model']}: {row['path']}": row["p50"] for row in rows if row["expressions"] == first}

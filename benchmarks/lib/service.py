@@ -122,6 +122,15 @@ class InProcess:
         return tensors
 
 
+def inference_inputs(subject: Subject, arrays: Arrays) -> list[InferInput]:
+    """What tritonclient sends of the ensemble's tensors."""
+    inputs = []
+    for tensor in subject.kind.inputs:
+        inputs.append(InferInput(tensor.name, arrays[tensor.name].shape, dtype_of(tensor, subject.bundle.dtype)))
+        inputs[-1].set_data_from_numpy(arrays[tensor.name])
+    return inputs
+
+
 class Ensemble:
     """One gRPC request to Triton."""
 
@@ -135,11 +144,7 @@ class Ensemble:
         self._client.close()
 
     def __call__(self, arrays: Arrays) -> Any:
-        inputs = []
-        for tensor in self._subject.kind.inputs:
-            entry = InferInput(tensor.name, arrays[tensor.name].shape, dtype_of(tensor, self._subject.bundle.dtype))
-            entry.set_data_from_numpy(arrays[tensor.name])
-            inputs.append(entry)
+        inputs = inference_inputs(self._subject, arrays)
         return self._client.infer(self._subject.name, inputs, self._subject.bundle.version)
 
 
