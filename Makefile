@@ -1,4 +1,4 @@
-# make serve and make test set up all that they need; Python 3.11 or later, no docker, no GPU.
+# make serve and make test set up all that they need; Python 3.11 to 3.13, no docker, no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 PAGE := web/dist/index.html

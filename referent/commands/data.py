@@ -44,8 +44,8 @@ def prepare(
     format: Annotated[
         str,
         typer.Argument(
-            help="jsonl, csv, coco, yolo, voc, label-studio, conversations, pixmo, refer, refcoco, rec, referit or "
-            "gseval."
+            help="jsonl, csv, coco, yolo, voc, label-studio, conversations, pixmo, refer, refcoco, rec, referit, "
+            "gseval, grefcoco or refdrone."
         ),
     ],
     annotations: Annotated[list[Path], typer.Argument(help="Annotation files, or a folder if the format has one.")],

@@ -32,7 +32,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="HTTP port; 0: a free one.", show_default="8000")] = None,
     grpc_port: Annotated[
         int | None,
-        typer.Option(help="Open Triton's gRPC on 127.0.0.1 too; 0: at a free port.", show_default="a Unix socket"),
+        typer.Option(help="Open Triton's gRPC on 127.0.0.1; 0: at a free port.", show_default="a Unix socket"),
     ] = None,
     grpc_shared_memory: Annotated[
         bool, typer.Option(help="Let gRPC callers register shared memory, as perf_analyzer does.")
