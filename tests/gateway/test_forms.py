@@ -19,6 +19,7 @@ def part(name: str, value: bytes, more: str = "") -> bytes:
 FILE = part("image", IMAGE, '; filename="a.jpg"\r\nContent-Type: image/jpeg')
 WORDS = part("expression", b"the queen") + part("expression", b"the king")
 END = b"--b--\r\n"
+HEAD = b'--b\r\nContent-Disposition: form-data; name="'
 
 
 @pytest.fixture
@@ -44,6 +45,10 @@ WHOLE = {
     "no line behind the end": (FILE + WORDS + END)[:-2],
     "spaces behind a boundary": (FILE + WORDS + END).replace(b"--b\r\n", b"--b \t\r\n"),
     "headers in small letters": (FILE + WORDS + END).replace(b"Content-Disposition", b"content-disposition"),
+    "folded headers": (FILE + WORDS + END).replace(b"form-data; name", b"form-data;\r\n\tname"),
+    "other headers first": (FILE + WORDS + END).replace(b"Content-D", b"X-A: b\r\nContent-D"),
+    "a name within a file's name": part("image", IMAGE, '; filename="a; name=b"') + WORDS + END,
+    "escapes in a name": (FILE + WORDS + END).replace(b'"image"', rb'"im\age"'),
     "names without quotes": (FILE + WORDS + END).replace(b'"image"', b"image"),
 }
 
@@ -73,6 +78,15 @@ REFUSED = {
     "a part without a head": (FILE + b"--b\r\nthe queen\r\n" + END, 400, "without a name"),
     "lines of LF": ((FILE + WORDS + END).replace(b"\r\n", b"\n"), 400, "cut off"),
     "many parts": (FILE + WORDS * 600 + END, 400, "more than 1000 parts"),
+    "a head that does not end": (HEAD + b";" * 1_000_000 + b"\r\n--b--", 400, "without a name"),
+    "a head of escapes": (HEAD + b'\\"' * 500_000 + b"\r\n\r\na\r\n" + END, 400, "without a name"),
+    "many heads of semicolons": ((HEAD + b";" * 15_000 + b"\r\n\r\na\r\n") * 900 + END, 400, "without a name"),
+    "many parts with long heads": (part("expression", b"a", "; a=b" * 3_000) * 900 + FILE + END, 422, "expression"),
+    "a head of many lines": (
+        b"--b\r\n" + b"a:\r\n" * 300_000 + HEAD[5:] + b'a"\r\n\r\na\r\n' + END,
+        400,
+        "without a name",
+    ),
     "no parts": (END, 422, "image"),
     "an unknown field": (FILE + WORDS + part("expresion", b"a") + END, 422, "expresion"),
 }
@@ -86,7 +100,12 @@ async def test_form_that_means_nothing_is_refused(
     assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
 
 
-@pytest.mark.parametrize("parameters", ["", "; boundary=", "; boundary=c", '; boundary="', "; boundary*=x'y", ";;;="])
+LONG = ['; boundary="' + ";" * 15_000, "; a=b" * 3_000, '; boundary="' + r"\"" * 7_000, ";" * 15_000]
+
+
+@pytest.mark.parametrize(
+    "parameters", [*LONG, "", "; boundary=", "; boundary=c", '; boundary="', "; boundary*=x'y", ";;;="]
+)
 async def test_boundary_that_is_not_there_is_a_problem(client: httpx.AsyncClient, parameters: str) -> None:
     assert (await send(client, FILE + WORDS + END, f"multipart/form-data{parameters}")).status_code == 400
 
