@@ -20,7 +20,7 @@ JSON, MULTIPART = "application/json", "multipart/form-data"
 MAX_COMMAS = 10_000  # of JSON: a body of millions of tiny values takes minutes and gigabytes to refuse
 BYTES_AN_ESCAPE = 30  # base64 in lines has two escapes in 78 bytes; parsing them is slow, and holds the interpreter
 MAX_PARTS = 1000  # of a form
-MAX_PART_HEAD = 16_384
+MAX_PART_HEAD, MAX_PARAMETERS = 16_384, 16
 # both take time in proportion to the text, also where they do not match
 DISPOSITION = re.compile(r"^content-disposition:[^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+", re.IGNORECASE | re.MULTILINE)
 PARAMETER = re.compile(  # RFC 9110, 5.6.6, but names and values may have any characters that do not end them
@@ -142,7 +142,10 @@ def _parts(body: bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
 def _parameter(header: str, name: str) -> str | None:
     """The value of a header's parameter. Takes time in proportion to the header, unlike `email.message`."""
     at = len(header.partition(";")[0])
-    while found := PARAMETER.match(header, at):
+    for _ in range(MAX_PARAMETERS):
+        found = PARAMETER.match(header, at)
+        if not found:
+            break
         if found["name"].strip().lower() == name:
             quoted, value = found["quoted"], found["value"]
             return value and value.strip() if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
