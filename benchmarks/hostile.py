@@ -196,8 +196,8 @@ def main() -> None:
 
 PAGE = """# Security tests
 
-`python -m benchmarks.hostile` wrote this page: it starts `referent serve` with its default limits, and {clients} clients
-send {inputs} hostile and odd inputs {times} times, shuffled and without pause. The inputs are made by
+`python -m benchmarks.hostile` wrote this page. It starts `referent serve` with its default limits, and {clients}
+clients send {inputs} hostile and odd inputs {times} times, shuffled and without pause. The inputs are made by
 `tests/support/hostile.py` and `tests/support/hostile_images.py`; `tests/gateway/test_hostile.py` asserts the answer
 to each but the heavy ones, which are as large as the limits allow. What connections do (bodies that drip, answers that
 nobody reads, heads without end, floods of connections, a drain under load) is in `tests/gateway/test_connections.py`

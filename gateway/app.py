@@ -26,6 +26,7 @@ from referent import __version__
 from referent.core.api import TIMEOUT_HEADER
 from referent.triton.aio import Triton
 
+START_S = 5  # for the first look at the models, until which nothing is answered
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -39,9 +40,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
                 stack.push_async_callback(asyncio.to_thread, provider.shutdown)
             triton = Triton(settings.triton_url, tracing.context)
             stack.push_async_callback(triton.close)
-            # at least the time of the longest request, which would otherwise lose its connection
-            interval_s = max(settings.triton_reconnect_s, settings.deadline_s)
-            stack.callback(asyncio.create_task(triton.keep_reconnecting(interval_s)).cancel)
+            stack.callback(asyncio.create_task(triton.keep_reconnecting(settings.triton_reconnect_s)).cancel)
             served = settings.models, settings.shadow_model
             registry = Registry(
                 settings.model_repository, triton, settings.default_model, *served, settings.golden_timeout_s
@@ -49,7 +48,11 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
             pipeline = Pipeline(settings, registry, triton)
             stack.callback(pipeline.close)
             app.state.registry, app.state.pipeline = registry, pipeline
-            await registry.refresh()
+            looking = asyncio.create_task(registry.refresh())
+            stack.callback(looking.cancel)
+            # models that answer at once are ready from the first request on; probes need not wait for the others
+            if looking in (await asyncio.wait([looking], timeout=START_S))[0]:
+                looking.result()
             stack.callback(asyncio.create_task(registry.keep_fresh(settings.readiness_interval_s, on_ready)).cancel)
             yield
 

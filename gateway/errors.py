@@ -19,7 +19,7 @@ from gateway.registry import DrainingError, NotReadyError, UnknownModelError
 from gateway.telemetry import REJECTIONS
 from referent.core.api import Problem
 from referent.core.fetch import FetchError
-from referent.core.images import ImageError, ImageFormatError, ImageTooLargeError
+from referent.core.images import ExhaustedError, ImageError, ImageFormatError, ImageTooLargeError
 from referent.core.prompts import ExpressionError
 from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavailableError
 
@@ -54,6 +54,7 @@ TABLE: dict[type[Exception], Fault] = {
     NoBoxError: Fault(422, "no-box", "The model gave no box", "postprocess"),
     ExpressionCountError: Fault(422, "expression-count", "Too few or too many expressions"),
     OverloadedError: Fault(429, "overloaded", "The service is busy", "request", True),
+    ExhaustedError: Fault(429, "overloaded", "The service is busy", "decode", True, "too much is being decoded"),
     RateLimitedError: Fault(429, "rate-limited", "Too many requests", "request", True),
     TritonBusyError: Fault(429, "overloaded", "The service is busy", "inference", True, "the model's queue is full"),
     ClientDisconnect: Fault(499, "client-gone", "The client left", None),  # only for the log

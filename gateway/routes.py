@@ -193,11 +193,13 @@ def _server_timing(answer: GroundResponse) -> str:
 
 
 async def unless_client_leaves(request: Request, answer: Awaitable[T]) -> T:
-    """The answer; if the client leaves before, stops the work and raises ClientDisconnect."""
+    """The answer; if the client leaves before, or its body passes a limit, stops the work and raises `ClientDisconnect`
+    or the error of the limit."""
     work, leaving = asyncio.ensure_future(answer), asyncio.create_task(_disconnection(request))
     try:
         await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
+            leaving.result()  # raises what is wrong with a body that was still arriving
             raise ClientDisconnect
         return work.result()
     finally:

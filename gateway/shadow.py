@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -48,7 +49,8 @@ class Shadow:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 model = self._registry.get(self._name)
-                prepare = partial(model.processor.prepare, max_pixels=self._max_pixels)
+                until = time.monotonic() + TIMEOUT_S
+                prepare = partial(model.processor.prepare, max_pixels=self._max_pixels, until=until)
                 expressions = [answer.expression for answer in served]
                 prepared = await asyncio.get_running_loop().run_in_executor(self._pool, prepare, data, expressions)
                 outputs = await self._triton.infer(model.bundle, prepared, TIMEOUT_S)

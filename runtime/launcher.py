@@ -206,7 +206,11 @@ class TritonServer:
             raise
 
     def _has_settled(self) -> bool:
-        self._supervisor.reconcile()
+        try:
+            self._supervisor.reconcile()
+        except (InferenceServerException, OSError):
+            logger.exception("a look at the models failed; trying again")
+            return False
         return self._supervisor.settled
 
     def _note_end(self) -> bool:

@@ -119,9 +119,9 @@ def verify_files(repository: Path, name: str, version: str | None = None) -> tup
 
 def _verify_file(repository: Path, relative: str, entry: FileEntry) -> None:
     file = repository / relative
-    if not file.is_file():
-        raise BundleError(f"{relative} is missing from {repository}: publish its version again")
     try:
+        if not file.is_file():
+            raise BundleError(f"{relative} is missing from {repository}: publish its version again")
         actual = file_entry(file)
     except OSError as error:
         raise BundleError(f"{relative} can't be read from {repository}: {error}") from error

@@ -58,6 +58,10 @@ class ImageTooLargeError(ImageError):
     """The header announces more than a limit allows: pixels, a side, or memory for decoding."""
 
 
+class ExhaustedError(RuntimeError):
+    """No process, file or memory is left to decode the image with; the same image may be decoded later."""
+
+
 class DecodeTimeoutError(TimeoutError):
     """The time for decoding was over."""
 
@@ -75,7 +79,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, until: float = math.
 
     The cost is read from the header and checked before any pixel is decoded. With `until`, a time of
     `time.monotonic()`, decoding ends by then; what would hold the interpreter for long is done in another process.
-    Raises `ImageError`, `DecodeTimeoutError`.
+    Raises `ImageError`, `DecodeTimeoutError`, `ExhaustedError`.
     """
     return decode_reduced(data, lambda size: 1, max_pixels, until).pixels
 
@@ -182,6 +186,8 @@ def _decoded_apart(data: bytes, mode: str, size: tuple[int, int], until: float) 
         raise DecodeTimeoutError("the time for decoding is over") from None
     except subprocess.CalledProcessError as error:
         raise ImageError("the AVIF image is truncated or damaged") from error
+    except OSError as error:  # no process, no descriptor or no memory is left for it
+        raise ExhaustedError(f"the image cannot be decoded now: {error}") from error
 
 
 def _decoded(image: Image.Image, size: tuple[int, int]) -> Picture:

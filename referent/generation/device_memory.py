@@ -24,11 +24,11 @@ class Columns(ABC):
 
     def resize(self, rows: int, columns: int) -> None:
         """Changes rows and columns, with more memory if needed; the content is lost."""
-        self.shape = (rows, self._heads, columns, self._width)
         size = rows * self._heads * columns * self._width
         if size > self._size:
+            self._allocate(size)  # if it fails, shape and size stay those of the memory that is there
             self._size = size
-            self._allocate(size)
+        self.shape = (rows, self._heads, columns, self._width)
 
     @property
     def nbytes(self) -> int:

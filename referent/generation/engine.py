@@ -311,6 +311,10 @@ class Engine:
         """Takes a row out before it is finished."""
         self._release(row)
 
+    def abandon(self) -> None:
+        """Takes all rows out without asking anything of the decoder."""
+        self.active.clear()
+
     def _chunk(self, row: DecoderRow, prefix: Sequence[int] = ()) -> Chunk:
         tokens, owners, positions = list(prefix), [PREFIX] * len(prefix), list(range(len(prefix)))
         asks: list[Ask] = []

@@ -66,6 +66,7 @@ class Writer:
         self._tokenizer, self._generation = tokenizer, generation
         self._max_waiting, self._observe = max_waiting, observe
         self._waiting: deque[_Job] = deque()
+        self._untold: set[_Job] = set()
         self._changed, self._stopping = Condition(), False
         self._thread = Thread(target=self._write, name="writer", daemon=True)
         self._thread.start()
@@ -79,6 +80,7 @@ class Writer:
             if len(self._waiting) >= self._max_waiting:
                 raise RefusedError(f"{FULL}: {self._max_waiting} requests wait")
             self._waiting.append(job)
+            self._untold.add(job)
             self._report()
             self._changed.notify()
 
@@ -90,13 +92,14 @@ class Writer:
         self._thread.join()
 
     def _write(self) -> None:
-        while self._take():
+        while True:
             try:
+                if not self._take():
+                    return
                 self._pass()
-            except Exception as error:  # no error of a question may end the thread
+            except Exception as error:  # no error of a question or of the device may end the thread
                 logger.exception("writing answers failed")
-                for job in {row.job: None for row in self._engine.active}:
-                    self._finish(job, error)
+                self._fail_started(error)
 
     def _take(self) -> bool:
         """Waits for something to do; False where nothing is left and the writer stops."""
@@ -152,7 +155,21 @@ class Writer:
             self._report()
         self._tell(job, error)
 
+    def _fail_started(self, error: Exception) -> None:
+        """Fails all questions that have or had a row. The decoder is not touched: it may be what failed."""
+        self._engine.abandon()
+        with self._changed:
+            started = [job for job in self._untold if job.started]
+            self._waiting = deque(job for job in self._waiting if not job.started)
+            self._report()
+        for job in started:
+            self._tell(job, error)
+
     def _tell(self, job: _Job, outcome: list[DecoderRow] | Exception) -> None:
+        with self._changed:
+            if job not in self._untold:
+                return
+            self._untold.remove(job)
         try:
             job.done(outcome)
         except Exception:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
 from tritonclient.grpc.aio import InferenceServerClient
@@ -43,6 +42,30 @@ TRIES_OF_SEVERAL: dict[type[Exception], int] = {
 PAUSE_S = 0.02
 
 
+class _Connection:
+    """A client, and how many questions it is being asked. Once it is replaced, the last of them closes it."""
+
+    def __init__(self, target: str) -> None:
+        self.client = InferenceServerClient(target, channel_args=CHANNEL)
+        self._questions, self._replaced = 0, False
+
+    async def ask(self, question: Callable[[InferenceServerClient], Awaitable[Any]]) -> Any:
+        self._questions += 1
+        try:
+            return await question(self.client)
+        finally:
+            self._questions -= 1
+            await self._close_if_over()
+
+    async def replace(self) -> None:
+        self._replaced = True
+        await self._close_if_over()
+
+    async def _close_if_over(self) -> None:
+        if self._replaced and not self._questions:
+            await self.client.close()
+
+
 class Triton:
     """Client of one Triton, or of several in turn if the URL is IP:PORT,IP:PORT or dns:///NAME:PORT. Create it in the
     event loop that uses it."""
@@ -53,34 +76,29 @@ class Triton:
         self._target = f"ipv4:{url}" if "," in url else url
         several = "," in url or url.startswith("dns:")
         self._tries = {**TRIES, **(TRIES_OF_SEVERAL if several else {})}
-        self._client = self._connect()
-        self._before: InferenceServerClient | None = None
+        self._connection = _Connection(self._target)
 
     async def close(self) -> None:
-        for client in filter(None, (self._before, self._client)):
-            await client.close()
+        await self._connection.replace()
 
     async def keep_reconnecting(self, interval_s: float) -> None:
         """Opens new connections at each interval, since names are looked up only then: so Tritons that were added get
-        requests too. Requests in flight keep the old connections for one more interval.
+        requests too. Requests in flight keep the old connections.
         """
         while True:
             await asyncio.sleep(interval_s)
-            ending, self._before, self._client = self._before, self._client, self._connect()
-            if ending:
-                await ending.close()
-
-    def _connect(self) -> InferenceServerClient:
-        return InferenceServerClient(self._target, channel_args=CHANNEL)
+            before, self._connection = self._connection, _Connection(self._target)
+            await before.replace()
 
     async def latest_version(self, name: str) -> str:
         """The highest version of a model that Triton has ready. Raises `TritonError`."""
-        return newest(await self._ask(partial(self._client.get_model_metadata, name, client_timeout=LOOKUP_TIMEOUT_S)))
+        return newest(await self._ask(lambda client: client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S)))
 
     async def check(self, bundle: Bundle, digest: str) -> None:
         """Raises `TritonError` unless Triton serves exactly this bundle with the tensors of the contract."""
-        lookup = partial(self._client.get_model_config, client_timeout=LOOKUP_TIMEOUT_S)
-        check_config(bundle, digest, (await self._ask(partial(lookup, bundle.name, bundle.version))).config)
+        named = bundle.name, bundle.version
+        found = await self._ask(lambda client: client.get_model_config(*named, client_timeout=LOOKUP_TIMEOUT_S))
+        check_config(bundle, digest, found.config)
 
     async def infer(self, bundle: Bundle, prepared: Prepared, timeout_s: float, request_id: str = "") -> list[Arrays]:
         """Asks this version for each of the inferences at once; cancelling the caller cancels the requests.
@@ -104,16 +122,16 @@ class Triton:
         request |= {"request_id": request_id, "headers": self._headers()}
         now = asyncio.get_running_loop().time
         deadline = now() + timeout_s
-        result = await self._ask(lambda: self._client.infer(**request, client_timeout=deadline - now()))
+        result = await self._ask(lambda client: client.infer(**request, client_timeout=deadline - now()))
         return read_outputs(bundle, arrays, result, options)
 
-    async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
+    async def _ask(self, question: Callable[[InferenceServerClient], Awaitable[Any]]) -> Any:
         """The answer; if one Triton can't give it, the next is asked, since questions have no side effects."""
         tries = dict(self._tries)
         while True:
             try:
                 with own_errors():
-                    return await question()
+                    return await self._connection.ask(question)
             except TritonError as error:
                 tries[type(error)] = tries.get(type(error), 1) - 1
                 if not tries[type(error)]:

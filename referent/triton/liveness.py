@@ -7,6 +7,7 @@ Triton itself reports ready even while every inference fails or none returns.
 """
 
 import argparse
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -33,8 +34,13 @@ INTERVAL_S = 2.0
 PATIENCE_S, PATIENCE_GOLDENS = 10, 5
 LOOKUP_TIMEOUT_S = 5
 FIRST_GOLDEN_S = 3600.0  # a startup probe ends what takes too long
-SUCCESSES, WAITING = "nv_inference_request_success", "nv_inference_pending_request_count"
-SAMPLE = re.compile(rf'^({SUCCESSES}|{WAITING}){{.*?model="([^"]+)".*?}} (\S+)$', re.MULTILINE)
+# to Triton, a generator's requests do not wait: the generator counts them, and its passes, itself
+PROGRESS = ("nv_inference_request_success", "referent_generator_passes_total")
+WAITING = ("nv_inference_pending_request_count", "referent_generator_waiting", "referent_generator_active")
+SAMPLE = re.compile(rf'^({"|".join(PROGRESS + WAITING)}){{.*?model="([^"]+)".*?}} (\S+)$', re.MULTILINE)
+
+
+logger = logging.getLogger(__name__)
 
 
 class StuckError(RuntimeError):
@@ -65,8 +71,8 @@ class Liveness:
             timeout=LOOKUP_TIMEOUT_S, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
         self._answered = time.monotonic()  # the last sign of life of the server, and of each of its models
-        self._finished: dict[str, float] = {}
-        self._successes: dict[str, float] = {}
+        self._moved: dict[str, float] = {}
+        self._progress: dict[str, float] = {}
 
     @property
     def patience_s(self) -> float:
@@ -85,7 +91,7 @@ class Liveness:
             if self._since(self._answered) > self.patience_s:
                 raise StuckError(f"the server's metrics do not answer: {error!r}", whole=True) from error
             return
-        if self._since(self._finished[self._name]) < self.patience_s:
+        if self._since(self._moved[self._name]) < self.patience_s:
             return
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(probe, self._repository, self._url, self._name, self.patience_s)
@@ -96,32 +102,32 @@ class Liveness:
                     continue
         try:
             asked.result()
-        except TimeoutError as error:
-            if stuck := [part for part in waiting if self._since(self._finished[part]) > self.patience_s]:
+        except (TimeoutError, TritonBusyError) as error:
+            if stuck := [part for part in waiting if self._since(self._moved[part]) > self.patience_s]:
                 raise StuckError(
                     f"{', '.join(stuck)}: nothing for {self.patience_s:.0f} s, and requests wait"
                 ) from error
         except PassingInternalError as error:
             if FROZEN in str(error).lower():  # a process that died is brought back sooner
                 raise StuckError(f"a process of the model is frozen: {error}") from error
-        except (TritonUnavailableError, TritonBusyError, BundleError):
-            pass  # gone or full: others see to that
+        except (TritonUnavailableError, BundleError):
+            pass  # others see to that
         except TritonError as error:
             raise StuckError(f"the golden inference fails: {error}") from error
 
     def _look(self) -> list[str]:
-        """Records what has been finished since the last check; returns the parts at which requests wait."""
+        """Records what has moved on since the last check; returns the parts at which requests wait."""
         text = self._http.get(self._metrics_url).raise_for_status().text
         now = self._answered = time.monotonic()
-        successes, waiting = (dict.fromkeys([self._name, *self._parts], 0.0) for _ in range(2))
+        progress, waiting = (dict.fromkeys([self._name, *self._parts], 0.0) for _ in range(2))
         for metric, model, value in SAMPLE.findall(text):
-            counted = successes if metric == SUCCESSES else waiting
+            counted = progress if metric in PROGRESS else waiting
             if model in counted:
                 counted[model] += float(value)  # over the versions
-        for model, count in successes.items():
-            if self._successes.get(model) != count:
-                self._finished[model] = now
-        self._successes = successes
+        for model, count in progress.items():
+            if self._progress.get(model) != count:
+                self._moved[model] = now
+        self._progress = progress
         return [part for part in self._parts if waiting[part]]
 
     def _since(self, moment: float) -> float:
@@ -149,8 +155,8 @@ class Watch:
                     config = client.get_model_config(name, client_timeout=LOOKUP_TIMEOUT_S).config
                 probe(repository, url, name, FIRST_GOLDEN_S)
                 self.ready, self.fault = True, ""
-            except (TritonError, TimeoutError, BundleError) as error:
-                self.fault = str(error)
+            except Exception as error:  # none may end the watch
+                self.fault = f"{type(error).__name__}: {error}"
                 pause_s = min(2 * pause_s, 30)
         parts = [step.model_name for step in config.ensemble_scheduling.step]
         liveness = Liveness(*self._places, parts, time.monotonic() - start, self._least_patience_s)
@@ -161,6 +167,8 @@ class Watch:
                 self.fault = ""
             except StuckError as error:
                 self.fault = str(error)
+            except Exception:  # of the repository's file system, say: it does not mean that the model is stuck
+                logger.exception("looking at the model failed; trying again")
 
 
 def main() -> None:

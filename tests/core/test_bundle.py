@@ -29,7 +29,7 @@ def test_a_changed_or_missing_file_is_named(tmp_path: Path) -> None:
 def test_unknown_names_and_broken_bundles_give_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no version of 'other'"):
         load_bundle(tmp_path, "other")
-    with pytest.raises(BundleError, match="no model name"):
+    with pytest.raises(BundleError, match="not a model name"):
         load_bundle(tmp_path, "../mini")
     (tmp_path / "bad" / "1").mkdir(parents=True)
     (tmp_path / "bad" / "1" / "bundle.json").write_text(json.dumps({"name": "bad"}))

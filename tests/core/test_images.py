@@ -1,5 +1,8 @@
+import errno
 import io
+import os
 import struct
+import subprocess
 import time
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 
 from referent.core.images import (
     DecodeTimeoutError,
+    ExhaustedError,
     ImageError,
     ImageFormatError,
     ImageTooLargeError,
@@ -268,6 +272,17 @@ def progressive(width: int, height: int) -> bytes:
 def test_memory_is_limited_before_decoding(data: bytes) -> None:
     with pytest.raises(ImageTooLargeError, match="MB to decode; the limit is 600 MB"):
         decode_image(data, max_pixels=100_000_000)
+
+
+@pytest.mark.parametrize("lacking", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
+def test_what_no_process_is_left_for_may_be_decoded_later(monkeypatch: pytest.MonkeyPatch, lacking: int) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise OSError(lacking, os.strerror(lacking))
+
+    data = encoded(Image.new("RGB", (1200, 1000), "red"), "AVIF", speed=10)
+    monkeypatch.setattr(subprocess, "run", fails)
+    with pytest.raises(ExhaustedError, match=os.strerror(lacking)):
+        decode_image(data, until=time.monotonic() + 60)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "AVIF"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from gateway import app
 from gateway.registry import NotReadyError, Registry, UnknownModelError
 from referent.triton.aio import Triton
 from referent.triton.golden import probe
@@ -207,6 +208,35 @@ async def test_reload_looks_for_new_versions(start: Start, triton: FakeTriton, r
         triton.serve(repository, version="2")
         [served] = (await client.post("/v1/reload")).json()["models"]
         assert served["version"] == "2"
+
+
+async def test_reload_whose_body_passes_the_limit_is_refused(start: Start, triton: FakeTriton) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.to_thread(triton.arrived.wait, 30)  # while the models are examined
+        for _ in range(3):
+            yield bytes(2**20)
+
+    async with start(max_image_bytes=2**20) as client:
+        triton.holds = True
+        triton.arrived.clear()
+        answer = await client.post("/v1/reload", content=pieces())
+        triton.release()
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:referent:problem:body-too-large")
+
+
+async def test_a_model_that_is_slow_at_the_start_delays_no_probe(
+    start: Start, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "START_S", 0.1)
+    triton.holds = True
+    async with start() as client:
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+        triton.release()
+        async with asyncio.timeout(30):
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.05)  # the application is called in this event loop
 
 
 @pytest.mark.parametrize(("box", "fit"), [((0.5, 0.5, 0.2, 0.2), True), ((float("nan"), 0, 0, 0), False)])

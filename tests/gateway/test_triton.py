@@ -117,6 +117,21 @@ async def test_one_that_is_added_to_the_name_gets_its_share(
         await client.close()
 
 
+async def test_a_question_outlives_new_connections(repository: Path, triton: FakeTriton, triton_url: str) -> None:
+    client = Triton(triton_url)
+    registry = Registry(repository, client, "tiny")
+    triton.holds = True
+    reconnecting = asyncio.create_task(client.keep_reconnecting(0.02))
+    asking = asyncio.create_task(registry.refresh())
+    await asyncio.wait([asking], timeout=0.5)  # many intervals
+    triton.release()
+    await asking
+    assert registry.ready
+    assert len(triton.requests) == 1  # it was not asked again
+    reconnecting.cancel()
+    await client.close()
+
+
 FAULTS = [
     (grpc.StatusCode.INTERNAL, "CUDA error 700: an illegal memory access was encountered"),
     (grpc.StatusCode.INTERNAL, "Stub process 'tiny_box_head_0_0' is not healthy."),

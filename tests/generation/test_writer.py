@@ -173,6 +173,32 @@ def test_a_pass_that_fails_midway_leaves_its_batch_mates_whole(decoder: RandomDe
     writer.stop()
 
 
+@pytest.mark.parametrize("broken", ["move", "run"])
+def test_a_device_that_fails_loses_no_question(
+    writer: Writer, decoder: RandomDecoder, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Rows that ended before the failure, rows in the middle of it, and rows that are dropped because of it."""
+    held = hold(writer, decoder, ["a", "b"])
+    futures = [held, *(ask(writer, question([label])) for label in ("cup", "plate", "a red cup"))]
+    late = ask(writer, question(["cup"], deadline=time.monotonic()))
+
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, broken, fails)
+        decoder.gate.set()
+        outcomes = []
+        for future in [*futures, late]:
+            try:
+                outcomes += [answer.finish_reason for answer in answers_of(future)]
+            except (RefusedError, RuntimeError) as error:
+                outcomes.append(str(error))
+    assert len(outcomes) >= 5
+    assert any("illegal memory access" in outcome or outcome == "error" for outcome in outcomes)
+    assert answers_of(ask(writer, question(["cup"])))[0].finish_reason == "stop"
+
+
 def test_a_question_past_its_deadline_frees_its_slot(writer: Writer, decoder: RandomDecoder) -> None:
     decoder.slots = 1
     held = hold(writer, decoder, ["cup"])

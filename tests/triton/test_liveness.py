@@ -18,16 +18,18 @@ class Metrics:
     """What Triton's metrics say, and where."""
 
     def __init__(self) -> None:
-        self.successes, self.waiting = 0, 0
+        self.successes, self.waiting, self.active, self.passes = 0, 0, 0, 0
 
     def text(self) -> str:
         part, whole = ('{model="tiny_head",version="1"}', '{model="tiny",version="1"}')
         return "\n".join(
             [
-                f"# TYPE {liveness.SUCCESSES} counter",
-                f"{liveness.SUCCESSES}{part} {self.successes}",
-                f"{liveness.SUCCESSES}{whole} 0",
-                f"{liveness.WAITING}{part} {self.waiting}",
+                "# TYPE nv_inference_request_success counter",
+                f"nv_inference_request_success{part} {self.successes}",
+                f"nv_inference_request_success{whole} 0",
+                f"nv_inference_pending_request_count{part} {self.waiting}",
+                f"referent_generator_active{part} {self.active}",
+                f"referent_generator_passes_total{part} {self.passes}",
             ]
         )
 
@@ -94,15 +96,34 @@ def test_model_that_answers_nobody_while_requests_wait_is_stuck(
     triton.release()
 
 
-def test_model_that_finishes_some_is_overloaded_and_not_stuck(
-    watched: Liveness, triton: FakeTriton, metrics: Metrics
+def test_generator_that_makes_no_pass_is_stuck(watched: Liveness, triton: FakeTriton, metrics: Metrics) -> None:
+    triton.holds, metrics.active = True, 1  # Triton counts no request as waiting
+    with pytest.raises(StuckError, match="tiny_head: nothing for"):
+        watched.check()
+    triton.release()
+
+
+@pytest.mark.parametrize("counted", ["waiting", "active"])
+def test_model_that_is_full_and_finishes_none_is_stuck(
+    watched: Liveness, triton: FakeTriton, metrics: Metrics, counted: str
 ) -> None:
-    triton.holds, metrics.waiting = True, 40
+    triton.failures = [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")]
+    setattr(metrics, counted, 64)
+    with pytest.raises(StuckError, match="tiny_head: nothing for"):
+        watched.check()
+
+
+@pytest.mark.parametrize(("counted", "grows"), [("waiting", "successes"), ("active", "passes")])
+def test_model_that_finishes_some_is_overloaded_and_not_stuck(
+    watched: Liveness, triton: FakeTriton, metrics: Metrics, counted: str, grows: str
+) -> None:
+    triton.holds = True
+    setattr(metrics, counted, 40)
     ended = threading.Event()
 
     def go_on() -> None:
         while not ended.wait(0.05):
-            metrics.successes += 1
+            setattr(metrics, grows, getattr(metrics, grows) + 1)
 
     thread = threading.Thread(target=go_on)
     thread.start()
