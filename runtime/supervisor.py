@@ -96,6 +96,7 @@ class Supervisor:
         self._published: dict[str, str] = {}  # digest to try beside the one that serves, by name
         self._attempt: Attempt | None = None
         self._ends: Counter[str] = Counter()  # of servers, by the digest that was being tried
+        self._lost: dict[str, str] = {}  # digest that was served and could not be restored, by name
         self._retries: dict[str, tuple[float, float]] = {}  # by name, when, and how long after the one before
 
     def attach(self, server_pid: int) -> None:
@@ -108,7 +109,7 @@ class Supervisor:
         self._loaded: set[str] = set()  # names of those served that this process has
         self._attempt = None
         for name, served in self.served.items():
-            self._try_all(name, first=served.release.digest)
+            self._try_all(name, first=self._lost.get(name, served.release.digest))
         self._look_for_publications()
 
     def note_end(self, crashed: bool) -> bool:
@@ -155,7 +156,10 @@ class Supervisor:
         self._broken.clear()
         for name, (moment, _) in self._retries.items():
             if time.monotonic() > moment and name not in self._candidates and not self._attempt:
-                self._try_all(name, first=self.served[name].release.digest)
+                if name in self._loaded:  # an older version
+                    self._published.setdefault(name, self._lost[name])
+                else:
+                    self._try_all(name, first=self.served[name].release.digest)
         self._look_for_publications()
 
     def replace(self, name: str) -> bool:
@@ -222,7 +226,9 @@ class Supervisor:
         self.served[name] = new
         self._loaded.add(name)
         self.faults.pop(name, None)
-        self._retries.pop(name, None)
+        if self._lost.get(name, attempt.digest) == attempt.digest:
+            self._lost.pop(name, None)
+            self._retries.pop(name, None)
         self._attempt = None
         attempt.others.clear()
         logger.info("%s version %s is served, %s", name, new.release.bundle.version, new.release.digest)
@@ -238,7 +244,10 @@ class Supervisor:
         logger.error("%s of %s cannot be served%s: %s", attempt.digest, name, stays, _told(error))
         self.faults.setdefault(name, error)
         self._attempt = None
-        if served and name not in self._loaded and not attempt.others:  # a full disk, or memory, may have room again
+        if served and served.release.digest == attempt.digest and name not in self._loaded:
+            self._lost[name] = attempt.digest
+        # a full disk, or memory, may have room again
+        if self._lost.get(name) == attempt.digest or (served and name not in self._loaded and not attempt.others):
             pause_s = min(2 * self._retries.get(name, (0, FIRST_RETRY_S / 2))[1], LAST_RETRY_S)
             self._retries[name] = time.monotonic() + pause_s, pause_s
         tag = tag_of(attempt.digest)
@@ -317,9 +326,14 @@ class Supervisor:
             except BundleError as error:
                 logger.error("%s: %s", name, error)
                 digest = ""
+            served = self.served.get(name)
+            if digest and served and digest != self._lost.get(name):
+                self._lost.pop(name, None)
+                self._retries.pop(name, None)
             if self._attempt and self._attempt.name == name and digest:
-                self._attempt.superseded = self._attempt.digest != digest
-            if name not in self.served:
+                restoring = served is not None and served.release.digest == self._attempt.digest
+                self._attempt.superseded = self._attempt.digest != digest and not restoring
+            if not served:
                 if first or digest:
                     self._try_all(name, first=digest)
             elif digest:

@@ -375,7 +375,7 @@ def write(out: Path, model: str | None = None) -> None:
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) -> None:
     other = tmp_path / "notes.txt"
     other.write_text(content)
-    with pytest.raises(ValueError, match="no result of referent batch"):
+    with pytest.raises(ValueError, match="not a result of referent batch"):
         ResultsFile(other)
     assert other.read_text() == content
 

@@ -38,5 +38,5 @@ def test_a_global_that_rows_do_not_need_is_named_and_not_called(
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps([1, 2, 3])[:-4]])
 def test_a_damaged_pickle_is_an_error_in_words(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "rows.p").write_bytes(data)
-    with pytest.raises(PickleError, match="no readable pickle"):
+    with pytest.raises(PickleError, match="not a readable pickle"):
         load_pickle(tmp_path / "rows.p")
