@@ -26,7 +26,7 @@ from referent import __version__
 from referent.core.api import TIMEOUT_HEADER
 from referent.triton.aio import Triton
 
-START_S = 5  # for the first look at the models, until which nothing is answered
+START_S = 20  # for the first look at the models, until which nothing is answered
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 

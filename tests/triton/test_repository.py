@@ -99,7 +99,7 @@ def test_another_version_takes_the_place_of_the_one_before(repository: Path, tmp
     [
         (["tiny", "--digest", "sha256:0"], "no version of 'tiny' in"),
         (["other"], "other/config.pbtxt is not a config that can be read"),
-        (["../tiny"], "no model name"),
+        (["../tiny"], "not a model name"),
     ],
     ids=["digest", "name", "path"],
 )
