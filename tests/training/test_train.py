@@ -240,7 +240,7 @@ def test_two_processes_end_with_the_same_weights_and_figures(make_recipe: MakeRe
     ("settings", "remedy"),
     [
         ({"mode": "qlora"}, "use lora"),
-        ({"mode": "lora", "base": Path("nowhere")}, "no base"),
+        ({"mode": "lora", "base": Path("nowhere")}, "not a base"),
         ({"mode": "lora", "plain_text_loc": True}, "has its own"),
     ],
 )

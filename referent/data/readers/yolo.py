@@ -170,7 +170,7 @@ def _yaml(file: Path) -> Any:
     try:
         return yaml.safe_load("".join(read_lines(file)))
     except yaml.YAMLError as error:
-        raise AnnotationError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        raise AnnotationError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _names(said: object, file: Path) -> dict[int, str | None]:

@@ -158,7 +158,7 @@ def test_a_class_without_a_readable_name_is_said_of_nothing(tmp_path: Path, name
     ("files", "message"),
     [
         ({}, "has no names of classes: a YAML file with `names`, or one of classes.txt"),
-        ({"data.yaml": "names: [cup"}, "data.yaml is no YAML"),
+        ({"data.yaml": "names: [cup"}, "data.yaml is not YAML"),
         ({"data.yaml": "names: cup"}, "`names` is neither"),
         ({"data.yaml": "names: [cup]\nkpt_shape: 5"}, "`kpt_shape` is not"),
         ({"data.yaml": "[]"}, "no names of classes"),
