@@ -145,8 +145,8 @@ def test_texts_of_any_letters_pass_as_bytes() -> None:
     ("change", "fault"),
     [
         ({"finish_reasons": np.full((1, 1), 2, np.int32)}, "failed"),
-        ({"answer_scores": np.full((1, 1), 1.5, np.float32)}, "no probabilities"),
-        ({"answer_scores": np.zeros((1, 1), np.float32)}, "no probabilities"),
+        ({"answer_scores": np.full((1, 1), 1.5, np.float32)}, "not probabilities"),
+        ({"answer_scores": np.zeros((1, 1), np.float32)}, "not probabilities"),
     ],
 )
 def test_the_golden_inference_tells_an_unsound_model(change: Arrays, fault: str) -> None:
