@@ -3,7 +3,8 @@
 #
 #   DATA=folder WORK=folder runs/heads.sh    # the folders of runs/mini.sh, which makes the base, artwork and test sets
 #
-# STEPS=300 SEEDS="0 1 2" change the budget. Heads start fresh; a killed run goes on. Test sets are those of mini.sh.
+# STEPS=300 SEEDS="0 1 2" change the budget, LIMIT=1000 takes so many expressions of each test set of mini.sh. Heads start
+# fresh; a killed run goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder of runs/mini.sh}"
@@ -21,7 +22,7 @@ for seed in ${SEEDS:-0 1 2}; do
             [ -d "$run/$kind" ] || continue
             for set in cards scenes unseen_style; do
                 $REFERENT evaluate jsonl --annotations "$WORK/$set/test.jsonl" --images "$WORK/$set/images" \
-                    --checkpoint "$run/$kind" --out "$WORK/heads/reports/$set" --name "$heads-$kind-$seed"
+                    --checkpoint "$run/$kind" --out "$WORK/heads/reports/$set" --name "$heads-$kind-$seed" ${LIMIT:+--limit "$LIMIT"}
             done
         done
     done
