@@ -3,8 +3,8 @@
 #
 #   DATA=folder WORK=folder runs/vpp.sh
 #
-# DATA and WORK are as for runs/mini.sh; it uses WORK's artwork.npz. About 30 minutes on one core. If killed, it
-# continues when started again. The results are in docs/experiments.md.
+# DATA and WORK are as for runs/mini.sh; it uses WORK's artwork.npz. BASE_STEPS, DETECTOR_STEPS and STEPS (of each cell)
+# change the budget. If killed, it continues when started again. The results are in docs/experiments.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder with artwork.npz of runs/mini.sh}"
@@ -19,9 +19,9 @@ artwork=$OUT/artwork.npz
 [ -f "$artwork" ] || $PYTHON -m referent.mini.prompted artwork "$WORK/artwork.npz" "$artwork"
 materials=(--artwork "$artwork" --cards "$DATA/cards" --split "$SPLIT" --backgrounds "$DATA/backgrounds")
 [ -d "$OUT/base/checkpoint" ] ||
-    $PYTHON -m referent.mini.prompted base "${materials[@]}" --out "$OUT/base" --steps 550 --dense-steps 250
+    $PYTHON -m referent.mini.prompted base "${materials[@]}" --out "$OUT/base" --steps "${BASE_STEPS:-3000}" --dense-steps "$((${BASE_STEPS:-3000} / 3))"
 [ -f "$OUT/detector/result.json" ] ||
-    $PYTHON -m referent.mini.prompted detector "${materials[@]}" --out "$OUT/detector" --steps 450 --batch 16
+    $PYTHON -m referent.mini.prompted detector "${materials[@]}" --out "$OUT/detector" --steps "${DETECTOR_STEPS:-3000}" --batch 16
 [ -d "$OUT/bases/both" ] ||
     $PYTHON -m referent.mini.prompted assemble --base "$OUT/base" --detector "$OUT/detector" --out "$OUT/bases"
 
@@ -32,7 +32,7 @@ scenes=($REFERENT data scenes --artwork "$artwork" --cards "$DATA/cards" --split
 [ -f "$OUT/test/test.jsonl" ] || "${scenes[@]}" --split test --set scenes --count 300 --out "$OUT/test"
 
 rate=(--learning-rate 5e-4 --vision-learning-rate 5e-4 --projector-learning-rate 5e-4 --language-learning-rate 5e-4)
-budget=(--data "$OUT/data" --images "$OUT/data/images" --steps 200 --eval-steps 100 --batch 16 --warmup 20
+budget=(--data "$OUT/data" --images "$OUT/data/images" --steps "${STEPS:-600}" --eval-steps 100 --batch 16 --warmup 20
     --l1-weight 8 --bf16 --workers 0 "${rate[@]}")
 # what is new takes the published factor over the rest: a detector half its rate, the axis and its projector all of it
 [ -f "$OUT/none/result.json" ] || $REFERENT train full --base "$OUT/base/checkpoint" --out "$OUT/none" "${budget[@]}"
