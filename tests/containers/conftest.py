@@ -21,6 +21,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "containers"
 STANDINS = Path(__file__).parent / "standins"
+SHIPPED = max((folder.name for folder in (ROOT / "model_repository/mini").glob("[1-9]*")), key=int)  # mini's version
 DEBIAN = "trixie"  # whose Python is the images' version
 PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,ca-certificates"
 COMPOSE_FILE = ROOT / "docker-compose.yml"

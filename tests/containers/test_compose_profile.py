@@ -15,6 +15,7 @@ import yaml
 from tests.containers.conftest import (
     COMPOSE_FILE,
     ROOT,
+    SHIPPED,
     ground,
     inspect,
     kill,
@@ -162,7 +163,7 @@ def test_triton_has_no_way_out_and_no_port_of_the_host(project: Project) -> None
 
 
 def test_question_through_the_published_port_is_answered_and_asks_for_a_key(project: Project) -> None:
-    assert project.version_served() == "1"
+    assert project.version_served() == SHIPPED
     assert ground(project.url, "").status_code == 401
     assert httpx.get(f"{project.url}/readyz").status_code == 200
 
@@ -180,8 +181,8 @@ def test_prometheus_finds_gateway_and_triton_by_their_names(project: Project) ->
 def test_version_is_published_released_and_rolled_back(project: Project, repository: Path) -> None:
     first = digest_named(repository)
     second = publish(repository)
-    assert project.version_served() == "1"  # what is published is served once it is asked for
-    for digest, version in ((second, "2"), (first, "1")):
+    assert project.version_served() == SHIPPED  # what is published is served once it is asked for
+    for digest, version in ((second, str(int(SHIPPED) + 1)), (first, SHIPPED)):
         project.serve(digest)
         assert digest in project.compose("run", "--rm", "prepare-cpu")
         project.compose("restart", "triton-cpu")
@@ -214,7 +215,7 @@ def test_rehearsal_tells_wrong_answers_before_they_are_served(
         rehearsal.compose("up", "--detach", "--no-build", "--no-deps", "gateway")
         until(lambda: "finite numbers" in rehearsal.logs("gateway"))
         assert not rehearsal.is_healthy("gateway")
-        assert project.version_served() == "1"
+        assert project.version_served() == SHIPPED
     finally:
         rehearsal.compose("down", "--volumes", "--timeout", "5")
 
@@ -224,4 +225,4 @@ def test_killed_container_comes_back_and_serves(project: Project, service: str) 
     before = inspect(project.container(service))["State"]["Pid"]
     kill(project.container(service))
     until(lambda: inspect(project.container(service))["State"]["Pid"] not in (0, before))
-    until(lambda: project.version_served() == "1", otherwise=lambda: project.logs(service))
+    until(lambda: project.version_served() == SHIPPED, otherwise=lambda: project.logs(service))

@@ -19,6 +19,7 @@ import yaml
 from referent.core.bundle import load_bundle
 from tests.containers.conftest import (
     ROOT,
+    SHIPPED,
     inspect,
     kill,
     new_repository,
@@ -224,7 +225,7 @@ def gateway(
 
 
 def test_pods_pass_their_probes_and_answer(triton: Pod, gateway: Pod, key: tuple[str, Path]) -> None:
-    assert version_served(f"http://{gateway.address}:8000", key[0]) == "1"
+    assert version_served(f"http://{gateway.address}:8000", key[0]) == SHIPPED
     assert all(pod.is_ready() and pod.is_live() for pod in (triton, gateway))
 
 
@@ -257,7 +258,7 @@ def test_version_rolls_and_one_of_wrong_answers_never_gets_ready(
             pod.start()
         until(added.is_ready)
         assert not refused.is_ready()
-        assert version_served(url, key[0]) == "1"
+        assert version_served(url, key[0]) == SHIPPED
     finally:
         refused.remove()
         added.remove()
@@ -268,7 +269,7 @@ def test_killed_triton_is_unready_until_it_serves_again(triton: Pod, gateway: Po
     kill(triton.container("triton"))
     until(lambda: inspect(triton.container("triton"))["State"]["Pid"] not in (0, before))
     until(lambda: triton.is_ready() and triton.is_live() and gateway.is_ready())
-    until(lambda: version_served(f"http://{gateway.address}:8000", key[0]) == "1")
+    until(lambda: version_served(f"http://{gateway.address}:8000", key[0]) == SHIPPED)
 
 
 def test_frozen_model_fails_the_liveness_probe(triton: Pod, gateway: Pod, key: tuple[str, Path]) -> None:
