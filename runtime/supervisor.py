@@ -246,8 +246,11 @@ class Supervisor:
         self._attempt = None
         if served and served.release.digest == attempt.digest and name not in self._loaded:
             self._lost[name] = attempt.digest
+        if self._is_to_blame(attempt.digest):  # it would end the next server too
+            self._lost.pop(name, None)
+            self._retries.pop(name, None)
         # a full disk, or memory, may have room again
-        if self._lost.get(name) == attempt.digest or (served and name not in self._loaded and not attempt.others):
+        elif self._lost.get(name) == attempt.digest or (served and name not in self._loaded and not attempt.others):
             pause_s = min(2 * self._retries.get(name, (0, FIRST_RETRY_S / 2))[1], LAST_RETRY_S)
             self._retries[name] = time.monotonic() + pause_s, pause_s
         tag = tag_of(attempt.digest)

@@ -118,3 +118,20 @@ def test_version_that_is_named_meanwhile_is_not_replaced_by_the_lost_one(trying:
         trying.reconcile()
         time.sleep(0.01)
     assert served(trying) == "1"
+
+
+def test_lost_version_that_ends_the_server_is_not_tried_again(trying: Trying) -> None:
+    trying.bad.add(trying.served["tiny"].release.digest)
+    trying.attach(os.getpid())
+    until(trying, lambda: served(trying) == "1")
+    trying.bad.clear()
+    trying.gate.clear()
+    until(trying, lambda: trying._attempt is not None)  # the lost version again
+    trying.note_end(crashed=True)
+    trying.gate.set()
+    trying.attach(os.getpid())
+    until(trying, lambda: trying.settled)
+    for _ in range(20):
+        trying.reconcile()
+        time.sleep(0.01)
+    assert served(trying) == "1"
