@@ -85,8 +85,8 @@ def test_two_corners_are_the_box_of_the_first_line_without_one(truth: str, expre
     [
         ([" "], ["mini"], [], "something to look for"),
         (["a"], [], [], "and a model"),
-        (["a"], ["mini"], ["1, 2, 3"], "no box"),
-        (["a"], ["mini"], ["1, 2, three, 4"], "no box"),
+        (["a"], ["mini"], ["1, 2, 3"], "not a box"),
+        (["a"], ["mini"], ["1, 2, three, 4"], "not a box"),
         (["a"], ["mini"], ["5, 2, 3, 4"], "x1 must be less than x2"),
     ],
 )

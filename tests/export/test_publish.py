@@ -157,7 +157,7 @@ def test_old_versions_are_removed_but_for_those_that_somebody_needs(repository: 
     assert not (repository / "tiny_vision_encoder/5").exists()
     (repository / "tiny/config.pbtxt").write_text("{")
     refused = command(repository, "remove", "tiny", "--keep", 0)
-    assert (refused.returncode, "no config that can be read" in refused.stderr) == (1, True)
+    assert (refused.returncode, "not a config that can be read" in refused.stderr) == (1, True)
     assert list(versions.versions(repository, "tiny")) == ["6", "2"]
 
 
