@@ -152,7 +152,9 @@ test("the address of a picture is answered with what to do", async ({ page, one 
 test("that nothing was found is explained, and the best guesses can be seen", async ({ page, one }) => {
   await ask(page, one, SCENE, ["the truck"]);
   await expect(page.getByRole("heading", { name: "0 of 1 found" })).toBeVisible();
-  await expect(page.getByText(/best score is 0\.\d\d, for the truck; the lowest score that counts as found is 0\.\d\d/)).toBeVisible();
+  await expect(
+    page.getByText(/best score is 0\.\d\d, for the truck; the lowest score that counts as found is 0\.\d\d/),
+  ).toBeVisible();
   await expect(page.getByText("does not know these words")).toBeVisible();
   await page.getByRole("button", { name: "Show its best guesses" }).click();
   await expect(page.locator(".box .line")).toHaveCount(1);
