@@ -3,7 +3,7 @@
     python -m benchmarks.lib.bare_server MODEL --model-repository DIR --grpc-url URL --fd SOCKET
 
 It splits the form by hand, decodes and preprocesses in a thread, asks Triton by grpc.aio, and writes the tensors. It
-has no validation, admission, deadlines, metrics, and log.
+has no validation, no admission, no deadlines, no metrics and no log.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def application(subject: Subject, grpc_url: str) -> Callable[..., Any]:
         texts = [text.decode() for text in form["expression"]]
         arrays = await asyncio.to_thread(subject.arrays, form["image"][0], texts)
         result = await client().infer(subject.name, inference_inputs(subject, arrays), subject.bundle.version)
-        tensors = {step.name: result.as_numpy(step.name).tolist() for step in subject.kind.steps[-1].outputs}
+        tensors = {output.name: result.as_numpy(output.name).tolist() for output in subject.kind.steps[-1].outputs}
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(tensors).encode()})
@@ -57,7 +57,7 @@ def application(subject: Subject, grpc_url: str) -> Callable[..., Any]:
 
 @contextmanager
 def bare_server(subject: Subject, grpc_url: str) -> Iterator[tuple[str, int]]:
-    """Its URL and the process, while it runs."""
+    """Its URL and its process, while it runs."""
     with socket.socket() as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # uvicorn does not for a socket that it is given
         listener.bind(("127.0.0.1", 0))

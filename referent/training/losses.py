@@ -26,7 +26,7 @@ from referent.modeling.heads import ReferentHead
 
 BACKGROUND_WEIGHT, LABEL_SMOOTHING = 0.3, 0.02
 FOCUS = 2.0  # how much less a token counts that is told well already
-NO_LABEL = -100  # a position whose next token is not part of an answer
+NO_LABEL = -100  # of what is not learnt: tokens outside of answers, objects without a rank
 
 
 class LossWeights(NamedTuple):

@@ -77,6 +77,14 @@ def until(trying: Trying, holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def look_again(trying: Trying) -> None:
+    """For ten times the pause before a lost version would be tried again."""
+    deadline = time.monotonic() + 10 * supervisor.FIRST_RETRY_S
+    while time.monotonic() < deadline:
+        trying.reconcile()
+        time.sleep(0.01)
+
+
 def served(trying: Trying) -> str:
     return trying.served["tiny"].release.bundle.version if "tiny" in trying.served else ""
 
@@ -114,9 +122,7 @@ def test_version_that_is_named_meanwhile_is_not_replaced_by_the_lost_one(trying:
     trying.bad.clear()
     use(repository, "tiny", "1")
     until(trying, lambda: trying.settled and served(trying) == "1")
-    for _ in range(20):
-        trying.reconcile()
-        time.sleep(0.01)
+    look_again(trying)
     assert served(trying) == "1"
 
 
@@ -131,7 +137,5 @@ def test_lost_version_that_ends_the_server_is_not_tried_again(trying: Trying) ->
     trying.gate.set()
     trying.attach(os.getpid())
     until(trying, lambda: trying.settled)
-    for _ in range(20):
-        trying.reconcile()
-        time.sleep(0.01)
+    look_again(trying)
     assert served(trying) == "1"
