@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Visual position prompts in front of a [LOC] head, in small: none, global, global and local, one budget for all.
+# Visual position prompts in front of mini: none, global, global and local, one budget for all.
 #
 #   DATA=folder WORK=folder runs/vpp.sh
 #
-# DATA and WORK are as for runs/mini.sh; it uses WORK's artwork.npz. BASE_STEPS, DETECTOR_STEPS and STEPS (of each cell)
-# change the budget. If killed, it continues when started again. The results are in docs/experiments.md.
+# DATA and WORK are as for runs/mini.sh; it uses WORK's artwork.npz, and mini as it is published. DETECTOR_STEPS and
+# STEPS (of each cell) change the budget. If killed, it continues when started again. The results are in
+# docs/experiments.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder with artwork.npz of runs/mini.sh}"
@@ -12,33 +13,31 @@ PYTHON=${PYTHON:-.venv/bin/python}
 REFERENT="$PYTHON -m referent"
 SPLIT=runs/mini/cards_split.csv
 OUT=$WORK/vpp
+BASE=$OUT/base
 export HF_HUB_OFFLINE=1
-mkdir -p "$OUT"/{base,detector}
+mkdir -p "$OUT/detector"
 
-artwork=$OUT/artwork.npz
-[ -f "$artwork" ] || $PYTHON -m referent.mini.prompted artwork "$WORK/artwork.npz" "$artwork"
-materials=(--artwork "$artwork" --cards "$DATA/cards" --split "$SPLIT" --backgrounds "$DATA/backgrounds")
-[ -d "$OUT/base/checkpoint" ] ||
-    $PYTHON -m referent.mini.prompted base "${materials[@]}" --out "$OUT/base" --steps "${BASE_STEPS:-3000}" --dense-steps "$((${BASE_STEPS:-3000} / 3))"
-[ -f "$OUT/detector/result.json" ] ||
-    $PYTHON -m referent.mini.prompted detector "${materials[@]}" --out "$OUT/detector" --steps "${DETECTOR_STEPS:-3000}" --batch 16
+[ -d "$BASE" ] || $PYTHON -m export.restore mini --from model_repository --out "$BASE"
+materials=(--artwork "$WORK/artwork.npz" --cards "$DATA/cards")
+[ -f "$OUT/detector/result.json" ] || $PYTHON -m referent.mini.prompted detector "${materials[@]}" --split "$SPLIT" \
+    --backgrounds "$DATA/backgrounds" --out "$OUT/detector" --steps "${DETECTOR_STEPS:-2500}"
 [ -d "$OUT/bases/both" ] ||
-    $PYTHON -m referent.mini.prompted assemble --base "$OUT/base" --detector "$OUT/detector" --out "$OUT/bases"
+    $PYTHON -m referent.mini.prompted assemble --base "$BASE" --detector "$OUT/detector" --out "$OUT/bases"
 
-scenes=($REFERENT data scenes --artwork "$artwork" --cards "$DATA/cards" --split-file "$SPLIT" --workers 1)
+scenes=($REFERENT data scenes "${materials[@]}" --split-file "$SPLIT" --workers 1)
 [ -f "$OUT/data/train.jsonl" ] || "${scenes[@]}" --split train --count 2500 --mix icons=1 \
     --backgrounds "$DATA/backgrounds" --out "$OUT/data"
 [ -f "$OUT/data/val.jsonl" ] || "${scenes[@]}" --split val --set scenes --count 100 --out "$OUT/data"
-[ -f "$OUT/test/test.jsonl" ] || "${scenes[@]}" --split test --set scenes --count 300 --out "$OUT/test"
+[ -f "$OUT/test/test.jsonl" ] || "${scenes[@]}" --split test --set scenes --count 400 --out "$OUT/test"
 
-rate=(--learning-rate 5e-4 --vision-learning-rate 5e-4 --projector-learning-rate 5e-4 --language-learning-rate 5e-4)
-budget=(--data "$OUT/data" --images "$OUT/data/images" --steps "${STEPS:-600}" --eval-steps 100 --batch 16 --warmup 20
+rate=(--learning-rate 2e-4 --vision-learning-rate 2e-4 --projector-learning-rate 2e-4 --language-learning-rate 2e-4)
+budget=(--data "$OUT/data" --images "$OUT/data/images" --steps "${STEPS:-400}" --eval-steps 200 --batch 16 --warmup 20
     --l1-weight 8 --bf16 --workers 0 "${rate[@]}")
 # what is new takes the published factor over the rest: a detector half its rate, the axis and its projector all of it
-[ -f "$OUT/none/result.json" ] || $REFERENT train full --base "$OUT/base/checkpoint" --out "$OUT/none" "${budget[@]}"
+[ -f "$OUT/none/result.json" ] || $REFERENT train full --base "$BASE" --out "$OUT/none" "${budget[@]}"
 for cell in global both both_untrained; do
     [ -f "$OUT/$cell/result.json" ] || $REFERENT train vpp --loc-head --base "$OUT/bases/$cell" --out "$OUT/$cell" \
-        "${budget[@]}" --detector-learning-rate 2.5e-4
+        "${budget[@]}" --detector-learning-rate 1e-4
 done
 for cell in none global both both_untrained; do
     compgen -G "$OUT/reports/$cell-*" > /dev/null || $REFERENT evaluate jsonl --annotations "$OUT/test/test.jsonl" \

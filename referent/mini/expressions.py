@@ -21,9 +21,10 @@ from referent.mini.cards import RANKS
 ORDINALS_EVALUATED = ("second",)  # in `scenes` and `cards`, whose words stay as they are
 ABSENT, ABSENT_RANK = 0.15, 0.3  # shares of training expressions
 RELATED = 0.6  # share of training scenes in which relations are looked for, which takes time
-KIND_WEIGHTS = {"name": 1.2, "position": 1.5, "ordinal": 3.0, "size": 0.8, "relation": 0.8}
+KIND_WEIGHTS = {"name": 1.2, "position": 1.5, "ordinal": 4.0, "size": 0.8, "relation": 0.8}
 ORDINAL_SHARES = (0.4, 1.0, 0.6, 0.35, 0.2)  # people say "second" most: the first is the leftmost
 VERTICAL_SHARE = 0.5  # rows are read along more often than columns
+PAIR_SHARE = 0.3  # of two, the second is the last, which other words say shorter
 SEVERAL_WEIGHTS = {"plural": 1.2, "count": 0.7, "group": 1.6, "pair": 0.5, "none": 0.6}
 PLACES = {
     "left": ("{} furthest to the left", "{} on the far left", "{} closest to the left edge", "leftmost {}"),
@@ -141,11 +142,12 @@ def _ordinals(
 ) -> list[Expression]:
     """First to fifth from each end, each as often as people say it."""
     found = []
+    pair = PAIR_SHARE if len(alike) == 2 else 1
     for axis, ends in ((0, ("left", "right")), (1, ("top", "bottom"))):
         row = _row(alike, boxes, side, axis)
         for end, order in zip(ends, (row, row[::-1]), strict=True):
             for ordinal, share, target in zip(ORDINALS, ORDINAL_SHARES, order, strict=False):
-                if rng.random() > share * (VERTICAL_SHARE if axis else 1):
+                if rng.random() > share * pair * (VERTICAL_SHARE if axis else 1):
                     continue
                 text = rng.choice(ORDINAL_FORMS).format(ordinal=ordinal, name=name, end=end)
                 found.append(Expression("ordinal", text, (target,)))

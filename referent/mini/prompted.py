@@ -1,18 +1,16 @@
-"""A small experiment with visual position prompts: what it starts from. `runs/vpp.sh` is the whole of it.
+"""An experiment with visual position prompts in front of mini: what it starts from. `runs/vpp.sh` is the whole of it.
 
-    python -m referent.mini.prompted artwork  ARTWORK OUT              # fewer names, so that little training is enough
-    python -m referent.mini.prompted base     --artwork ... --out RUN  # a LLaVA that reads boxes at [LOC]
     python -m referent.mini.prompted detector --artwork ... --out RUN  # DETR on every object's box and name
-    python -m referent.mini.prompted assemble --base RUN --detector RUN --out FOLDER   # one base for each cell
+    python -m referent.mini.prompted assemble --base CHECKPOINT --detector RUN --out FOLDER   # one base for each cell
 
 The detector is `referent.modeling.vpp.Detector`, trained as DETR is; a linear layer and a box head at every cell of its
-encoder, and real batch norms, which are frozen at the end, make it learn in minutes.
+encoder, and real batch norms, which are frozen at the end, make it learn in an hour.
 """
 
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,39 +20,24 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
 from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d, DetrMLPPredictionHead
 
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.frame import Frame
-from referent.core.packing import Bucket
 from referent.core.processor import detector_inputs
-from referent.core.prompts import PromptEncoder
-from referent.core.transform import ImageTransform
 from referent.mini import shape as mini
-from referent.mini.artwork import TRAIN_STYLES, load_artwork
-from referent.mini.expressions import make_expressions
 from referent.mini.pretrain import mini_spec
-from referent.mini.scenes import SIDE, Materials, Scene, make_scene
-from referent.mini.tokenizer import train_tokenizer
-from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, load_checkpoint_encoder, save_checkpoint
-from referent.modeling.grounding import GroundingModel
-from referent.modeling.heads import BoxHead
+from referent.mini.scenes import CLASSES, Materials, Scene, make_scene
+from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, save_checkpoint
 from referent.modeling.llava import add_visual_prompts
-from referent.modeling.stem import ConvStem, ConvStemLlava
 from referent.modeling.vpp import QUERY_SIZE, STRIDE, VisualPrompts, VisualPromptsShape, draw_axis
-from referent.training.encoding import TrainingRow, encode_row, frame_boxes
-from referent.training.losses import PRETRAINING, DenseSupervision, Objective, overlap
+from referent.training.encoding import TrainingRow, frame_boxes
+from referent.training.losses import overlap
 from referent.training.optimizer import MuonAndAdamW
 from referent.training.trainer import GroundingTrainer, last_complete_checkpoint
 
-NAMES = 40  # of the icons that scenes show
-IMAGE = ImageTransform(mode="letterbox", size=192)
-GRID = IMAGE.size // ConvStem.STRIDE
-WIDTH = 128  # of everything in the LLaVA
-ROW = Bucket(GRID**2 + 72, 8)
-BUCKETS = (Bucket(GRID**2 + 32, 1), Bucket(GRID**2 + 64, 4), Bucket(GRID**2 + 96, 8))
 SHAPE = VisualPromptsShape(
     stage_layers=(1, 1, 1, 1), stage_sizes=(64, 128, 192, 256), reduction=2, feed_forward_size=512, layers=2,
     queries=30, detector_size=288,
@@ -65,31 +48,7 @@ UNTRAINED = "both_untrained"  # as both, with a detector that has never seen a b
 DETECTOR_FILE = "detector.pt"
 WEIGHT_DECAY = 0.05
 OBJECTS = 9  # of a scene, at most
-WORDY_SCENES, HELD_OUT = 600, 300  # that the tokenizer learns from, and that the detector is judged on
-
-
-def llava_config() -> LlavaConfig:
-    """As mini's, in small."""
-    special = {f"{name}_token_id": mini.SPECIAL_TOKENS.index(token) for name, token in
-               (("pad", "<pad>"), ("bos", "<s>"), ("eos", "</s>"))}  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3, num_attention_heads=4,
-        projection_dim=WIDTH, image_size=IMAGE.size, patch_size=ConvStem.STRIDE, hidden_act="gelu_pytorch_tanh",
-    )  # fmt: skip
-    text = LlamaConfig(
-        vocab_size=mini.VOCABULARY_SIZE, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True, **special,
-    )  # fmt: skip
-    return LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=mini.SPECIAL_TOKENS.index("<image>"),
-        vision_feature_layer=-1, vision_feature_select_strategy="default", architectures=[ConvStemLlava.__name__],
-    )  # fmt: skip
-
-
-def base_spec() -> CheckpointSpec:
-    """Of the base, before any visual prompts."""
-    own = {"image": IMAGE, "image_tokens": GRID**2, "buckets": BUCKETS}
-    return CheckpointSpec(**mini_spec().model_dump() | own)
+HELD_OUT = 300  # scenes that the detector is judged on
 
 
 def cell_owners(scene: Scene, frame: Frame, grid: int) -> npt.NDArray[np.int64]:
@@ -101,64 +60,49 @@ def cell_owners(scene: Scene, frame: Frame, grid: int) -> npt.NDArray[np.int64]:
     return np.where(inside, scene.owner[y.clip(0, height - 1), x.clip(0, width - 1)], 0).astype(np.int64)
 
 
-def cell_targets(scene: Scene, frame: Frame, grid: int, names: Sequence[str]) -> TrainingRow:
-    """patch_class (K,), len(names) for background, patch_shown (K,) bool: not background, and patch_boxes (K, 4): what
-    dense supervision is given."""
+def cell_targets(scene: Scene, frame: Frame, grid: int) -> TrainingRow:
+    """patch_class (K,), len(CLASSES) for background, patch_shown (K,) bool: not background, and patch_boxes (K, 4):
+    what dense supervision is given."""
     owner = cell_owners(scene, frame, grid)
-    classes = np.array([len(names), *(names.index(name) for name in scene.names)])
+    classes = np.array([len(CLASSES), *(CLASSES.index(name) for name in scene.names)])
     boxes = np.concatenate([np.full((1, 4), 0.5), frame_boxes(scene.boxes, frame)]).astype(np.float32)
     return {"patch_class": classes[owner], "patch_shown": owner > 0, "patch_boxes": boxes[owner]}
 
 
-def expressions_row(
-    rng: random.Random, scene: Scene, spec: CheckpointSpec, encoder: PromptEncoder, names: Sequence[str]
-) -> TrainingRow:
-    """What `Objective` needs of a scene, with dense supervision."""
-    found = make_expressions(rng, scene.names, scene.boxes, SIDE, names, ROW.expressions)
-    suffixes = [encoder.suffix(expression.text) for expression in found] or [encoder.suffix("object")]
-    targets = [[scene.boxes[target] for target in e.targets] for e in found]
-    sample, frame = encode_row(scene.image, suffixes, targets, spec, encoder, ROW)
-    owner = cell_owners(scene, frame, GRID)
-    points = np.zeros((ROW.expressions, GRID**2), bool)
-    for slot, expression in enumerate(found[: int(sample["used"].sum())]):
-        points[slot] = np.isin(owner, [target + 1 for target in expression.targets])
-    return sample | {"points": points, **cell_targets(scene, frame, GRID, names)}
-
-
-def objects_row(scene: Scene, spec: CheckpointSpec, names: Sequence[str]) -> TrainingRow:
+def objects_row(scene: Scene, spec: CheckpointSpec) -> TrainingRow:
     """What `DetectorObjective` needs of a scene: M = OBJECTS, of which `objects` are there."""
     frame = spec.detector_image.frame(scene.image.size)
     classes, boxes = np.zeros(OBJECTS, np.int64), np.zeros((OBJECTS, 4), np.float32)
-    classes[: len(scene.names)] = [names.index(name) for name in scene.names]
+    classes[: len(scene.names)] = [CLASSES.index(name) for name in scene.names]
     boxes[: len(scene.boxes)] = frame_boxes(scene.boxes, frame)
     row: TrainingRow = {"objects": np.array(len(scene.names)), "object_class": classes, "object_boxes": boxes}
-    return row | detector_inputs(spec, scene.image) | cell_targets(scene, frame, DETECTOR_GRID, names)
+    return row | detector_inputs(spec, scene.image) | cell_targets(scene, frame, DETECTOR_GRID)
 
 
 @dataclass(frozen=True)
 class Scenes(Dataset[TrainingRow]):
-    """The k-th scene of icons, which depends on the seed and k alone, as `encode` makes tensors of it."""
+    """The k-th scene of icons, which depends on the seed and k alone, with its objects."""
 
     materials: Materials
+    spec: CheckpointSpec
     samples: int
     seed: str
-    encode: Callable[[random.Random, Scene], TrainingRow]
 
     def __len__(self) -> int:
         return self.samples
 
     def __getitem__(self, index: int) -> TrainingRow:
-        rng = random.Random(f"{self.seed}/{index}")
-        return self.encode(rng, make_scene(rng, self.materials, "icons"))
+        scene = make_scene(random.Random(f"{self.seed}/{index}"), self.materials, "icons")
+        return objects_row(scene, self.spec)
 
 
 class DetectorObjective(nn.Module):
     """DETR's loss, after each layer of the decoder, and dense supervision of the encoder."""
 
-    def __init__(self, names: int) -> None:
+    def __init__(self, names: int = len(CLASSES)) -> None:
         super().__init__()
         self.expressions = True  # the trainer's curriculum sets it
-        self.prompts = VisualPrompts(IMAGE.size, WIDTH, SHAPE)
+        self.prompts = VisualPrompts(mini.IMAGE.size, mini.WIDTH, SHAPE)
         self.prompts.axis.requires_grad_(False)
         self.prompts.projector.requires_grad_(False)
         self.detector = self.prompts.detector
@@ -229,37 +173,26 @@ def detector_figures(objective: DetectorObjective, scenes: Scenes) -> dict[str, 
             "named": right.float().mean().item(), "n": len(iou)}  # fmt: skip
 
 
-def train_base(arguments: argparse.Namespace) -> None:
-    """A LLaVA from random weights: first from image features alone, then everything."""
-    out: Path = arguments.out
-    materials, names = _materials(arguments, "train")
-    tokenizer_file = out / TOKENIZER_FILE
-    if not tokenizer_file.exists():
-        train_tokenizer(_words(materials, names), tokenizer_file)
-    spec = base_spec()
-    encoder = load_checkpoint_encoder(out, spec)
-    model = GroundingModel(ConvStemLlava(llava_config()), BoxHead(WIDTH, spec.head_dropout))
-    objective = Objective(model, PRETRAINING, DenseSupervision(WIDTH, len(names)))
-    scenes = Scenes(materials, arguments.steps * arguments.batch, f"base/{arguments.seed}",
-                    lambda rng, scene: expressions_row(rng, scene, spec, encoder, names))  # fmt: skip
-    trainer = _trainer(arguments, objective, scenes, expressions_from_step=arguments.dense_steps)
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(out))
-    save_checkpoint(out / "checkpoint", model, spec, tokenizer_file)
-
-
 def train_detector(arguments: argparse.Namespace) -> None:
     """DETR from random weights, on the box and the name of every object."""
     out: Path = arguments.out
-    materials, names = _materials(arguments, "train")
-    spec = add_visual_prompts(base_spec(), SHAPE)
-    objective = DetectorObjective(len(names))
-    scenes = Scenes(materials, arguments.steps * arguments.batch, f"detector/{arguments.seed}",
-                    lambda rng, scene: objects_row(scene, spec, names))  # fmt: skip
-    trainer = _trainer(arguments, objective, scenes)
+    spec = add_visual_prompts(mini_spec(), SHAPE)
+    objective = DetectorObjective()
+    scenes = Scenes(_materials(arguments, "train"), spec, arguments.steps * arguments.batch, str(arguments.seed))
+    trainer = GroundingTrainer(
+        objective, scenes, dict,
+        optimizers=(MuonAndAdamW(objective, arguments.learning_rate, WEIGHT_DECAY), None),
+        args=TrainingArguments(
+            output_dir=str(out), max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
+            max_grad_norm=1.0, warmup_steps=50, lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": 0.02}, bf16=True, use_cpu=not torch.cuda.is_available(),
+            logging_steps=25, report_to="none", save_steps=200, save_total_limit=2,
+            remove_unused_columns=False, label_names=["boxes"], seed=arguments.seed,
+        ),
+    )  # fmt: skip
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(out))
     objective.eval()
-    held_out = Scenes(_materials(arguments, "val")[0], HELD_OUT, "detector/val", scenes.encode)
-    figures = detector_figures(objective, held_out)
+    figures = detector_figures(objective, Scenes(_materials(arguments, "val"), spec, HELD_OUT, "val"))
     _swap_norms(objective.detector, nn.BatchNorm2d, DetrFrozenBatchNorm2d)
     torch.save(objective.detector.state_dict(), out / DETECTOR_FILE)
     (out / "result.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -270,52 +203,18 @@ def assemble(arguments: argparse.Namespace) -> None:
     """The base with the prompts of each cell in front of it, as a checkpoint to train."""
     for name, shape in (CELLS | {UNTRAINED: SHAPE}).items():
         set_seed(arguments.seed)
-        model, spec = load_checkpoint(arguments.base / "checkpoint")
-        prompts = VisualPrompts(IMAGE.size, WIDTH, shape)
-        prompts.axis.prompt.data.copy_(draw_axis(IMAGE.size))
+        model, spec = load_checkpoint(arguments.base)
+        prompts = VisualPrompts(mini.IMAGE.size, mini.WIDTH, shape)
+        prompts.axis.prompt.data.copy_(draw_axis(mini.IMAGE.size))
         if name == "both":
             prompts.detector.load_state_dict(torch.load(arguments.detector / DETECTOR_FILE, weights_only=True))
         model.visual_prompts = prompts
         save_checkpoint(arguments.out / name, model, add_visual_prompts(spec, shape), arguments.base / TOKENIZER_FILE)
 
 
-def _words(materials: Materials, names: Sequence[str]) -> Iterator[str]:
-    """What the tokenizer learns from."""
-    rng = random.Random(7)
-    for _ in range(WORDY_SCENES):
-        scene = make_scene(rng, materials, "icons")
-        for expression in make_expressions(rng, scene.names, scene.boxes, SIDE, names, ROW.expressions):
-            yield expression.text
-
-
-def write_artwork(arguments: argparse.Namespace) -> None:
-    """The artwork of a seeded choice of names, in all styles that draw them."""
-    artwork = load_artwork(arguments.source)
-    names = random.Random(arguments.seed).sample(sorted(artwork[TRAIN_STYLES[0]]), NAMES)
-    icons = {f"{style}:{name}": drawn[name] for style, drawn in artwork.items() for name in names if name in drawn}
-    np.savez_compressed(arguments.out, **icons)
-
-
-def _materials(arguments: argparse.Namespace, split: str) -> tuple[Materials, list[str]]:
+def _materials(arguments: argparse.Namespace, split: str) -> Materials:
     backgrounds = arguments.backgrounds if split == "train" else None
-    materials = Materials.load(arguments.artwork, backgrounds, arguments.cards, arguments.split, split)
-    return materials, sorted(materials.artwork[TRAIN_STYLES[0]])
-
-
-def _trainer(
-    arguments: argparse.Namespace, objective: nn.Module, scenes: Scenes, expressions_from_step: int = 0
-) -> GroundingTrainer:
-    return GroundingTrainer(
-        objective, scenes, dict, expressions_from_step=expressions_from_step,
-        optimizers=(MuonAndAdamW(objective, arguments.learning_rate, WEIGHT_DECAY), None),
-        args=TrainingArguments(
-            output_dir=str(arguments.out), max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
-            max_grad_norm=1.0, warmup_steps=50, lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": 0.02}, bf16=True, use_cpu=not torch.cuda.is_available(),
-            logging_steps=25, report_to="none", save_steps=200, save_total_limit=2,
-            remove_unused_columns=False, label_names=["boxes"], seed=arguments.seed,
-        ),
-    )  # fmt: skip
+    return Materials.load(arguments.artwork, backgrounds, arguments.cards, arguments.split, split)
 
 
 def _swap_norms(module: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
@@ -337,27 +236,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("base", train_base), ("detector", train_detector)):
-        command = commands.add_parser(name)
-        command.set_defaults(run=run)
-        command.add_argument("--artwork", type=Path, required=True)
-        command.add_argument("--backgrounds", type=Path, required=True)
-        command.add_argument("--cards", type=Path, required=True)
-        command.add_argument("--split", type=Path, required=True)
-        command.add_argument("--out", type=Path, required=True)
-        command.add_argument("--steps", type=int, required=True)
-        command.add_argument("--batch", type=int, default=32)
-        command.add_argument("--learning-rate", type=float, default=1e-3)
-        if name == "base":
-            command.add_argument("--dense-steps", type=int, required=True)
+    command = commands.add_parser("detector")
+    command.set_defaults(run=train_detector)
+    for option in ("--artwork", "--backgrounds", "--cards", "--split", "--out"):
+        command.add_argument(option, type=Path, required=True)
+    command.add_argument("--steps", type=int, required=True)
+    command.add_argument("--batch", type=int, default=16)
+    command.add_argument("--learning-rate", type=float, default=1e-3)
     command = commands.add_parser("assemble")
     command.set_defaults(run=assemble)
     for option in ("--base", "--detector", "--out"):
         command.add_argument(option, type=Path, required=True)
-    command = commands.add_parser("artwork")
-    command.set_defaults(run=write_artwork)
-    command.add_argument("source", type=Path)
-    command.add_argument("out", type=Path)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     set_seed(arguments.seed)

@@ -8,6 +8,7 @@ from referent.modeling.stem import ConvStem, ConvStemLlava
 
 IMAGE = ImageTransform(mode="letterbox", size=288)
 IMAGE_TOKENS = (IMAGE.size // ConvStem.STRIDE) ** 2
+WIDTH = 256  # of everything
 VOCABULARY_SIZE = 1280  # 256 of them are bytes
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "[LOC]")
 TEMPLATE = "<image>{expression}[LOC]"
@@ -19,14 +20,14 @@ BUCKETS = (Bucket(160, 1), Bucket(192, 4), Bucket(256, 8), Bucket(384, 16))
 
 
 def mini_config() -> LlavaConfig:
-    """Widths of 256 throughout."""
+    """The architecture; weights are random or loaded."""
     vision = CLIPVisionConfig(
-        hidden_size=256, intermediate_size=1024, num_hidden_layers=3, num_attention_heads=4, projection_dim=256,
-        image_size=IMAGE.size, patch_size=ConvStem.STRIDE, hidden_act="gelu_pytorch_tanh",
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3, num_attention_heads=4,
+        projection_dim=WIDTH, image_size=IMAGE.size, patch_size=ConvStem.STRIDE, hidden_act="gelu_pytorch_tanh",
     )  # fmt: skip
     text = LlamaConfig(
-        vocab_size=VOCABULARY_SIZE, hidden_size=256, intermediate_size=512, num_hidden_layers=5, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
+        vocab_size=VOCABULARY_SIZE, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=5,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
         pad_token_id=SPECIAL_TOKENS.index("<pad>"), bos_token_id=SPECIAL_TOKENS.index("<s>"),
         eos_token_id=SPECIAL_TOKENS.index("</s>"),
     )  # fmt: skip
