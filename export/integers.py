@@ -17,8 +17,7 @@ from export.parity import ParityError
 from referent.core.contract import Step
 from referent.core.kind import Arrays
 from referent.core.processor import Processor
-from referent.data.readers import read
-from referent.data.records import Record
+from referent.data.records import Record, read_records
 
 OPERATORS = ["Conv", "MatMul", "Gemm"]  # attention and norms stay floats
 PICTURES, CHECKED = 48, 16  # that ranges are taken from, and that the result is checked with
@@ -32,13 +31,14 @@ class CalibrationError(RuntimeError):
 def requests(records: Path, images: Path, processor: Processor) -> list[Arrays]:
     """Tensors of the first pictures, each with its expressions. Raises `CalibrationError`, and errors of reading."""
     found: list[Arrays] = []
-    given = (item for item in read("jsonl", records, images) if isinstance(item, Record))
+    given = (item for item in read_records(records) if isinstance(item, Record))
     for image, group in groupby(given, lambda record: record.image):
         prepared = processor.prepare((images / image).read_bytes(), [record.expression for record in group])
         found += prepared.inferences[:1]
         if len(found) == PICTURES + CHECKED:
             return found
-    raise CalibrationError(f"{records} has {len(found)} pictures: ranges and check need {PICTURES + CHECKED}")
+    least = PICTURES + CHECKED
+    raise CalibrationError(f"{records} has {len(found)} pictures: give records with at least {least}")
 
 
 def quantize_throughout(

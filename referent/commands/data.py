@@ -39,7 +39,7 @@ class Set(StrEnum):
 
 
 @app.command()
-@needs("preparing data", "train")
+@needs("preparing data", "evaluate")
 def prepare(
     format: Annotated[
         str,
