@@ -195,27 +195,30 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
     parser = argparse.ArgumentParser(
         prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--name", required=True, help="of the served model")
+    parser.add_argument("checkpoint", type=Path, help="directory of the checkpoint")
+    parser.add_argument("--name", required=True, help="name of the served model")
     parser.add_argument("--to", type=Path, default=Path("model_repository"), help="Triton model repository")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="to compute with; fp16 is for GPUs")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="precision; fp16 is for GPUs")
     parser.add_argument(
-        "--weights", choices=STORED, help="int8, int4: of vision encoder and language model; fp16: how all are stored"
+        "--weights",
+        choices=STORED,
+        help="int8, int4: round the weights of vision encoder and language model; fp16: store all in half precision",
     )
     parser.add_argument(
-        "--max-batch-size", type=int, default=8, help="of each step; rows that a generator writes at once"
+        "--max-batch-size",
+        type=int,
+        default=8,
+        help="most images in a batch of Triton; most rows that a generator writes at once",
     )
     parser.add_argument("--quick-parity", action="store_true", help="check two cases instead of four")
-    parser.add_argument(
-        "--work", type=Path, help="folder for what each phase makes: an export that was stopped goes on"
-    )
+    parser.add_argument("--work", type=Path, help="folder for intermediate files: a stopped export continues from them")
     parser.add_argument(
         "--int8",
         type=Path,
         metavar="RECORDS",
-        help="for CPUs: integers throughout, in ranges of these records' pictures",
+        help="for CPUs: integers throughout, calibrated on images of these records",
     )
-    parser.add_argument("--images", type=Path, help="folder of the pictures of --int8")
+    parser.add_argument("--images", type=Path, help="folder of the images of --int8")
     arguments = parser.parse_args(given)
     if not re.match(MODEL_NAME, arguments.name):
         parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")

@@ -59,23 +59,33 @@ def stand_ins(model: nn.Module, dtype: torch.dtype) -> Iterator[StandIns]:
 
     Buffers that no checkpoint stores, such as the frequencies of rotary embeddings, stay as they are.
     """
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    kept = [(parameter, parameter.data) for parameter in model.parameters() if parameter.is_floating_point()]
     found: StandIns = {}
-    stored_buffers = model.state_dict(keep_vars=True).values()
-    for tensor in (*model.parameters(), *(x for x in stored_buffers if not isinstance(x, nn.Parameter))):
-        if not tensor.is_floating_point():
-            continue
-        kept.append((tensor, tensor.data))
-        if isinstance(tensor, nn.Parameter) and tensor.ndim > 1:
-            found[tensor] = tensor.data
-            tensor.data = torch.zeros((), dtype=dtype, device=tensor.device).expand(tensor.shape)
+    for parameter, data in kept:
+        if parameter.ndim > 1:
+            found[parameter] = data
+            parameter.data = torch.zeros((), dtype=dtype, device=data.device).expand(data.shape)
         else:
-            tensor.data = tensor.data.to(dtype)
+            parameter.data = data.to(dtype)
+    stored = model.state_dict(keep_vars=True).items()
+    buffers = {name: x for name, x in stored if not isinstance(x, nn.Parameter) and x.is_floating_point()}
+    for (
+        name,
+        buffer,
+    ) in buffers.items():  # anew: one that was loaded is a view of its file, and torch.export looks there
+        _set_buffer(model, name, buffer.to(dtype))
     try:
         yield found
     finally:
-        for tensor, data in kept:
-            tensor.data = data
+        for parameter, data in kept:
+            parameter.data = data
+        for name, buffer in buffers.items():
+            _set_buffer(model, name, buffer)
+
+
+def _set_buffer(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    owner, _, own = name.rpartition(".")
+    setattr(model.get_submodule(owner), own, value)
 
 
 def export_onnx(

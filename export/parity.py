@@ -210,7 +210,9 @@ def _control(name: str, other: Tensors, chain: Tensors, tolerance: Callable[[str
     difference = float((other[name][:rows, :slots] - chain[name][:rows, :slots].float()).abs().max())
     allowed = tolerance(name, chain[name].float())
     if allowed is None or difference <= allowed:
-        raise ParityError("the check is blind: the answer to another input passes it")
+        raise ParityError(
+            "the check proves nothing: an answer to another input also passes; nothing can be exported with it"
+        )
 
 
 def _session(file: Path, mapped: bool) -> onnxruntime.InferenceSession:

@@ -24,7 +24,7 @@ def preferred(accept: str, offered: Sequence[str]) -> str:
     if wanted:
         return max(wanted, key=lambda media_type: wishes[media_type])
     if offered[0] in wishes:
-        raise NotAcceptableError(f"Accept excludes {' and '.join(offered)}: there is nothing else to send")
+        raise NotAcceptableError(f"Accept excludes {' and '.join(offered)}: accept one of them")
     return offered[0]
 
 

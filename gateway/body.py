@@ -101,7 +101,7 @@ def _form(body: bytearray, content_type: str) -> GroundForm:
         fields: dict[str, list[bytes]] = {}
         for number, (name, content) in enumerate(_parts(body, content_type)):
             if number == MAX_PARTS:
-                raise MalformedRequestError(f"the form has more than {MAX_PARTS} parts")
+                raise MalformedRequestError(f"the form has more than {MAX_PARTS} parts: send fewer expressions")
             fields.setdefault(name, []).append(content)
         if repeated := [name for name, given in fields.items() if len(given) > 1 and name != "expression"]:
             raise MalformedRequestError(f"the form has more than one {repeated[0][:40]}: send one in a request")
@@ -119,7 +119,9 @@ def _parts(body: bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
     """
     boundary = _parameter(content_type, "boundary")
     if not boundary:
-        raise MalformedRequestError(f"the content type {content_type[:80]!r} names no boundary")
+        raise MalformedRequestError(
+            f"the content type {content_type[:80]!r} names no boundary: let the HTTP client set it"
+        )
     delimiter = f"\r\n--{boundary}".encode("latin-1")
     at = 0 if body.startswith(delimiter[2:]) else body.find(delimiter) + 2
     if at == 1:
@@ -134,7 +136,7 @@ def _parts(body: bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
         found = DISPOSITION.search(head)
         name = _parameter(found[0], "name") if found else None
         if name is None:
-            raise MalformedRequestError("the form has a part without a name")
+            raise MalformedRequestError("the form has a part without a name: name each image, expression or option")
         yield name, bytes(memoryview(body)[blank + 4 : end])
         at = end + len(delimiter)
 

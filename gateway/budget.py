@@ -11,7 +11,9 @@ class DeadlineError(TimeoutError):
     """The request's time ran out in `stage`."""
 
     def __init__(self, stage: str, deadline_s: float) -> None:
-        super().__init__(f"the request was still in {stage} after {deadline_s:g} s")
+        super().__init__(
+            f"the request was still in {stage} after {deadline_s:g} s: send a smaller image or fewer expressions"
+        )
         self.stage = stage
 
 

@@ -54,12 +54,23 @@ TABLE: dict[type[Exception], Fault] = {
     NoBoxError: Fault(422, "no-box", "The model gave no box", "postprocess"),
     ExpressionCountError: Fault(422, "expression-count", "Too few or too many expressions"),
     OverloadedError: Fault(429, "overloaded", "The service is busy", "request", True),
-    ExhaustedError: Fault(429, "overloaded", "The service is busy", "decode", True, "too much is being decoded"),
+    ExhaustedError: Fault(
+        429, "overloaded", "The service is busy", "decode", True, "too many images are being decoded: try again soon"
+    ),
     RateLimitedError: Fault(429, "rate-limited", "Too many requests", "request", True),
-    TritonBusyError: Fault(429, "overloaded", "The service is busy", "inference", True, "the model's queue is full"),
+    TritonBusyError: Fault(
+        429, "overloaded", "The service is busy", "inference", True, "the model's queue is full: try again soon"
+    ),
     ClientDisconnect: Fault(499, "client-gone", "The client left", None),  # only for the log
     Exception: Fault(500, "internal-error", "The service failed", None, False, "the log has more under the request id"),
-    TritonError: Fault(502, "inference-failed", "The inference failed", "inference", False, "the model gave no answer"),
+    TritonError: Fault(
+        502,
+        "inference-failed",
+        "The inference failed",
+        "inference",
+        False,
+        "the model gave no answer: the service's log has more under the request id",
+    ),
     NotReadyError: Fault(503, "not-ready", "Not ready", "request", True),
     DrainingError: Fault(503, "draining", "The service is going down", "request", True),
     TritonUnavailableError: Fault(

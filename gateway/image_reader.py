@@ -41,7 +41,9 @@ class ImageReader:
             text, image.base64 = image.base64, ""  # so that the text, as large as the file, is not kept as well
             return await asyncio.to_thread(decoded, text, self._settings.max_image_bytes)
         if self._settings.image_urls == "off":
-            raise FetchError("images by URL are off here: send the image itself, or have REFERENT_IMAGE_URLS set")
+            raise FetchError(
+                "images by URL are off here: send the image itself, or ask the operator to set REFERENT_IMAGE_URLS"
+            )
         return await fetch(
             image.url,
             max_bytes=self._settings.max_image_bytes,

@@ -111,7 +111,7 @@ class Guard:
             if key is None:
                 raise UnauthenticatedError("send a valid key as Authorization: Bearer KEY, or as X-API-Key: KEY")
             if needed not in key.scopes:
-                raise ForbiddenError(f"the key {key.name!r} lacks the scope {needed!r}")
+                raise ForbiddenError(f"the key {key.name!r} lacks the scope {needed!r}: use one that has it")
             scope.setdefault("state", {})["key"] = key.name
         await self._app(scope, receive, send)
 
@@ -147,9 +147,11 @@ def _secret(headers: Headers) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway.keys", description="Makes an API key.")
-    parser.add_argument("name", help="whose key it is; rates are counted and requests are logged by it")
-    parser.add_argument("--scope", choices=SCOPES, action="append", help="repeatable; default: infer")
-    parser.add_argument("--file", type=Path, help="to append the hashed key to; default: print it")
+    parser.add_argument("name", help="name of the key's owner; rates and log lines use it")
+    parser.add_argument(
+        "--scope", choices=SCOPES, action="append", help="scope of the key; can be repeated; default: infer"
+    )
+    parser.add_argument("--file", type=Path, help="file to which the hashed key is appended; default: print it")
     args = parser.parse_args()
     secret, line = new_key(args.name, args.scope or ["infer"])
     if not LINE.fullmatch(line):

@@ -90,7 +90,9 @@ class Registry:
             raise DrainingError("going down: ask another instance")
         if not self.ready:
             failing = sorted(self._failing or self.faults.keys())
-            raise NotReadyError(f"not ready: {', '.join(failing) or 'no model in the repository'}")
+            raise NotReadyError(
+                f"not ready: {', '.join(failing) or 'no model in the repository'}; see the service's log"
+            )
 
     @property
     def default_model(self) -> str | None:
@@ -107,7 +109,7 @@ class Registry:
             return self.models[chosen]
         if chosen in self.faults or not self.models:
             raise NotReadyError(f"{chosen or 'the model'} is not ready yet: try again soon")
-        missing = f"no model {name!r}" if name else f"no model named, and no {self._default!r} to default to"
+        missing = f"no model {name!r}" if name else f"name a model: the default {self._default!r} is not served"
         raise UnknownModelError(f"{missing}; served are: {', '.join(sorted(self.models))}")
 
     async def refresh(self) -> None:

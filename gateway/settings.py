@@ -38,69 +38,79 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=9090, ge=0, le=65535, description="Prometheus metrics; 0: none")
     triton_url: str = Field(
         default="127.0.0.1:8001",
-        description="Triton's gRPC address; several as IP:PORT,IP:PORT or, all that a name stands for, dns:///NAME:PORT",
+        description="Triton's gRPC address: HOST:PORT, a list IP:PORT,IP:PORT, or dns:///NAME:PORT for all of a name",
     )
     triton_reconnect_s: float = Field(
-        default=30, gt=0, description="between new connections, which find Tritons that were added to the name"
+        default=30, gt=0, description="seconds between new connections, which find Tritons that were added"
     )
     model_repository: Path = Field(default=Path("model_repository"), description="the repository that Triton serves")
     models: Names = Field(
-        default=frozenset(), description="of the repository, those to serve, with commas between; none named: all"
+        default=frozenset(), description="models to serve, separated by commas; empty: all of the repository"
     )
     default_model: str = Field(
-        default="mini", description="model of requests that name none; not needed where one is served"
+        default="mini", description="model of requests that name none; not needed if only one is served"
     )
     web: Path = Field(default=Path("web/dist"), description="the built web page, served at /")
-    max_image_bytes: int = Field(default=20 * 2**20, gt=0, description="of an encoded image")
-    max_pixels: int = Field(default=50_000_000, gt=0, description="of an image, checked before it is decoded")
-    max_images: int = Field(default=8, gt=0, description="of a request")
-    max_expressions: int = Field(default=32, gt=0, description="of an image")
+    max_image_bytes: int = Field(default=20 * 2**20, gt=0, description="largest image file, in bytes")
+    max_pixels: int = Field(default=50_000_000, gt=0, description="largest image, in pixels; checked before decoding")
+    max_images: int = Field(default=8, gt=0, description="images in a request")
+    max_expressions: int = Field(default=32, gt=0, description="expressions for an image")
     image_urls: Literal["off", "allow-list", "global"] = Field(
-        default="off", description="images by URL: none, from image_url_hosts alone, or from any public host"
+        default="off",
+        description="images by URL: off, allow-list (hosts of REFERENT_IMAGE_URL_HOSTS), or global (any public host)",
     )
-    image_url_hosts: Names = Field(default=frozenset(), description="host names, with commas between, for allow-list")
+    image_url_hosts: Names = Field(default=frozenset(), description="for allow-list: host names, separated by commas")
     image_url_private_hosts: Names = Field(
-        default=frozenset(), description="of the hosts, those that may have addresses inside the network"
+        default=frozenset(), description="those of the hosts that may have addresses inside the network"
     )
     image_url_ports: Annotated[frozenset[int], NoDecode, BeforeValidator(_split)] = Field(
-        default=frozenset({80, 443}), description="of images by URL, with commas between"
+        default=frozenset({80, 443}), description="allowed ports of images by URL, separated by commas"
     )
     deadline_s: float = Field(
-        default=10, gt=0, description="for a request from its first byte on; X-Request-Timeout may ask for less"
+        default=10,
+        gt=0,
+        description="seconds for a request, from its first byte; X-Request-Timeout may ask for less",
     )
     drain_grace_s: float = Field(
-        default=5, ge=0, description="between SIGTERM, when /readyz turns 503, and the end of accepting connections"
+        default=5,
+        ge=0,
+        description="seconds after SIGTERM in which connections are still accepted, while /readyz answers 503",
     )
     max_inflight_requests: int = Field(
         default=64,
         gt=0,
-        description="being read or answered, where one that is written counts as the rows it needs; more get 429",
+        description="requests at a time; one that is answered in text counts once for each row; more get 429",
     )
     max_inflight_bytes: int = Field(
-        default=512 * 2**20, gt=0, description="of their bodies and fetched images together; more get 429"
+        default=512 * 2**20,
+        gt=0,
+        description="bytes of all bodies and fetched images at a time; more get 429",
     )
     rate_limit: str | None = Field(
-        default=None, description="of a key or, without keys, a client address, such as '10/second; 1000/hour'"
+        default=None,
+        description="limit for each key, or without keys for each address, such as '10/second; 1000/hour'",
     )
     keys_file: Path | None = Field(
         default=None, description="API keys, hashed, as python -m gateway.keys makes them; read again when it changes"
     )
-    open_access: bool = Field(default=False, description="serve without keys to others than this machine")
+    open_access: bool = Field(default=False, description="serve other machines without keys")
     cors_origins: Names = Field(
-        default=frozenset(), description="origins whose pages may ask, with commas between; '*': all"
+        default=frozenset(), description="origins whose pages may call the API, separated by commas; '*': all"
     )
     otlp_endpoint: str | None = Field(
         default=None, description="OpenTelemetry collector for traces (OTLP over HTTP), such as http://collector:4318"
     )
     decode_threads: int = Field(default=2, gt=0, description="threads that decode and resize images")
     golden_timeout_s: float | None = Field(
-        default=None, gt=0, description="for the golden inference of each model; by default 10, and 15 more for each GB"
+        default=None,
+        gt=0,
+        description="seconds for a golden inference; by default 10, and 15 more for each GB of the model",
     )
-    readiness_interval_s: float = Field(default=5, gt=0, description="between golden inferences of each model")
+    readiness_interval_s: float = Field(default=5, gt=0, description="seconds between golden inferences of each model")
     shadow_model: str | None = Field(
-        default=None, description="model that is asked too, after the answer, to compare its boxes: see the metrics"
+        default=None, description="a second model that gets the same questions, to compare its boxes"
     )
-    shadow_share: float = Field(default=0.1, gt=0, le=1, description="of requests that the shadow model gets")
+    shadow_share: float = Field(default=0.1, gt=0, le=1, description="share of the requests that the shadow model gets")
 
     @property
     def triton_models(self) -> list[str] | None:
@@ -125,7 +135,7 @@ class Settings(BaseSettings):
             try:
                 ip_address(address.rpartition(":")[0])
             except ValueError:
-                raise ValueError(f"{address} in a list is no IP:PORT; for a name give dns:///NAME:PORT") from None
+                raise ValueError(f"{address} in a list is not IP:PORT; for a name give dns:///NAME:PORT") from None
         return url
 
     @field_validator("rate_limit")
@@ -143,7 +153,10 @@ class Settings(BaseSettings):
                 f"makes one), or {PREFIX}OPEN_ACCESS=true to serve everybody"
             )
         if self.max_inflight_bytes < self.max_body_bytes:
-            raise ValueError(f"{PREFIX}MAX_INFLIGHT_BYTES has no room for one body of {self.max_body_bytes} bytes")
+            raise ValueError(
+                f"{PREFIX}MAX_INFLIGHT_BYTES is {self.max_inflight_bytes}, less than one body: set it to at least "
+                f"{self.max_body_bytes}, or lower {PREFIX}MAX_IMAGE_BYTES"
+            )
         return self
 
     @model_validator(mode="after")
@@ -155,7 +168,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _compare_with_another(self) -> Self:
         if self.shadow_model == self.default_model:
-            raise ValueError(f"{PREFIX}SHADOW_MODEL is the model that serves: name another to compare it with")
+            raise ValueError(
+                f"{PREFIX}SHADOW_MODEL and {PREFIX}DEFAULT_MODEL are both {self.shadow_model!r}: name two models"
+            )
         return self
 
     @model_validator(mode="after")

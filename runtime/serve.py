@@ -13,16 +13,20 @@ from runtime.launcher import TritonServer
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
     parser.add_argument("model_repository", type=Path)
-    parser.add_argument("--model", action="append", help="an ensemble to serve; repeatable; default: all")
+    parser.add_argument("--model", action="append", help="model to serve; can be repeated; default: all")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the GPU, if there is one to be used")
     add_placement(parser)
-    parser.add_argument("--address", default="127.0.0.1", help="to listen on")
+    parser.add_argument("--address", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--grpc-port", type=int, help="0: a free one; default: a Unix socket, for this user alone")
     parser.add_argument("--metrics-port", type=int, default=8002, help="0: a free one")
-    parser.add_argument("--shared-memory", action="store_true", help="let callers register it, as perf_analyzer does")
-    parser.add_argument("--load-timeout", type=float, metavar="S", help="for loading a model; default: by its size")
     parser.add_argument(
-        "--golden-timeout", type=float, metavar="S", help="for its golden inference; default: by its size"
+        "--shared-memory", action="store_true", help="let callers register shared memory, as perf_analyzer does"
+    )
+    parser.add_argument(
+        "--load-timeout", type=float, metavar="S", help="limit for loading a model; default: by its size"
+    )
+    parser.add_argument(
+        "--golden-timeout", type=float, metavar="S", help="limit of its golden inference; default: by its size"
     )
     parser.add_argument("--log", type=Path, help="file to append tritonserver's log to")
     args = parser.parse_args()

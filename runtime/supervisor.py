@@ -211,7 +211,10 @@ class Supervisor:
         elif any(model.endswith(tag_of(attempt.digest)) for model in dead):
             self._refuse(attempt, VersionError("a Python stub died while it was loaded; is onnxruntime installed?"))
         elif time.monotonic() > attempt.deadline:
-            self._refuse(attempt, VersionError("it was not ready in time; a larger limit may be needed"))
+            self._refuse(
+                attempt,
+                VersionError("it was not ready in time: set a longer --load-timeout, or REFERENT_GOLDEN_TIMEOUT_S"),
+            )
 
     def _promote(self, attempt: Attempt, new: Served) -> None:
         name, before = attempt.name, self.served.get(attempt.name)

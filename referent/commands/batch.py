@@ -42,7 +42,7 @@ def batch(
     ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
 ) -> None:
-    """Ask a running service about many images. After a stop, the same command goes on where it was."""
+    """Ask a running service about many images. After a stop, the same command continues."""
 
     async def run(items: list[BatchItem], results: ResultsFile, advance: Callable[[], None]) -> None:
         async with AsyncClient(url, api_key=api_key) as client:
@@ -58,7 +58,7 @@ def batch(
                     asyncio.run(run(items, results, advance))
             except (KeyboardInterrupt, ServiceUnreachableError, ServiceError) as error:
                 done = sum(item in results for item in items)
-                typer.echo(f"{done} of {len(items)} are in {out}; the same command goes on from there", err=True)
+                typer.echo(f"{done} of {len(items)} are in {out}; the same command continues from there", err=True)
                 raise failure(str(error) or "stopped", 1 if str(error) else INTERRUPTED) from error
         also = (
             (csv, write_csv, "rows"), (coco, write_coco, "annotations"), (yolo, write_yolo, "files of labels"),
@@ -71,4 +71,4 @@ def batch(
         raise failure(str(error)) from error
     typer.echo(f"{len(items)} results, {len(items) - before} of them new -> {printable(str(out))}")
     if results.errors:
-        raise failure(f"{results.errors} of the results are errors: --retry-errors asks these again")
+        raise failure(f"{results.errors} of the results are errors: repeat the command with --retry-errors")

@@ -19,7 +19,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write a report into a new folder below this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Several evaluations of the same records side by side."""
+    """Show several evaluations of the same records side by side."""
     if len(runs) < 2:
         raise failure("one run can't be compared: give two or more", 2)
     try:

@@ -13,7 +13,7 @@ import typer
 from referent.commands.installation import needs
 from referent.commands.terminal import failure
 
-app = typer.Typer(help="Datasets: prepare published ones, generate scenes.", no_args_is_help=True)
+app = typer.Typer(help="Prepare your own or published data, or generate scenes.", no_args_is_help=True)
 
 TRAINING_MIX = "photo=.3,cut=.15,icons=.25,crowd=.06,alike=.12,rows=.12"
 
@@ -59,14 +59,16 @@ def prepare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of --split-shares.")] = 0,
     strict: Annotated[bool, typer.Option(help="Stop at the first sample that can't be used.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Write at most so many records.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Write at most this many records.", show_default="all")
+    ] = None,
     urls: Annotated[bool, typer.Option(help="First download the rows' images by URL into --images (pixmo).")] = False,
     max_file_mb: Annotated[float, typer.Option(min=0.001, help="Limit of one download.")] = 20,
     max_total_gb: Annotated[float, typer.Option(min=0.001, help="Limit of all downloads in --images.")] = 50,
     deadline_s: Annotated[float, typer.Option(min=0.1, help="Limit of one download.")] = 30,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Downloads at a time.")] = 16,
 ) -> None:
-    """Convert published annotations into Referent's records; broken samples are left out and counted by reason."""
+    """Convert annotations into Referent's records; samples that can't be used are left out and counted by reason."""
     try:
         from referent.data.downloads import DownloadLimits
         from referent.data.preparation import PreparationOptions, fetch_images

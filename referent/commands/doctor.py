@@ -94,6 +94,8 @@ def _python() -> Check:
         return Check("fail", "Python", found, f"install Python {'.'.join(map(str, OLDEST_PYTHON))} or later")
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return Check("warn", "Python", found, "the local Triton runs on x86-64 Linux only; use the containers")
+    if sys.version_info >= (3, 14):
+        return Check("warn", "Python", found, "the local Triton needs Python 3.11, 3.12 or 3.13")
     return Check("ok", "Python", found)
 
 
@@ -135,7 +137,12 @@ def _graphics() -> Check:
     try:
         found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return Check("warn", "GPU", "none", "small models run on the CPU; LLaVA-1.5-7B needs an NVIDIA GPU")
+        return Check(
+            "warn",
+            "GPU",
+            "none",
+            "small models run on the CPU; for LLaVA-1.5-7B take a GPU, or export with --weights int4",
+        )
     return Check("ok", "GPU", "; ".join(found.splitlines()))
 
 

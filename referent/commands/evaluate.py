@@ -32,7 +32,7 @@ def evaluate(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the service at a time.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass of the checkpoint.")] = 8,
     split: Annotated[str | None, typer.Option(help="Use only this split.", show_default="all")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many records.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first records, this many.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write a report into a new folder below this one.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="the format")] = None,

@@ -17,11 +17,11 @@ def export(
     weights: Annotated[
         Literal["int8", "int4", "fp16"] | None,
         typer.Option(
-            help="int8, int4: round the weights of vision encoder and language model. fp16: store all weights so.",
+            help="int8, int4: round the weights of vision encoder and language model. fp16: all in half precision.",
             show_default="as --dtype",
         ),
     ] = None,
-    max_batch_size: Annotated[int, typer.Option(help="At most so many images in a batch of Triton's.")] = 8,
+    max_batch_size: Annotated[int, typer.Option(help="Most images in a batch of Triton.")] = 8,
     quick_parity: Annotated[bool, typer.Option("--quick-parity", help="Check two cases instead of four.")] = False,
     int8: Annotated[
         Path | None,

@@ -33,8 +33,8 @@ def sweep(
     out: Annotated[Path, typer.Option(help="A folder for each cell, and the results; finished cells stay.")],
     mode: Annotated[Literal["lora", "qlora", "text"], typer.Option(help="Mode of `referent train`.")] = "lora",
     ranks: Annotated[str, typer.Option(help="LoRA ranks; alpha is twice the rank.")] = "8,16,32",
-    learning_rates: Annotated[str, typer.Option()] = "1e-4,2e-4",
-    batches: Annotated[str, typer.Option()] = "8,16",
+    learning_rates: Annotated[str, typer.Option(help="Learning rates, separated by commas.")] = "1e-4,2e-4",
+    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "8,16",
 ) -> None:
     """Train every combination of rank, learning rate and batch; further options go to `referent train`."""
     import referent.training.train  # noqa: F401  # fails here, not in the first cell, if a package is missing
@@ -45,7 +45,7 @@ def sweep(
             [int(v) for v in batches.split(",")],
         )  # fmt: skip
     except ValueError as error:
-        raise failure(f"{error}: --ranks, --learning-rates and --batches are numbers with commas between") from error
+        raise failure(f"{error}: --ranks, --learning-rates and --batches are numbers, separated by commas") from error
     options = [mode, "--base", str(base), "--data", str(data), "--images", str(images), *context.args]
     results = []
     try:
@@ -53,7 +53,9 @@ def sweep(
             results.append(result)
             table = write_results(results, out)
     except subprocess.CalledProcessError as error:
-        raise failure(f"a cell failed (exit status {error.returncode}), see above; the same command goes on") from error
+        raise failure(
+            f"a cell failed (exit status {error.returncode}), see above; the same command continues"
+        ) from error
     Console().print(table)
 
 

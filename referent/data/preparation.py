@@ -90,7 +90,7 @@ def prepare(
             reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
             names = ", ".join(map(str, annotations))
             raise PreparationError(
-                f"no sample of {names} is fit for use: {reasons or f'none found; is it {format}?'}; "
+                f"no sample of {names} can be used: {reasons or f'none was found; is the format {format}?'}; "
                 f"{format} expects {READERS[format].expects}"
             )
     stats = {

@@ -41,23 +41,31 @@ class Recipe:
     data: Data
     images: Images
     out: Annotated[Path, typer.Option(help="Where checkpoints go; a run found there is resumed.")]
-    epochs: Annotated[float, typer.Option(help="How often all data is passed; --steps takes precedence.")] = 10.0
+    epochs: Annotated[float, typer.Option(help="Passes over the data; --steps takes precedence.")] = 10.0
     steps: Annotated[int | None, typer.Option(help="Steps of the optimizer, in place of --epochs.")] = None
-    batch: Annotated[int, typer.Option(help="Images of a step, in each process.")] = 8
+    batch: Annotated[int, typer.Option(help="Images in a step, in each process.")] = 8
     accumulate: Annotated[int, typer.Option(help="Batches whose gradients are added up for one step.")] = 1
-    learning_rate: Annotated[float, typer.Option(help="The highest; with `full` and `vpp`, of new weights.")] = 2e-4
-    vision_learning_rate: Annotated[float, typer.Option(help="Of the vision encoder, with `full` and `vpp`.")] = 2e-6
-    projector_learning_rate: Annotated[float, typer.Option(help="Of the projector, with `full` and `vpp`.")] = 2e-5
-    language_learning_rate: Annotated[float, typer.Option(help="Of the language model, with `full` and `vpp`.")] = 2e-5
-    detector_learning_rate: Annotated[float, typer.Option(help="Of the detector, with `vpp`.")] = 1e-5
-    min_learning_rate: Annotated[float, typer.Option(help="The lowest, where the cosine ends.")] = 1e-6
+    learning_rate: Annotated[
+        float, typer.Option(help="Highest learning rate; of new weights, with `full` and `vpp`.")
+    ] = 2e-4
+    vision_learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of the vision encoder, with `full` and `vpp`.")
+    ] = 2e-6
+    projector_learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of the projector, with `full` and `vpp`.")
+    ] = 2e-5
+    language_learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of the language model, with `full` and `vpp`.")
+    ] = 2e-5
+    detector_learning_rate: Annotated[float, typer.Option(help="Learning rate of the detector, with `vpp`.")] = 1e-5
+    min_learning_rate: Annotated[float, typer.Option(help="Lowest learning rate, at the end of the cosine.")] = 1e-6
     warmup: Annotated[int, typer.Option(help="Steps in which the learning rate rises.")] = 0
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.0
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0
     l1_weight: Annotated[float, typer.Option(help="Weight of the L1 loss, the mean over cx, cy, w, h.")] = 1.0
     giou_weight: Annotated[float, typer.Option(help="Weight of 1 - GIoU.")] = 1.0
     score_weight: Annotated[float, typer.Option(help="Weight of the loss of the predicted IoU.")] = 1.0
-    scores: Annotated[bool, typer.Option(help="A new head has scores.")] = True
+    scores: Annotated[bool, typer.Option(help="Give a new head scores.")] = True
     four_bits: Annotated[bool, typer.Option(help="With `points`: the base in 4 bits, as with `qlora`.")] = False
     detector: Annotated[
         Path | None, typer.Option(help="With `vpp`: weights of DETR, for a base without visual position prompts.")
@@ -68,17 +76,18 @@ class Recipe:
     ] = None
     loc_head: Annotated[bool, typer.Option(help="With `vpp`: a box head at [LOC] in place of text.")] = False
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16
-    lora_alpha: Annotated[int, typer.Option(help="The adapter counts alpha / rank times.")] = 32
+    lora_alpha: Annotated[int, typer.Option(help="The adapter's output is multiplied by alpha / rank.")] = 32
     lora_dropout: Annotated[float, typer.Option(help="Dropout in the adapter.")] = 0.05
     row_expressions: Annotated[int, typer.Option(help="Expressions of an image that one pass answers.")] = 8
-    train_limit: Annotated[int | None, typer.Option(help="Train on so many records, chosen at random.")] = None
-    val_limit: Annotated[int | None, typer.Option(help="Validate on so many records, chosen at random.")] = None
+    train_limit: Annotated[int | None, typer.Option(help="Train on this many records, chosen at random.")] = None
+    val_limit: Annotated[int | None, typer.Option(help="Validate on this many records, chosen at random.")] = None
     eval_steps: Annotated[int | None, typer.Option(help="Steps between validations.", show_default="an epoch")] = None
     save_steps: Annotated[
-        int | None, typer.Option(help="Steps between states from which a run can go on.", show_default="--eval-steps")
+        int | None,
+        typer.Option(help="Steps between saved states, from which a run can continue.", show_default="--eval-steps"),
     ] = None
     logging_steps: Annotated[int, typer.Option(help="Steps between lines of the log.")] = 10
-    seed: Annotated[int, typer.Option(help="Of the order of the data and of new weights.")] = 42
+    seed: Annotated[int, typer.Option(help="Random seed of the order of the data and of new weights.")] = 42
     workers: Annotated[int, typer.Option(help="Processes that prepare data.")] = 2
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = False
     base_dtype: Annotated[
@@ -100,7 +109,7 @@ class Recipe:
     )
     template: Annotated[str | None, typer.Option(help="The prompt; `vg` and `vg-text` are the published ones.")] = None
     knows: Annotated[
-        str | None, typer.Option(help="What the model knows, in words that the page and `referent models` show.")
+        str | None, typer.Option(help="What the model knows, in words for the page and `referent models --json`.")
     ] = None
 
     @property

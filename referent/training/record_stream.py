@@ -35,7 +35,7 @@ def load_records(
     Raises `DataError`.
     """
     if not file.is_file():
-        raise DataError(f"{file} is missing: `referent data prepare` writes it")
+        raise DataError(f"{file} is missing: `referent data prepare --split-shares train=.8,val=.2` writes both files")
     records: list[Record] = []
     try:
         for record in read_records(file):
@@ -49,7 +49,7 @@ def load_records(
     except (AnnotationError, TextFileError) as error:
         raise DataError(str(error)) from error
     if not records:
-        raise DataError(f"{file} has no records")
+        raise DataError(f"{file} has no records: {file.parent / 'stats.json'} says what was left out")
     missing = next((r.image for r in records if not (images / r.image).is_file()), None)
     if missing is not None:
         raise DataError(f"image {missing} is not in {images}: `referent data prepare` leaves such rows out")

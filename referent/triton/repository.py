@@ -58,11 +58,11 @@ class Placement:
 
     def __post_init__(self) -> None:
         if self.device == "gpu" and self.mode != "latency":
-            raise PlacementError(f"mode {self.mode!r} is for CPUs: leave it out, or take the device cpu")
+            raise PlacementError(f"mode {self.mode!r} is for CPUs: leave it out, or use --device cpu")
         if self.device == "cpu" and self.gpu_memory_gb is not None:
-            raise PlacementError("a limit of GPU memory is for GPUs: leave it out, or take the device gpu")
+            raise PlacementError("a limit of GPU memory is for GPUs: leave it out, or use --device gpu")
         if self.gpu_memory_gb is not None and not self.gpu_memory_gb > 0:
-            raise PlacementError(f"a limit of {self.gpu_memory_gb:g} GB of GPU memory lets nothing run: give more")
+            raise PlacementError(f"--gpu-memory-gb is {self.gpu_memory_gb:g}: give more than 0")
 
     def place(self, config: ModelConfig) -> None:
         """Writes this into a part's config."""

@@ -1,5 +1,5 @@
-"""Each extra has what its part imports. No text says to install the project by a name that belongs to another project in
-a registry."""
+"""Each extra has what its part imports. No text says to install the project by a name that belongs to another project
+in a registry."""
 
 import re
 import subprocess

@@ -66,6 +66,12 @@ def test_what_is_published_in_half_is_restored_in_half(restored: Path, tmp_path:
         assert torch.equal(after[name], weight), name
 
 
+def test_a_model_with_batch_norms_computes_in_half_on_a_gpu(restored: Path, tmp_path: Path) -> None:
+    """Their statistics are buffers, which are loaded as views of the checkpoint's file."""
+    export(restored, "half", tmp_path / "repository", dtype="fp16", quick_parity=True)
+    assert load_bundle(tmp_path / "repository", "half")[0].dtype == "fp16"
+
+
 def test_a_restored_model_learns(restored: Path) -> None:
     model, _ = load_checkpoint(restored, trainable=True)
     images = torch.randint(0, 256, (2, 288, 288, 3), dtype=torch.uint8)

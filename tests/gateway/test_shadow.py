@@ -87,7 +87,7 @@ async def test_shadow_model_asked_by_name_is_not_compared_with_itself(
 
 
 def test_shadow_of_itself_is_refused() -> None:
-    with pytest.raises(ValueError, match="SHADOW_MODEL is the model that serves"):
+    with pytest.raises(ValueError, match="are both"):
         Settings(default_model="tiny", shadow_model="tiny")
 
 

@@ -72,8 +72,8 @@ def test_a_gpu_is_warmed_up_with_the_largest_batch_and_its_memory_limited(reposi
     [
         (["--device", "gpu", "--mode", "throughput"], "mode 'throughput' is for CPUs"),
         (["--device", "cpu", "--gpu-memory-gb", "4"], "a limit of GPU memory is for GPUs"),
-        (["--device", "gpu", "--gpu-memory-gb", "0"], "a limit of 0 GB of GPU memory lets nothing run"),
-        (["--device", "gpu", "--gpu-memory-gb", "nan"], "a limit of nan GB of GPU memory lets nothing run"),
+        (["--device", "gpu", "--gpu-memory-gb", "0"], "--gpu-memory-gb is 0: give more than 0"),
+        (["--device", "gpu", "--gpu-memory-gb", "nan"], "--gpu-memory-gb is nan: give more than 0"),
     ],
     ids=["mode", "memory of no GPU", "no memory", "no number"],
 )

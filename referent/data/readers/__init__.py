@@ -40,7 +40,7 @@ READERS = {
         'lines {"id", "image", "width", "height", "expression", "box_xyxy": [x1, y1, x2, y2] in pixels, or no box for '
         "what the image does not show}",
     ),
-    "csv": AnnotationFormat(read_csv, f"columns {', '.join(COLUMNS)}: a row an object, corners in pixels"),
+    "csv": AnnotationFormat(read_csv, f"columns {', '.join(COLUMNS)}: one row for each object, corners in pixels"),
     "coco": AnnotationFormat(
         read_coco,
         'an object of "images" {"id", "file_name", "width", "height"}, "annotations" {"image_id", "category_id", '
@@ -71,8 +71,8 @@ READERS = {
     "grefcoco": AnnotationFormat(read_grefcoco, "a folder of grefs(SPLITTER).json and instances.json"),
     "refdrone": AnnotationFormat(
         read_refdrone,
-        'an object of "images" {"id", "file_name", "width", "height", "caption"}, one an expression, "annotations" '
-        '{"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "empty"} and "categories"',
+        'an object of "images" {"id", "file_name", "width", "height", "caption"}, one for each expression, '
+        '"annotations" {"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "empty"} and "categories"',
     ),
     "refcoco": AnnotationFormat(
         read_refcoco, 'rows {"image", "text", "bbox": [centre x, centre y, width, height] in 0..1 of the image}'
