@@ -169,8 +169,8 @@ def main() -> None:
     report.add("requests", rows_of(found, corpus))
     reasons = Counter((status, reason) for _, status, reason in found if reason)
     figures = [
-        figure("memory of the service's process, most, MB", peak["process"], MEMORY_GOAL_MB),
-        figure("with the processes that it starts for pictures, MB", peak["together"]),
+        figure("memory of the service's process, peak (VmHWM), MB", peak["process"], MEMORY_GOAL_MB),
+        figure("with the processes that it starts for pictures, highest sample, MB", peak["together"]),
         figure(f"/livez, median of {len(times)}, ms", livez["p50"]),
         figure("/livez, p99, ms", livez["p99"], LIVEZ_GOAL_MS),
         figure("/livez, worst, ms", livez["max"], LIVEZ_GOAL_MS),

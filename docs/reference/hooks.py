@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The word for the test of the pages is none of their readers'."""
+    """Removes the mark `no-test`, which is for tests and not for readers."""
     return re.sub(r"^(```\w+) no-test$", r"\1", markdown, flags=re.MULTILINE)
 
 

@@ -111,7 +111,7 @@ export function App() {
     const limit = metadata?.limits.image_bytes ?? Infinity;
     try {
       if (file.size > limit)
-        throw new Error(`${file.name} has ${megabytes(file.size)}; the service takes ${megabytes(limit)} at most.`);
+        throw new Error(`${file.name} is ${megabytes(file.size)}; the limit is ${megabytes(limit)}. Choose a smaller picture.`);
       show(await readPicture(file, file.name));
       if (!isTyped) dispatch({ type: "filled", rows: [""] });
       if (!isTyped)
@@ -384,8 +384,8 @@ const wordsOf = ({ words, plurals }: Sample, models: Model[]) =>
 function addressed(address: string, service: string | undefined): string {
   const start = `${address} is the address of a picture, and this page takes only picture files. `;
   const here = "Copy the picture itself and paste it, or save it and drop the file here.";
-  const api = " The API takes addresses: docs/api.md has its requests.";
+  const api = " Programs may send addresses to the API: the link at the bottom of this page describes it.";
   return start + here + (service && service !== "off" ? api : "");
 }
 
-const megabytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
+const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;

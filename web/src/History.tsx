@@ -29,7 +29,7 @@ export function History({ samples, onSample, questions, shownId, onQuestion }: P
       </ul>
       {questions.length > 0 && (
         <>
-          <h2>This visit</h2>
+          <h2>Asked before</h2>
           <ul>
             {questions.map((question) => (
               <li key={question.id}>

@@ -11,7 +11,7 @@ export function Knows({ models }: { models: Model[] }) {
     if (!knows)
       return (
         <p key={name} className="hint">
-          {name} does not say what it knows. {gives}
+          Nothing is recorded about what {name} knows. {gives}
         </p>
       );
     const end = knows.length <= SENTENCE ? knows.length : knows.lastIndexOf(" ", SENTENCE);
@@ -57,7 +57,7 @@ export function Nothing({ question, results, threshold, onThreshold }: NothingPr
           </>
         )}
       </p>
-      <p>Either they are not in the picture, or the model does not know these words or pictures of this kind.</p>
+      <p>Perhaps it is not in the picture. Perhaps the model does not know these words, or pictures of this kind.</p>
       <Knows models={question.models} />
       {best?.hasPlace && (
         <button type="button" onClick={() => onThreshold(0)}>

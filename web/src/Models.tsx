@@ -26,7 +26,7 @@ export function Models({ models }: { models: Model[] }) {
 function Figures({ evaluation }: { evaluation: Model["evaluation"] }) {
   const sets = Object.entries(evaluation as Record<string, Record<string, unknown>>);
   const figures = new Set(sets.flatMap(([, values]) => Object.keys(values).filter((name) => isNumber(values[name]))));
-  if (!figures.size) return <p>It reports no figures.</p>;
+  if (!figures.size) return <p>No figures are recorded.</p>;
   return (
     <div className="scrolls" tabIndex={0} role="region" aria-label="Figures">
       <table>

@@ -79,12 +79,12 @@ export function Stage(props: Props) {
         {drawing && <Pen key={drawing.expression} picture={picture} place={spread} {...drawing} onDrawn={onDrawn} />}
       </div>
       <div className="zoom" role="group" aria-label="Zoom">
-        <button aria-label="Closer" title="Closer" onClick={() => onView(zoomed(shown, middle(shown), STEP, picture))}>
+        <button aria-label="Zoom in" title="Zoom in" onClick={() => onView(zoomed(shown, middle(shown), STEP, picture))}>
           +
         </button>
         <button
-          aria-label="Wider"
-          title="Wider"
+          aria-label="Zoom out"
+          title="Zoom out"
           disabled={!view}
           onClick={() => onView(zoomed(shown, middle(shown), 1 / STEP, picture))}
         >

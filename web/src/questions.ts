@@ -147,7 +147,7 @@ export function spoken(results: Result[][]): string {
 }
 
 export const isCut = (answer: Answer) => answer.finish_reason === "length";
-export const CUT = "the answer was cut";
+export const CUT = "the list was cut off at the limit";
 
 /** The result for an expression, in words. */
 export function verdict({ answer, places, present }: Result): string {

@@ -242,7 +242,7 @@ test("the text of a generator is shown, and how its answer ended", async ({ page
   await expect(page.getByRole("heading", { name: "2 of 4 found" })).toBeVisible();
   await expect(rows(page).nth(0)).toContainText("[0.1, 0.3, 0.5, 0.7]");
   await expect(rows(page).nth(0)).not.toContainText("cut");
-  await expect(rows(page).nth(1)).toContainText("the answer was cut");
+  await expect(rows(page).nth(1)).toContainText("the list was cut off at the limit");
   await rows(page).nth(1).locator("summary").click();
   expect((await rows(page).nth(1).locator(".text").innerText()).replaceAll(/[…\s]/g, "")).toBe(
     long.replaceAll(/\s/g, ""),
@@ -252,7 +252,7 @@ test("the text of a generator is shown, and how its answer ended", async ({ page
   await expect(rows(page).nth(3)).toContainText("<img src=x> none");
   await expect(lines(page)).toHaveCount(2);
   await expect(
-    status(page, /the swan: found, score 0\.50, the answer was cut.*the rocket: this expression failed/),
+    status(page, /the swan: found, score 0\.50, the list was cut off at the limit.*the rocket: this expression failed/),
   ).toHaveCount(1);
 });
 

@@ -88,10 +88,10 @@ test("the wheel zooms at the pointer, dragging moves, a double click shows all a
   expect(moved.y - zoomed.y).toBeCloseTo(-30, 0);
   await page.mouse.dblclick(at.x, at.y);
   await expect.poll(() => width(page)).toBeCloseTo(before.width, 0);
-  await page.getByRole("button", { name: "Closer" }).click();
+  await page.getByRole("button", { name: "Zoom in" }).click();
   await expect.poll(() => width(page)).toBeGreaterThan(1.4 * before.width);
   await page.getByRole("button", { name: "Whole picture" }).click();
-  await expect(page.getByRole("button", { name: "Wider" })).toBeDisabled();
+  await expect(page.getByRole("button", { name: "Zoom out" })).toBeDisabled();
 });
 
 test("a sample fills empty rows, and never takes the place of typed words", async ({ page, one }) => {
