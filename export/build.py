@@ -25,10 +25,12 @@ from export.integers import CalibrationError, quantize_throughout, requests
 from export.parity import Case, ParityError, Trial, compare_rounded, reference, tolerances, trials, verify
 from export.parts import KindParts, parts_of
 from export.phases import phase
-from export.publish import publish
+from export.publish import publish, refuse_names_of_others
 from export.quantize import HALF, INTEGERS, ROUNDINGS, STORED, Rounding
 from export.workplace import Workplace, workplace
-from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle
+from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle, BundleError
+from referent.core.contract import part_name
+from referent.core.files import told
 from referent.core.processor import Processor
 from referent.data.records import AnnotationError
 from referent.kinds import kind_of
@@ -92,10 +94,12 @@ def export(
     made until all is published. With `calibration`, a file of records and the folder of their images, products and
     convolutions are of integers (`export.integers`).
 
-    Raises `CheckpointError`, `CalibrationError` and, before anything is published, `ParityError`.
+    Raises `CheckpointError`, `CalibrationError`, `BundleError` for a name that is not free and, before anything is
+    published, `ParityError`.
     """
     console, precision = Console(stderr=True), Precision(dtype, weights)
     spec = load_checkpoint_spec(checkpoint)
+    refuse_names_of_others(repository, name, [part_name(name, step) for step in kind_of(spec).steps])
     parts, tried = parts_of(spec), trials(spec, quick_parity)
     options = {"dtype": dtype, "weights": weights, "quick_parity": quick_parity}
     with workplace(repository, work, checkpoint, options) as place:
@@ -234,5 +238,7 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
             arguments.weights, arguments.quick_parity, arguments.work,
             (arguments.int8, arguments.images) if arguments.int8 else None,
         )  # fmt: skip
-    except (CheckpointError, CalibrationError, ParityError, AnnotationError, OSError) as error:
+    except (BundleError, CheckpointError, CalibrationError, ParityError, AnnotationError) as error:
         sys.exit(f"{error}\nNothing was published.")
+    except OSError as error:
+        sys.exit(f"{told(error, arguments.to)}\nNothing was published.")

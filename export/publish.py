@@ -9,10 +9,11 @@ be the one that is served. `export.versions` goes back to one, and removes those
 """
 
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -26,17 +27,21 @@ from referent.core.bundle import (
     CONFIG_FILE,
     TOKENIZER_FILE,
     Bundle,
+    BundleError,
+    FileEntry,
     digest_of,
     file_entry,
     load_bundle,
+    version_numbers,
 )
 from referent.core.contract import DIGEST_PARAMETER, part_name
+from referent.core.files import locked
 from referent.core.spec import ModelSpec
 from referent.kinds import kind_of
 from referent.triton.repository import read_config
 
 MINIMUM_ONNXRUNTIME = "1.27.0"  # older CUDA providers compute opset 23's fp16 norms wrongly
-STAGING = ".publish-"  # begins the names of folders that are not yet, or no longer, in their place
+STAGING = ".publish-"  # in the names of folders that are not yet, or no longer, in their place
 
 
 def publish(
@@ -78,13 +83,19 @@ def publish(
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """A folder in the repository's own file system, where moving a file into its place copies nothing."""
+    """A folder in the repository's own file system, where moving a file into its place copies nothing.
+
+    It is beside the repository: a tritonserver that starts takes every folder in it for a model. It is in the
+    repository if that is a file system of its own, or if nothing can be written beside it.
+    """
     is_new = not repository.exists()
     repository.mkdir(parents=True, exist_ok=True)
+    parent = repository.resolve().parent
+    beside = parent.stat().st_dev == repository.stat().st_dev and os.access(parent, os.W_OK)
     try:
         with (
-            tempfile.TemporaryDirectory(prefix=STAGING, dir=repository) as folder,
-            _locked(Path(folder), fcntl.LOCK_SH),
+            tempfile.TemporaryDirectory(prefix=_staged(repository), dir=parent if beside else repository) as folder,
+            locked(Path(folder), fcntl.LOCK_SH),
         ):
             yield Path(folder)
     except BaseException:
@@ -94,30 +105,23 @@ def staging(repository: Path) -> Iterator[Path]:
         raise
 
 
+def _staged(repository: Path) -> str:
+    """How the names of its folders of `staging` begin."""
+    return f".{repository.resolve().name}{STAGING}"
+
+
 def exclusive(repository: Path) -> AbstractContextManager[bool]:
     """One publisher at a time: two would take the same number."""
-    return _locked(repository, fcntl.LOCK_EX)
+    return locked(repository, fcntl.LOCK_EX)
 
 
-def is_abandoned(staged: Path) -> bool:
-    """Whether the publisher of a folder that `staging` made was killed."""
-    with _locked(staged, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
-        return locked
-
-
-@contextmanager
-def _locked(path: Path, kind: int) -> Iterator[bool]:
-    """Locks a file or folder against other processes; the value is false where it could not be."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, kind)
-        locked = True
-    except OSError:  # held by another, or a file system without locks
-        locked = False
-    try:
-        yield locked
-    finally:
-        os.close(descriptor)
+def abandoned(repository: Path) -> Iterator[Path]:
+    """Folders of `staging` whose publisher was killed."""
+    pattern = f"{glob.escape(_staged(repository))}*"
+    for folder in (*repository.resolve().parent.glob(pattern), *repository.glob(f"*{STAGING}*")):
+        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+            if alone:
+                yield folder
 
 
 def release(
@@ -127,8 +131,10 @@ def release(
     parts: Mapping[str, ModelConfig],
     tokenizer_file: Path,
     ensemble: Callable[[Bundle, str], ModelConfig],
+    known: Mapping[str, FileEntry] | None = None,
 ) -> tuple[Bundle, str]:
-    """Publishes what is in the folders of `parts` in `staged`; `draft` lacks the version and the files."""
+    """Publishes what is in the folders of `parts` in `staged`; `draft` lacks the version and the files. What `known`
+    says of PART/FILE must be true. Raises `BundleError`."""
     name = draft.name
     for part, config in parts.items():
         _write(staged / part / CONFIG_FILE, config)
@@ -137,8 +143,13 @@ def release(
     own.mkdir()
     shutil.copyfile(tokenizer_file, own / TOKENIZER_FILE)
     entries[name] = {TOKENIZER_FILE: file_entry(own / TOKENIZER_FILE)}
+    for relative, entry in (known or {}).items():
+        part, _, file = relative.partition("/")
+        if entries[part][file] != entry:
+            raise BundleError(f"{relative} is not the file that was published: publish from a sound copy")
     with exclusive(repository):
-        version = 1 + max((v for model in entries for v in _versions(repository / model)), default=0)
+        refuse_names_of_others(repository, name, parts)
+        version = 1 + max((v for model in entries for v in version_numbers(repository / model)), default=0)
         files = {
             f"{model}/{version}/{file}": entry for model, listed in entries.items() for file, entry in listed.items()
         }
@@ -155,6 +166,15 @@ def release(
             os.rename(staged / model, repository / model / str(version))
         point(repository, bundle)
     return bundle, digest
+
+
+def refuse_names_of_others(repository: Path, name: str, parts: Iterable[str]) -> None:
+    """Raises `BundleError` if the name is that of another model's part, or a part's is that of another model."""
+    if any((repository / name).glob("[0-9]*/model.onnx")):
+        raise BundleError(f"{name} is a part of another model in {repository}: choose another name")
+    for part in parts:
+        if any((repository / part).glob(f"[0-9]*/{BUNDLE_FILE}")):
+            raise BundleError(f"{part}, which {name} needs for itself, is another model in {repository}: rename one")
 
 
 def point(repository: Path, bundle: Bundle) -> None:
@@ -181,7 +201,7 @@ def republish(
     Raises `referent.core.bundle.BundleError`.
     """
     bundle = load_bundle(source, name, version)[0].model_copy(update=fields)
-    configs = {}
+    configs, known = {}, dict[str, FileEntry]()
     with staging(target) as folder:
         for part, number in bundle.parts.items():
             files = source / part / str(number)
@@ -190,9 +210,14 @@ def republish(
             configs[part].ClearField("version_policy")
             change(configs[part])
             (folder / part).mkdir()
-            for file in files.iterdir():
-                if file.name != CONFIG_FILE:
+            for relative, entry in bundle.files.items():
+                if (source / relative).parent == files and not relative.endswith(f"/{CONFIG_FILE}"):
+                    file = files / Path(relative).name
                     _link_or_copy(file, folder / part / file.name)
+                    known[f"{part}/{file.name}"] = entry
+        tokenizer_file = source / name / version / TOKENIZER_FILE
+        if listed := bundle.files.get(f"{name}/{version}/{TOKENIZER_FILE}"):
+            known[f"{name}/{TOKENIZER_FILE}"] = listed
         before = read_config(source / name / version / CONFIG_FILE)
 
         def ensemble(bundle: Bundle, digest: str) -> ModelConfig:
@@ -202,7 +227,7 @@ def republish(
                 step.model_version = bundle.parts[step.model_name]
             return before
 
-        return release(target, folder, bundle, configs, source / name / version / TOKENIZER_FILE, ensemble)
+        return release(target, folder, bundle, configs, tokenizer_file, ensemble, known)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -210,10 +235,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)  # published files never change, so both versions can share them
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _versions(model: Path) -> list[int]:
-    return [int(path.name) for path in model.glob("[0-9]*") if path.name.isdecimal()]
 
 
 def _write(file: Path, config: ModelConfig) -> None:

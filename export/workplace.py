@@ -42,8 +42,8 @@ class Workplace:
 
 @contextmanager
 def workplace(repository: Path, work: Path | None, checkpoint: Path, options: dict[str, object]) -> Iterator[Workplace]:
-    """The folder `work`, removed once everything is published, otherwise kept; by default a temporary one in the
-    repository, removed in any case. Raises `CheckpointError` if `work` belongs to another export."""
+    """The folder `work`, removed once everything is published, otherwise kept; by default one of
+    `staging`, removed in any case. Raises `CheckpointError` if `work` belongs to another export."""
     if work is None:
         with staging(repository) as folder:
             yield Workplace(folder)

@@ -94,7 +94,8 @@ class Keys:
             status = self._file.stat()
         except OSError:
             return ()
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        # an edit in place may keep the size, and set back the time of modification, but not st_ctime
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 class Guard:
@@ -136,6 +137,14 @@ def new_key(name: str, scopes: list[str]) -> tuple[str, str]:
     return secret, f"{name}:{','.join(scopes)}:{_digest(secret)}"
 
 
+def append(line: str, file: Path) -> None:
+    """Gives the line to the file, which is made for its owner alone if there is none. Raises OSError."""
+    with open(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b") as keys:
+        keys.seek(max(keys.seek(0, os.SEEK_END) - 1, 0))
+        newline = "" if keys.read(1) in (b"", b"\n") else "\n"  # an editor may have left none
+        keys.write(f"{newline}{line}\n".encode())
+
+
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
@@ -157,8 +166,11 @@ def main() -> None:
     if not LINE.fullmatch(line):
         sys.exit(f"{args.name!r} is not a name of letters, digits, '.', '_' and '-', up to 64 of them")
     if args.file:
-        with open(os.open(args.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
-            file.write(f"{line}\n")
+        try:
+            append(line, args.file)
+        except OSError as error:
+            remedy = "give --file a file that you may read and write, in a folder that exists"
+            sys.exit(f"{args.file} can't be written, {error.strerror or error}: {remedy}")
     else:
         print(line, file=sys.stderr)
     print(secret)

@@ -102,7 +102,8 @@ class TritonServer:
         self._metrics_port = metrics_port or _free_port()
         self.metrics_url = f"http://{address}:{self._metrics_port}/metrics"
         self._address, self._grpc_port = address, _free_port() if grpc_port == 0 else grpc_port or 0
-        if grpc_port is None:  # Triton ends a socket's name with the port
+        self._has_port = grpc_port is not None
+        if not self._has_port:  # Triton ends a socket's name with the port
             self._address = f"unix:{self._directory}/socket"
         self.grpc_url = f"{self._address}:{self._grpc_port}"
         if len(self.grpc_url.removeprefix("unix:")) > SOCKET_NAME_BYTES:
@@ -184,7 +185,21 @@ class TritonServer:
             else:
                 return
 
+    def _check_ports(self) -> None:
+        """tritonserver itself would end a little after it said that it is ready. Raises TritonServerError."""
+        host = str(urlsplit(self.metrics_url).hostname)
+        ports = {"--metrics-port": self._metrics_port} | ({"--grpc-port": self._grpc_port} if self._has_port else {})
+        for option, port in ports.items():
+            try:
+                socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            except OSError as error:
+                raise TritonServerError(
+                    f"port {port} of {host} can't be had ({error.strerror}): name another with {option}"
+                ) from error
+
     def _start_process(self) -> None:
+        self._check_ports()
+        self._started = self._looked = time.monotonic()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -208,9 +223,13 @@ class TritonServer:
     def _has_settled(self) -> bool:
         try:
             self._supervisor.reconcile()
-        except (InferenceServerException, OSError):
-            logger.exception("a look at the models failed; trying again")
+        except (InferenceServerException, OSError) as error:
+            if time.monotonic() - self._looked > UP_TIMEOUT_S:
+                raise self._error(f"tritonserver gave no answer for {UP_TIMEOUT_S} s while it started") from error
+            logger.warning("a look at the models failed, trying again: %s", error)
+            self._stopping.wait(POLL_S)
             return False
+        self._looked = time.monotonic()
         return self._supervisor.settled
 
     def _note_end(self) -> bool:
@@ -273,6 +292,8 @@ class TritonServer:
                     self._note_end()
                     health.stop()
                     self._end()  # its stubs may wait for it for ever
+                    if time.monotonic() - self._started < UP_TIMEOUT_S:  # it may end as soon again
+                        self._stopping.wait(RETRY_S)
                     self._launch()
                     health = Health(*places, lambda: dict(self._supervisor.served))
             except Exception:

@@ -8,19 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from threading import Thread
-from typing import IO
+from typing import IO, NamedTuple
 
 import psutil
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from referent.core.bundle import CONFIG_FILE, BundleError
+from referent.core.files import read_small
 from referent.triton.golden import probe, timeout_s_of
 from referent.triton.repository import Placement, Release, hold, link, named_digest, read_release, versions
 
 STUB = "triton_python_backend_stub"
+CHECK_TIMEOUT_S = 900  # for checking a version's files: 45 GB at 50 MB/s
 CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
 LOOKUP_TIMEOUT_S = 5  # for what Triton knows
 ABANDON_TIMEOUT_S = 2  # for unloading what is given up
@@ -48,6 +49,23 @@ class Served:
         return [part + tag_of(self.release.digest) for part in self.release.parts]
 
 
+class Named(NamedTuple):
+    """What NAME/config.pbtxt holds, and which file it is: naming a version again makes another file."""
+
+    content: bytes = b""
+    file: int = 0
+    changed_ns: int = 0
+
+    @classmethod
+    def read(cls, file: Path) -> "Named":
+        """Empty where it can't be read."""
+        try:
+            status = file.stat()
+            return cls(read_small(file), status.st_ino, status.st_mtime_ns)
+        except OSError:
+            return cls()
+
+
 class Attempt:
     """A version that is being tried beside the current one, in its own thread, which may never return."""
 
@@ -55,7 +73,7 @@ class Attempt:
         self.name, self.digest, self.others = name, digest, others  # the others are tried if this one is no good
         self.superseded = False  # whether another was named meanwhile
         self.candidate = f"{name}@candidate"
-        self.deadline = inf  # known once the size of the model is
+        self.deadline = time.monotonic() + CHECK_TIMEOUT_S  # to load it counts from when its files were checked
         self.outcome: Future[Served] = Future()
         Thread(target=self._run, args=(work,), name=f"try {name}", daemon=True).start()
 
@@ -91,7 +109,7 @@ class Supervisor:
         self._load_timeout_s, self._golden_timeout_s = load_timeout_s, golden_timeout_s
         self.served: dict[str, Served] = {}
         self.faults: dict[str, Exception] = {}  # why the newest version of a name is not served
-        self._named: dict[str, bytes] = {}  # what NAME/config.pbtxt held when it was last looked at
+        self._named: dict[str, Named] = {}  # NAME/config.pbtxt when it was last looked at
         self._candidates: dict[str, deque[str]] = {}  # digests to try in turn until one is good, by name
         self._published: dict[str, str] = {}  # digest to try beside the one that serves, by name
         self._attempt: Attempt | None = None
@@ -319,19 +337,18 @@ class Supervisor:
 
     def _look_for_publications(self) -> None:
         for name in self._find():
-            try:
-                content = (self._repository / name / CONFIG_FILE).read_bytes()
-            except OSError:
-                content = b""
-            if content == self._named.get(name):
+            named = Named.read(self._repository / name / CONFIG_FILE)
+            if named == self._named.get(name):
                 continue
             first = name not in self._named
-            self._named[name] = content  # what can't be served is tried once, not at every look
+            self._named[name] = named  # what can't be served is tried once, not at every look
             try:
                 digest = named_digest(self._repository, name)
             except BundleError as error:
                 logger.error("%s: %s", name, error)
                 digest = ""
+            if not first:  # it is asked for again
+                self._ends.pop(digest, None)
             served = self.served.get(name)
             if digest and served and digest != self._lost.get(name):
                 self._lost.pop(name, None)

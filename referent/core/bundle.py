@@ -5,12 +5,14 @@ covers every file of the version through the hashes that it lists.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from referent.core.files import read_small
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 
@@ -59,19 +61,24 @@ class Bundle(ModelSpec):
         return self.size_bytes * {"int8": 2, "int4": 4}.get(self.weights or "", 1)
 
 
+def version_numbers(model: Path) -> list[int]:
+    """The numbers of a model's version folders, newest first. Triton's own have at most nine digits here."""
+    names = [path.name for path in model.glob("[1-9]*")]
+    return sorted((int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name)), reverse=True)
+
+
 def latest_version(repository: Path, name: str) -> str:
     """The highest version that has been published under a name. Raises `BundleError`."""
-    versions = [
-        int(p.name) for p in (repository / name).glob("[1-9]*") if p.name.isdigit() and (p / BUNDLE_FILE).exists()
-    ]
-    if not versions:
-        raise BundleError(f"no version of {name!r} in {repository}: export one with python -m export")
-    return str(max(versions))
+    for number in version_numbers(repository / name):
+        if os.path.exists(repository / name / str(number) / BUNDLE_FILE):  # not where it can't be looked up
+            return str(number)
+    raise BundleError(f"no version of {name!r} in {repository}: export one with python -m export")
 
 
 def bundle_names(repository: Path) -> list[str]:
     """Names of all models (ensembles) that have a published version, sorted."""
-    return sorted({path.parents[1].name for path in repository.glob(f"*/*/{BUNDLE_FILE}")})
+    names = {path.parents[1].name for path in repository.glob(f"*/*/{BUNDLE_FILE}")}
+    return sorted(name for name in names if re.match(MODEL_NAME, name))
 
 
 def load_bundle(repository: Path, name: str, version: str | None = None) -> tuple[Bundle, str]:
@@ -80,14 +87,18 @@ def load_bundle(repository: Path, name: str, version: str | None = None) -> tupl
         raise BundleError(f"{name!r} is not a model name: it must match {MODEL_NAME}")
     file = repository / name / (version or latest_version(repository, name)) / BUNDLE_FILE
     try:
-        content = file.read_bytes()
+        content = read_small(file)
         return Bundle.model_validate_json(content), digest_of(content)
     except FileNotFoundError as error:
         raise BundleError(f"{file} is missing: export the model again") from error
     except OSError as error:
         raise BundleError(f"{file} can't be read ({error}): export the model again") from error
     except ValidationError as error:
-        raise BundleError(f"{file} is not a bundle of this release: {error}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise BundleError(
+            f"{file} is not a bundle of this release ({where}: {first['msg']}): export the model again"
+        ) from error
 
 
 def digest_of(content: bytes) -> str:
@@ -122,11 +133,19 @@ def _verify_file(repository: Path, relative: str, entry: FileEntry) -> None:
     try:
         if not file.is_file():
             raise BundleError(f"{relative} is missing from {repository}: publish its version again")
+        size = file.stat().st_size
+        if size != entry.bytes:  # first: a file may be so large that reading it takes hours
+            raise BundleError(
+                f"{relative} is not the file that was published: {size} bytes instead of {entry.bytes}: publish again"
+            )
         actual = file_entry(file)
     except OSError as error:
         raise BundleError(f"{relative} can't be read from {repository}: {error}") from error
     if actual != entry:
-        raise BundleError(f"{relative} is not the file that was published: {actual} instead of {entry}")
+        raise BundleError(
+            f"{relative} is not the file that was published: sha256 {actual.sha256} instead of {entry.sha256}: "
+            "publish again"
+        )
 
 
 def file_entry(file: Path) -> FileEntry:

@@ -1,9 +1,15 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, small ones read safely, and locks."""
 
+import errno
+import fcntl
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SMALL = 16 * 2**20  # bytes
 
 
 @contextmanager
@@ -18,6 +24,44 @@ def atomic(file: Path) -> Iterator[Path]:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_small(file: Path) -> bytes:
+    """The content of a file that may be anybody's. Raises OSError, also for what is not a regular file, since reading a
+    pipe or a device may never end, and for more than `SMALL` bytes."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(file))
+        with open(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(SMALL + 1)
+        if len(content) > SMALL:
+            raise OSError(errno.EFBIG, f"larger than {SMALL} bytes", str(file))
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def told(error: OSError, place: Path) -> str:
+    """The error in one line, with the file that it is about; `place` where it names none."""
+    remedy = ": free some space there" if error.errno == errno.ENOSPC else ""
+    return f"{error.filename or place}: {error.strerror or error}{remedy}"
+
+
+@contextmanager
+def locked(path: Path, kind: int) -> Iterator[bool]:
+    """Locks a file or folder against other processes, as `fcntl.flock` has it; the value is false where it could not be
+    locked. Raises OSError if there is no such path."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind)
+        held = True
+    except OSError:  # by another, or a file system without locks
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def md5(file: Path) -> str:

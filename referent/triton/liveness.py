@@ -10,17 +10,18 @@ import argparse
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 
 import httpx
 from tritonclient.grpc import InferenceServerClient
 
-from referent.core.bundle import BundleError
-from referent.triton.golden import probe
+from referent.core.bundle import BundleError, load_bundle
+from referent.triton.golden import probe, timeout_s_of
 from referent.triton.protocol import (
     FROZEN,
     PassingInternalError,
@@ -40,6 +41,8 @@ WAITING = ("nv_inference_pending_request_count", "referent_generator_waiting", "
 SAMPLE = re.compile(rf'^({"|".join(PROGRESS + WAITING)}){{.*?model="([^"]+)".*?}} (\S+)$', re.MULTILINE)
 
 
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +52,10 @@ class StuckError(RuntimeError):
     def __init__(self, fault: str, whole: bool = False) -> None:
         super().__init__(fault)
         self.whole = whole
+
+
+class WrongError(StuckError):
+    """The model answers, but wrongly."""
 
 
 class Liveness:
@@ -113,7 +120,7 @@ class Liveness:
         except (TritonUnavailableError, BundleError):
             pass  # others see to that
         except TritonError as error:
-            raise StuckError(f"the golden inference fails: {error}") from error
+            raise WrongError(f"the golden inference fails: {error}") from error
 
     def _look(self) -> list[str]:
         """Records what has moved on since the last check; returns the parts at which requests wait."""
@@ -135,40 +142,60 @@ class Liveness:
 
 
 class Watch:
-    """What the HTTP server says."""
+    """What the HTTP server says: `fault`, and whether it is one that a restart may mend."""
 
     def __init__(
         self, repository: Path, grpc_url: str, metrics_url: str, name: str, least_patience_s: float | None
     ) -> None:
         self._places, self._least_patience_s = (repository, grpc_url, metrics_url, name), least_patience_s
-        self.ready, self.fault = False, ""
+        self.ready, self.stuck, self.fault = False, False, ""
 
     def run(self) -> None:
-        """Watches for ever."""
-        repository, url, _, name = self._places
+        """Watches for ever. A model that hangs before its first golden inference is stuck, too: this may have started
+        later than the model. One that fails it was never good."""
+        parts, limit_s = self._until(self._find)
+        liveness = Liveness(*self._places, parts, limit_s / PATIENCE_GOLDENS, self._least_patience_s)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(self._until, self._ask)
+            while True:
+                time.sleep(INTERVAL_S)
+                if first.done() and not self.ready:
+                    liveness.golden_s = first.result()
+                    self.ready, self.fault = True, ""
+                try:
+                    liveness.check()
+                    self.stuck, self.fault = False, "" if self.ready else self.fault
+                except StuckError as error:
+                    self.stuck, self.fault = self.ready or not isinstance(error, WrongError), str(error)
+                except Exception:  # of the repository's file system, say: it does not mean that the model is stuck
+                    logger.exception("looking at the model failed; trying again")
+
+    def _until(self, succeeds: Callable[[], Result]) -> Result:
+        """What it returns, once it does."""
         pause_s = INTERVAL_S
-        while not self.ready:
+        while True:
             time.sleep(pause_s)
-            start = time.monotonic()
             try:
-                with InferenceServerClient(url) as client, own_errors():
-                    config = client.get_model_config(name, client_timeout=LOOKUP_TIMEOUT_S).config
-                probe(repository, url, name, FIRST_GOLDEN_S)
-                self.ready, self.fault = True, ""
+                return succeeds()
             except Exception as error:  # none may end the watch
                 self.fault = f"{type(error).__name__}: {error}"
                 pause_s = min(2 * pause_s, 30)
-        parts = [step.model_name for step in config.ensemble_scheduling.step]
-        liveness = Liveness(*self._places, parts, time.monotonic() - start, self._least_patience_s)
-        while True:
-            time.sleep(INTERVAL_S)
-            try:
-                liveness.check()
-                self.fault = ""
-            except StuckError as error:
-                self.fault = str(error)
-            except Exception:  # of the repository's file system, say: it does not mean that the model is stuck
-                logger.exception("looking at the model failed; trying again")
+
+    def _find(self) -> tuple[list[str], float]:
+        """The model's parts, and the limit of its golden inference in seconds."""
+        repository, url, _, name = self._places
+        with InferenceServerClient(url) as client, own_errors():
+            config = client.get_model_config(name, client_timeout=LOOKUP_TIMEOUT_S).config
+        return [step.model_name for step in config.ensemble_scheduling.step], timeout_s_of(
+            load_bundle(repository, name)[0]
+        )
+
+    def _ask(self) -> float:
+        """How many seconds a golden inference takes."""
+        repository, url, _, name = self._places
+        start = time.monotonic()
+        probe(repository, url, name, FIRST_GOLDEN_S)
+        return time.monotonic() - start
 
 
 def main() -> None:
@@ -188,7 +215,7 @@ def main() -> None:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            healthy = {"/live": not (watch.ready and watch.fault), "/ready": watch.ready and not watch.fault}
+            healthy = {"/live": not watch.stuck, "/ready": watch.ready and not watch.fault}
             if self.path not in healthy:
                 self.send_error(404)
                 return

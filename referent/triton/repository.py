@@ -12,6 +12,7 @@ folders. Versions published later don't change it. Exits with 1 and the reason i
 
 import argparse
 import fcntl
+import glob
 import os
 import re
 import shutil
@@ -26,8 +27,19 @@ from typing import IO, Literal
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelVersionPolicy
 
-from referent.core.bundle import BUNDLE_FILE, CONFIG_FILE, MODEL_NAME, Bundle, BundleError, digest_of, verify_files
+from referent.core.bundle import (
+    BUNDLE_FILE,
+    CONFIG_FILE,
+    MODEL_NAME,
+    Bundle,
+    BundleError,
+    digest_of,
+    load_bundle,
+    verify_files,
+    version_numbers,
+)
 from referent.core.contract import DIGEST_PARAMETER
+from referent.core.files import locked, read_small, told
 from referent.kinds import load_processor
 from referent.triton.protocol import TritonError, check_config
 
@@ -106,16 +118,13 @@ def named_digest(repository: Path, name: str) -> str:
 
 def versions(repository: Path, name: str) -> dict[str, str]:
     """Version -> digest of everything that was published under a name and can be read, newest first."""
-    return dict(sorted(_versions(repository, name), key=lambda entry: int(entry[0]), reverse=True))
+    return dict(_versions(repository, name))
 
 
 def _versions(repository: Path, name: str) -> Iterator[tuple[str, str]]:
-    for file in repository.glob(f"{name}/[1-9]*/{BUNDLE_FILE}"):
-        if (version := file.parent.name).isdecimal():
-            try:
-                yield version, digest_of(file.read_bytes())
-            except OSError:  # half copied, or another's: not a version
-                continue
+    for number in version_numbers(repository / name):
+        with suppress(OSError):  # half copied, or another's: not a version
+            yield str(number), digest_of(read_small(repository / name / str(number) / BUNDLE_FILE))
 
 
 def read_release(repository: Path, name: str, digest: str = "") -> Release:
@@ -126,12 +135,18 @@ def read_release(repository: Path, name: str, digest: str = "") -> Release:
     if not re.match(MODEL_NAME, name):
         raise BundleError(f"{name!r} is not a model name: it must match {MODEL_NAME}")
     sought = digest or named_digest(repository, name)
-    found = [version for version, each in versions(repository, name).items() if each == sought]
+    known = versions(repository, name)
+    found = [version for version, each in known.items() if each == sought]
     if not found:
-        raise BundleError(f"no version of {name!r} in {repository} has the digest {sought}: publish that one")
-    bundle, actual = verify_files(repository, name, found[0])
-    if (bundle.name, bundle.version, actual) != (name, found[0], sought):
-        raise BundleError(f"{name}/{found[0]}/{BUNDLE_FILE} is of {bundle.name} version {bundle.version}, {actual}")
+        unread = [str(number) for number in version_numbers(repository / name) if str(number) not in known]
+        but = f" ({', '.join(unread)} can't be read)" if unread else ""
+        raise BundleError(f"no version of {name!r} in {repository} has the digest {sought}{but}: publish that one")
+    # the copy of a version's folder has its digest too
+    own = [version for version in found if load_bundle(repository, name, version)[0].version == version]
+    folder = next(iter(own or found))
+    bundle, actual = verify_files(repository, name, folder)
+    if (bundle.name, bundle.version, actual) != (name, folder, sought):
+        raise BundleError(f"{name}/{folder}/{BUNDLE_FILE} is of {bundle.name} version {bundle.version}, {actual}")
     parts = {}
     for part, version in bundle.parts.items():
         relative = f"{part}/{version}/{CONFIG_FILE}"
@@ -147,7 +162,7 @@ def read_release(repository: Path, name: str, digest: str = "") -> Release:
     try:
         check_config(bundle, sought, ensemble)
         load_processor(repository, bundle)
-    except TritonError as error:
+    except (TritonError, ValueError) as error:
         raise BundleError(f"{relative} is not of its bundle: {error}") from error
     return Release(bundle, sought, parts, ensemble)
 
@@ -155,7 +170,7 @@ def read_release(repository: Path, name: str, digest: str = "") -> Release:
 def read_config(file: Path) -> ModelConfig:
     """A config.pbtxt. Raises `BundleError`."""
     try:
-        return text_format.Parse(file.read_text(), ModelConfig())
+        return text_format.Parse(read_small(file).decode(), ModelConfig())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise BundleError(f"{file} is not a config that can be read ({error}): publish the version again") from error
 
@@ -213,7 +228,7 @@ def link(
 def _place(private: Path, config: ModelConfig, version: int, files: Path) -> None:
     config.version_policy.CopyFrom(ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=[version])))
     folder = private / config.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     _replace_link(folder / str(version), files.resolve())
     file = folder / f"{CONFIG_FILE}.new"
     file.write_text(text_format.MessageToString(config))
@@ -241,13 +256,15 @@ def build(
     placement = Placement(device, mode, gpu_memory_gb)
     release = read_release(repository, name, digest)
     private.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{private.name}-", dir=private.parent))
-    folder.chmod(0o755)  # Triton may be another user
-    link(release, repository, folder, placement)
-    _replace_link(private, Path(folder.name))
-    for old in private.parent.glob(f".{private.name}-*"):
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
+    prefix = f".{private.name}~"  # not part of a model's name: beside `tiny` there may be `tiny-b`
+    with locked(private.parent, fcntl.LOCK_EX):  # against another that makes the same
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=private.parent))
+        folder.chmod(0o755)  # Triton may be another user
+        link(release, repository, folder, placement)
+        _replace_link(private, Path(folder.name))
+        for old in private.parent.glob(f"{glob.escape(prefix)}*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
     return release
 
 
@@ -276,8 +293,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         release = build(args.repository, args.name, args.digest, args.to, args.device, args.mode, args.gpu_memory_gb)
-    except (BundleError, PlacementError, OSError) as error:
+    except (BundleError, PlacementError) as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(told(error, args.to))
     named = f"{args.name} version {release.bundle.version}, {release.digest}"
     print(f"{named}: {len(release.bundle.files)} files are as published; {args.to} serves it on the {args.device}")
 

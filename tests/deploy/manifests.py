@@ -157,10 +157,12 @@ def check_pods_outlive_their_drain(manifests: Manifests) -> None:
 
 def check_pods_are_locked_down(manifests: Manifests) -> None:
     for deployment in manifests.of("Deployment"):
-        pod = deployment["spec"]["template"]["spec"]
+        name, pod = deployment["metadata"]["name"], deployment["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        # their root is read-only
+        assert {"name": "tmp", "mountPath": "/tmp"} in manifests.container(name)["volumeMounts"]
         assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
         for container in (*pod["containers"], *pod.get("initContainers", [])):
             assert container["securityContext"] == {
@@ -248,8 +250,20 @@ def check_triton_is_recent_and_takes_no_orders(manifests: Manifests) -> None:
     assert tag, triton["image"]
     year, month = map(int, tag.groups())
     assert (year, month) >= (26, 7), "the first with ONNX Runtime 1.27"
-    assert {"--model-control-mode=explicit", "--allow-http=false"} <= set(triton["args"])
-    assert "--grpc-restricted-protocol=model-repository,shared-memory,logging,trace:" in triton["command"][2]
+    control = "--grpc-restricted-protocol=model-repository,shared-memory,logging,trace"
+    key = "admin=$$(cat /proc/sys/kernel/random/uuid)"
+    assert triton["command"] == ["/bin/sh", "-c", f'exec tritonserver "$@" {control}:{key}', "tritonserver"]
+    assert triton["args"] == [  # no other: it could undo one of these
+        "--model-repository=/private/models",
+        "--model-control-mode=explicit",
+        "--load-model=$(MODEL)",
+        "--disable-auto-complete-config",
+        "--allow-http=false",
+        "--grpc-port=8001",
+        "--metrics-port=8002",
+        "--exit-timeout-secs=30",
+        "--cuda-memory-pool-byte-size=0:1073741824",
+    ]
     for deployment in manifests.of("Deployment"):
         for container in deployment["spec"]["template"]["spec"]["containers"]:
             assert re.search(rf":[\w.-]*\d[\w.-]*{DIGEST}$", container["image"]), f"{container['image']} is not pinned"
@@ -278,6 +292,7 @@ def check_gpus_have_room(manifests: Manifests) -> None:
     assert (device, int(pool) >= 2**30) == ("0", True), "some features would go through the host"
     if "nvidia.com/gpu" not in triton["resources"]["limits"]:
         return
+    assert [triton["resources"][kind]["nvidia.com/gpu"] for kind in ("requests", "limits")] == ["1", "1"]
     needed = int(deployment["template"]["metadata"]["annotations"]["referent/model-bytes"]) + int(pool)
     affinity = manifests.pod("triton")["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     [term] = affinity["nodeSelectorTerms"]

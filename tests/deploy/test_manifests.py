@@ -103,6 +103,16 @@ WRONG_EDITS = {
     "any GPU": ("../overlays/gpu/triton.yaml", "operator: Gt", "operator: Lt"),
     "GPU too small": ("../overlays/gpu/triton.yaml", '["20000"]', '["15000"]'),
     "surge on GPUs": ("../overlays/gpu/triton.yaml", "{maxSurge: 0, maxUnavailable: 1}", "{maxSurge: 1}"),
+    "key that is known": ("triton.yaml", "admin=$$(cat /proc/sys/kernel/random/uuid)", "admin=secret"),
+    "Triton as root": ("triton.yaml", "        runAsUser: 10000\n", ""),
+    "all models": ("triton.yaml", "- --allow-http=false", "- --allow-http=false\n            - --load-model=*"),
+    "HTTP after all": ("triton.yaml", "- --allow-http=false", "- --allow-http=false\n            - --allow-http=true"),
+    "no GPU": ("../overlays/gpu/triton.yaml", 'nvidia.com/gpu: "1"', 'nvidia.com/gpu: "0"'),
+    "GPU's start-up too short": ("../overlays/gpu/triton.yaml", "failureThreshold: 60", "failureThreshold: 1"),
+    "ready before the golden inference": ("triton.yaml", "httpGet: {path: /ready, port: 8003}", "grpc: {port: 8001}"),
+    "gateway out of reach": ("network.yaml", "metadata.name: ingress}", "metadata.name: egress}"),
+    "gateway without /tmp": ("gateway.yaml", "            - {name: tmp, mountPath: /tmp}\n", ""),
+    "Triton without /tmp": ("triton.yaml", "            - {name: tmp, mountPath: /tmp}\n", ""),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 from export import publish as publishing
 from export import versions
 from export.publish import STAGING, republish
-from referent.core.bundle import BundleError, verify_files
+from referent.core.bundle import BundleError, bundle_names, load_bundle, verify_files
 from referent.triton.repository import hold, named_digest, read_config, read_release
 from tests.support.releases import publish_tiny
 from tests.support.tiny import MODEL_REPOSITORY
@@ -172,3 +172,94 @@ def test_broken_folders_keep_nobody_from_publishing(repository: Path) -> None:
     (repository / "tiny_box_head").unlink()
     assert publish_tiny(repository)[0].version == "10"
     read_release(repository, "tiny")
+
+
+def test_damaged_version_is_not_published_again(repository: Path, tmp_path: Path) -> None:
+    """That would make the damage a version whose files are as published."""
+    for name, damage in {
+        "weights": lambda r: (r / "tiny_box_head/1/model.onnx").write_bytes(b"other"),
+        "tokenizer": lambda r: (r / "tiny/1/tokenizer.json").write_text("{}"),
+        "missing": lambda r: (r / "tiny_language_model/1/model.onnx").unlink(),
+    }.items():
+        source = tmp_path / name
+        publish_tiny(source)
+        for file in source.rglob("*.*"):  # no other version shares it
+            if file.is_file():
+                file.write_bytes(file.read_bytes())
+        damage(source)
+        refused = command(source, "republish", "tiny")
+        assert (refused.returncode, "Traceback" in refused.stderr) == (1, False), name
+        assert list(versions.versions(source, "tiny")) == ["1"]
+
+
+def test_file_that_is_not_listed_is_not_published_again(repository: Path, tmp_path: Path) -> None:
+    publish_tiny(repository)
+    (repository / "tiny_box_head/1/notes.txt").write_text("mine")
+    republish(repository, "tiny", "1", tmp_path / "target")
+    assert not (tmp_path / "target/tiny_box_head/1/notes.txt").exists()
+
+
+def test_model_and_part_of_another_have_no_name_in_common(repository: Path) -> None:
+    publish_tiny(repository)
+    with pytest.raises(BundleError, match="tiny_box_head is a part of another model"):
+        publish_tiny(repository, "tiny_box_head")
+    read_release(repository, "tiny")
+    other = repository.with_name("other")
+    publish_tiny(other, "tiny_box_head")
+    with pytest.raises(BundleError, match="tiny_box_head, which tiny needs"):
+        publish_tiny(other)
+    read_release(other, "tiny_box_head")
+
+
+def test_what_is_staged_is_not_taken_for_a_model(repository: Path) -> None:
+    seen = []
+    publish_tiny(repository)
+    with publishing.staging(repository) as folder:
+        (folder / "tiny").mkdir()
+        (folder / "tiny" / "bundle.json").write_text("{}")
+        seen = [path.name for path in repository.iterdir()]
+        assert bundle_names(repository) == ["tiny"]
+    assert not [name for name in seen if name.startswith(".")]
+
+
+@pytest.mark.parametrize("folder", ["9223372036854775807", "1²", "²", "01", "-1", "1.5"])
+def test_folder_that_is_no_version_stops_nothing(repository: Path, folder: str) -> None:
+    publish_tiny(repository)
+    shutil.copytree(repository / "tiny/1", repository / "tiny" / folder)
+    assert publish_tiny(repository)[0].version == "2"
+    assert "version 3" in command(repository, "republish", "tiny").stdout
+    assert command(repository, "remove", "tiny", "--keep", 1).stdout == "removed of tiny: 2, 1\n"
+    assert (repository / "tiny" / folder).exists()
+    read_release(repository, "tiny")
+
+
+def test_version_whose_bundle_is_garbage_stays_and_stops_no_removal(repository: Path) -> None:
+    for _ in range(4):
+        publish_tiny(repository)
+    (repository / "tiny/3/bundle.json").write_text("{")
+    assert command(repository, "remove", "tiny", "--keep", 2).stdout == "removed of tiny: 1\n"
+    assert (repository / "tiny_box_head/3").exists()
+    with pytest.raises(BundleError) as caught:
+        load_bundle(repository, "tiny", "3")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["list", "other"], 1, "no version of other"),
+        (["remove", "tiny", "--keep", "-1"], 2, "--keep is -1: give 0 or more"),
+        (["use", "other", "1"], 1, "0 versions of 'other'"),
+        (["republish", "other"], 1, "no version of 'other'"),
+    ],
+)
+def test_what_is_not_there_is_said_in_a_line(repository: Path, words: list[str], status: int, said: str) -> None:
+    publish_tiny(repository)
+    done = command(repository, *words)
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (status, True, False)
+
+
+def test_repository_that_is_not_there_is_said_in_a_line(tmp_path: Path) -> None:
+    for words in (["list"], ["use", "tiny", "1"], ["remove", "tiny", "--keep", 1], ["republish", "tiny"]):
+        done = command(tmp_path / "none", *words)
+        assert (done.returncode, str(tmp_path / "none") in done.stderr, "Traceback" in done.stderr) == (1, True, False)

@@ -1,6 +1,7 @@
 """API keys: made by the command, hashed in the file, asked for by scope, rotated while the service runs."""
 
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -151,6 +152,27 @@ def test_key_is_gone_although_the_file_could_not_be_read_at_first(
     assert found.find(kept)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: f"#{text[1:]}",
+        lambda text: text.replace("admin", "infer"),
+        lambda text: f"{text[:-65]}{'0' * 64}\n",
+    ],
+    ids=["comment", "another scope", "another's hash"],
+)
+def test_edit_in_place_counts_although_size_and_time_stay(file: Path, make: Make, edit: Callable[[str], str]) -> None:
+    secret = make("alice", "admin")
+    found, before, edited = keys.Keys(file), file.stat(), edit(file.read_text())
+    key = found.find(secret)
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # some file systems' clocks tick every 4 ms
+        file.write_text(edited)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert key
+    assert found.find(secret) != key
+
+
 @pytest.mark.anyio
 async def test_rate_and_log_go_by_the_keys_name(start: Start, file: Path, make: Make) -> None:
     alice, bob = make("alice"), make("bob")
@@ -170,6 +192,43 @@ def test_file_holds_hashes_alone_and_is_the_owners(file: Path, make: Make) -> No
     assert key not in file.read_text()
     assert file.read_text().startswith("alice:infer,admin:")
     assert os.stat(file).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("end", ["", "  ", "\n# the last line", "\n"], ids=["none", "spaces", "comment", "newline"])
+def test_key_gets_a_line_of_its_own(file: Path, make: Make, end: str) -> None:
+    first = make("alice")
+    file.write_text(file.read_text().rstrip("\n") + end)
+    second = make("bob")
+    found = keys.Keys(file)
+    assert [key and key.name for key in map(found.find, (first, second))] == ["alice", "bob"]
+    assert "\n\n" not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("put", "path"),
+    [
+        (lambda file: None, "none/keys"),
+        (Path.mkdir, "keys"),
+        (Path.touch, "keys/keys"),
+        (lambda file: file.symlink_to(file), "keys"),
+        (lambda file: file.symlink_to("/dev/full"), "keys"),
+        (os.mkfifo, "keys"),
+    ],
+    ids=["no folder", "folder", "file as folder", "circular link", "full disk", "pipe"],
+)
+def test_file_that_cannot_be_written_is_named_with_a_remedy(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    put: Callable[[Path], object],
+    path: str,
+) -> None:
+    put(file)
+    monkeypatch.setattr("sys.argv", ["keys", "alice", "--file", str(file.parent / path)])
+    with pytest.raises(SystemExit, match=rf"^{re.escape(str(file.parent / path))} .*: give --file a file ") as exit:
+        keys.main()
+    assert "\n" not in str(exit.value)
+    assert not capsys.readouterr().out  # a key that no file has would be useless
 
 
 @pytest.mark.parametrize("line", ["alice", "alice:infer:abc", f"alice:root:{'0' * 64}"])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -314,6 +315,15 @@ def test_gpu_that_is_not_there_is_named(server: TritonServer) -> None:
 def test_start_names_an_empty_repository(tmp_path: Path) -> None:
     with pytest.raises(TritonServerError, match="no ensemble in"):
         TritonServer(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["metrics_port", "grpc_port"])
+def test_port_that_is_taken_is_named(server: TritonServer, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        named = rf"port {port} of 127.0.0.1 .*--{option.replace('_', '-')}$"
+        with pytest.raises(TritonServerError, match=named):
+            TritonServer(server.model_repository, **{option: port}).start()
 
 
 def test_folder_too_long_for_a_socket_is_named(server: TritonServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,3 +139,28 @@ def test_lost_version_that_ends_the_server_is_not_tried_again(trying: Trying) ->
     until(trying, lambda: trying.settled)
     look_again(trying)
     assert served(trying) == "1"
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_version_that_was_refused_is_tried_again_when_it_is_named_again(
+    trying: Trying, repository: Path, failures: int
+) -> None:
+    _, newest = publish_tiny(repository)
+    trying.bad.add(newest)
+    for _ in range(failures):
+        until(trying, lambda: trying.settled and "tiny" in trying.faults)
+        use(repository, "tiny", newest)
+    trying.bad.clear()
+    use(repository, "tiny", newest)
+    until(trying, lambda: trying.settled and served(trying) == "3")
+
+
+def test_pipes_in_the_repository_hold_nothing_up(trying: Trying, repository: Path) -> None:
+    for file in ("other/1/bundle.json", "other/config.pbtxt", "tiny/8/bundle.json"):
+        (repository / file).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(repository / file)
+    trying._find = lambda: ["other", "tiny"]
+    publish_tiny(repository)
+    until(trying, lambda: trying.settled and served(trying) == "9")
+    trying.attach(os.getpid())
+    until(trying, lambda: trying.settled and served(trying) == "9")

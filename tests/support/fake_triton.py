@@ -93,6 +93,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             for tensor in ours:
                 dims = dims_of(tensor, {"S": self.misreported_size or bundle.image.size})
                 getattr(response.config, theirs).add(name=tensor.name, data_type=f"TYPE_{tensor.dtype}", dims=dims)
+        response.config.ensemble_scheduling.step.add(model_name=f"{bundle.name}_head")
         return response
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -144,6 +145,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         }
 
     def _find(self, name: str, version: str, context: grpc.ServicerContext) -> tuple[Bundle, str]:
+        version = version or max(self.served.get(name, {}), default="")
         if version not in self.served.get(name, {}):
             message = f"Request for unknown model: '{name}' version {version} is not at ready state"
             context.abort(grpc.StatusCode.UNAVAILABLE, message)

@@ -26,6 +26,11 @@ def gateway_settings(compose: Compose) -> Settings:
     return Settings(**{name.removeprefix("REFERENT_").lower(): value for name, value in given.items()})
 
 
+def by_service(compose: Compose, key: str) -> dict[str, Any]:
+    """What the services that have the key say, by their names."""
+    return {name: service[key] for name, service in compose["services"].items() if key in service}
+
+
 def test_it_is_valid_by_the_compose_specification() -> None:
     compose = yaml.safe_load(TEXT.replace("${REFERENT_PORT:-8000}", "8000"))  # as compose does before it reads
     PyCompose.from_yaml(yaml.safe_dump(compose))
@@ -48,11 +53,27 @@ def check_triton_is_recent_and_takes_no_orders(compose: Compose) -> None:
         tag = re.search(rf":(\d\d)\.(\d\d)-py3{DIGEST}$", triton["image"])
         assert tag, triton["image"]
         assert tuple(map(int, tag.groups())) >= (26, 7)  # the first with ONNX Runtime 1.27
-        assert {"--allow-http=false", "--model-control-mode=explicit"} <= set(triton["command"])
-        assert "--grpc-restricted-protocol=model-repository,shared-memory,logging,trace:" in triton["entrypoint"][2]
+        control = "--grpc-restricted-protocol=model-repository,shared-memory,logging,trace"
+        key = "admin=$$(cat /proc/sys/kernel/random/uuid)"
+        assert triton["entrypoint"] == ["/bin/sh", "-c", f'exec tritonserver "$$@" {control}:{key}', "tritonserver"]
+        assert triton["command"] == [  # no other: it could undo one of these
+            "--model-repository=/private/models",
+            "--model-control-mode=explicit",
+            "--load-model=${REFERENT_MODEL:?the model to serve, such as mini}",
+            "--disable-auto-complete-config",
+            "--allow-http=false",
+            "--grpc-port=8001",
+            "--metrics-port=8002",
+            "--cuda-memory-pool-byte-size=0:1073741824",
+        ]
         assert "ports" not in triton
-        assert [*triton["networks"]] == ["serving"]
-    assert compose["networks"]["serving"]["internal"]
+
+
+def check_only_what_is_published_has_a_way_out(compose: Compose) -> None:
+    for name, service in compose["services"].items():
+        if name not in PREPARING:  # which have no network
+            assert [*service["networks"]] == ["serving", *(["edge"] if "ports" in service else [])]
+    assert compose["networks"] == {"serving": {"internal": True}, "edge": {}}
 
 
 def check_images_are_pinned(compose: Compose) -> None:
@@ -74,7 +95,7 @@ def check_a_profile_starts_one_triton_and_all_that_needs_it(compose: Compose) ->
         assert started == {f"prepare-{profile}", f"triton-{profile}", "gateway", "prometheus", "grafana"}
         assert services[f"triton-{profile}"]["networks"]["serving"]["aliases"] == ["triton"]
     [device] = services["triton-gpu"]["deploy"]["resources"]["reservations"]["devices"]
-    assert device["capabilities"] == ["gpu"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     assert "reservations" not in services["triton-cpu"]["deploy"]["resources"]
 
 
@@ -89,6 +110,17 @@ def check_services_wait_for_the_health_of_those_they_need(compose: Compose) -> N
             once = needed in PREPARING
             assert need["condition"] == ("service_completed_successfully" if once else "service_healthy")
         assert "healthcheck" in service or "HEALTHCHECK" in (ROOT / services[name]["build"]["dockerfile"]).read_text()
+
+
+def check_triton_is_healthy_once_its_models_are_loaded(compose: Compose) -> None:
+    for name, start_period in zip(TRITONS, ("120s", "900s"), strict=True):
+        assert compose["services"][name]["healthcheck"] == {
+            "test": ["CMD", "curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:8002/metrics"],
+            "interval": "5s",
+            "timeout": "3s",
+            "retries": 3,
+            "start_period": start_period,
+        }
 
 
 def check_triton_serves_a_repository_of_one_digest_on_its_device(compose: Compose) -> None:
@@ -106,7 +138,8 @@ def check_triton_serves_a_repository_of_one_digest_on_its_device(compose: Compos
 
 
 def check_services_are_locked_down_and_limited(compose: Compose) -> None:
-    for service in compose["services"].values():
+    for name, service in compose["services"].items():
+        assert service["restart"] == ("no" if name in PREPARING else "unless-stopped")
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["security_opt"] == ["no-new-privileges:true"]
         # docker refuses more cores than the host has; weights hold on any
@@ -115,9 +148,13 @@ def check_services_are_locked_down_and_limited(compose: Compose) -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         own = [volume for volume in service.get("volumes", []) if volume.startswith("./")]
         assert all(volume.endswith(":ro") for volume in own)
+    # the other images have a user of their own, who isn't root
+    assert by_service(compose, "user") == dict.fromkeys(PREPARING, "0:0") | dict.fromkeys(TRITONS, "1000:1000")
+    temporary = {name: ["/tmp:size=1g" if name == "gateway" else "/tmp"] for name in (*TRITONS, "gateway", "grafana")}
+    assert by_service(compose, "tmpfs") == temporary
     shares = {name: service["cpu_shares"] for name, service in compose["services"].items()}
     assert min(shares[name] for name in TRITONS) > shares["gateway"] > shares["prometheus"]
-    assert [name for name, service in compose["services"].items() if "ports" in service] == ["gateway", "grafana"]
+    assert by_service(compose, "ports").keys() == {"gateway", "grafana"}
 
 
 def check_what_must_be_given_stops_the_start_with_a_remedy_and_secrets_are_files(compose: Compose) -> None:
@@ -137,6 +174,14 @@ def check_gateway_is_guarded_and_has_time_to_drain(compose: Compose) -> None:
     assert not settings.open_access
     grace_s = int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > settings.drain_grace_s + settings.deadline_s
+
+
+def check_grafana_asks_for_the_password(compose: Compose) -> None:
+    assert compose["services"]["grafana"]["environment"] == {
+        "GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/secrets/grafana_password",
+        "GF_ANALYTICS_REPORTING_ENABLED": "false",
+        "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+    }
 
 
 def check_prometheus_scrapes_the_ports_that_are_served(compose: Compose) -> None:
@@ -183,6 +228,28 @@ WRONG_EDITS = {
     "repository that may be written": ("./model_repository:/models:ro", "./model_repository:/models"),
     "root that may be written": ("  read_only: true", "  read_only: false"),
     "unknown setting": ("REFERENT_TRITON_URL", "REFERENT_TRITON"),
+    "key that is known": ("admin=$$(cat /proc/sys/kernel/random/uuid)", "admin=secret"),
+    "Triton as root": ('  user: "1000:1000"\n', ""),
+    "all models": ("    - --allow-http=false", "    - --allow-http=false\n    - --load-model=*"),
+    "HTTP after all": ("    - --allow-http=false", "    - --allow-http=false\n    - --allow-http=true"),
+    "healthy whatever happens": (
+        '["CMD", "curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:8002/metrics"]',
+        '["CMD-SHELL", "curl --fail --silent --output /dev/null http://127.0.0.1:8002/metrics || true"]',
+    ),
+    "health that is not asked for": ("      start_period: 900s", "      disable: true"),
+    "start-up too short": ("start_period: 900s", "start_period: 9s"),
+    "no GPU": ("count: 1,", "count: 0,"),
+    "gateway out of reach": (
+        '    networks: [serving, edge]\n    ports:\n      - "127.0.0.1:${REFERENT_PORT',
+        '    networks: [serving]\n    ports:\n      - "127.0.0.1:${REFERENT_PORT',
+    ),
+    "way out for Prometheus": ("    networks: [serving]", "    networks: [serving, edge]"),
+    "gateway without /tmp": ('tmpfs: ["/tmp:size=1g"]', "tmpfs: []"),
+    "Grafana for everybody": (
+        "      GF_SECURITY_ADMIN_PASSWORD__FILE",
+        '      GF_AUTH_ANONYMOUS_ENABLED: "true"\n      GF_SECURITY_ADMIN_PASSWORD__FILE',
+    ),
+    "services that stay down": ("restart: unless-stopped", 'restart: "no"'),
 }  # fmt: skip
 
 

@@ -10,8 +10,9 @@ import grpc
 import pytest
 
 from referent.triton import liveness
-from referent.triton.liveness import Liveness, StuckError
+from referent.triton.liveness import Liveness, StuckError, Watch
 from tests.support.fake_triton import FakeTriton
+from tests.support.load import until
 
 
 class Metrics:
@@ -19,8 +20,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.successes, self.waiting, self.active, self.passes = 0, 0, 0, 0
+        self.looks = 0
 
     def text(self) -> str:
+        self.looks += 1
         part, whole = ('{model="tiny_head",version="1"}', '{model="tiny",version="1"}')
         return "\n".join(
             [
@@ -159,3 +162,37 @@ def test_server_that_says_nothing_at_all_is_stuck_as_a_whole(
     with pytest.raises(StuckError) as found:
         watched.check()
     assert found.value.whole
+
+
+@pytest.fixture
+def watch(repository: Path, triton_url: str, metrics_url: str, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """What stands beside a Triton, started now."""
+    monkeypatch.setattr(liveness, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(liveness, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(liveness, "timeout_s_of", lambda bundle: 0.5)
+    watch = Watch(repository, triton_url, metrics_url, "tiny", None)
+    threading.Thread(target=watch.run, daemon=True).start()
+    return watch
+
+
+def test_model_that_hung_before_the_watch_began_is_stuck(watch: Watch, triton: FakeTriton, metrics: Metrics) -> None:
+    triton.holds, metrics.waiting = True, 2
+    until(lambda: watch.stuck)
+    assert (watch.ready, "requests wait" in watch.fault) == (False, True)
+    triton.release()
+
+
+def test_model_that_was_never_good_is_unready_and_not_stuck(watch: Watch, triton: FakeTriton) -> None:
+    triton.box = (float("nan"), 0, 0, 0)
+    until(lambda: "finite" in watch.fault)
+    assert (watch.ready, watch.stuck) == (False, False)
+    triton.box = (0.5, 0.5, 0.2, 0.2)
+    until(lambda: watch.ready and not watch.fault)
+
+
+def test_model_that_takes_long_to_begin_is_not_stuck(watch: Watch, triton: FakeTriton, metrics: Metrics) -> None:
+    triton.holds = True
+    until(lambda: metrics.looks > 20)
+    assert not watch.stuck
+    triton.release()
+    until(lambda: watch.ready)

@@ -1,14 +1,21 @@
 """The command that makes a private repository of one version."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
+from export.versions import use
+from referent.core.bundle import BundleError, load_bundle
+from referent.triton.repository import build as make_private
+from referent.triton.repository import named_digest, read_release
 from tests.support.releases import publish_tiny
 
 
@@ -91,7 +98,7 @@ def test_another_version_takes_the_place_of_the_one_before(repository: Path, tmp
         publish_tiny(repository)
         assert build(repository, "tiny", "--device", "cpu", "--to", private).returncode == 0  # the named one
         assert (private / "tiny" / version).exists()
-    assert len(list(tmp_path.glob(".models-*"))) == 1
+    assert len(list(tmp_path.glob(".models~*"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -118,3 +125,103 @@ def test_folder_in_the_links_place_is_left_alone(repository: Path, tmp_path: Pat
     done = build(repository, "tiny", "--device", "cpu", "--to", tmp_path / "models")
     assert (done.returncode, "models" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
     assert (tmp_path / "models" / "mine").exists()
+
+
+@pytest.fixture
+def sound(repository: Path) -> Callable[[Path], None]:
+    """Checks that the version that was published first is still served, and within a minute."""
+    _, digest = publish_tiny(repository)
+
+    def check(private: Path) -> None:
+        words = ["tiny", "--digest", digest, "--device", "cpu", "--to", str(private)]
+        program = [sys.executable, "-m", "referent.triton.repository", str(repository), *words]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    return check
+
+
+ODD = {
+    "a pipe as bundle": lambda folder: os.mkfifo(folder / "bundle.json"),
+    "a device as bundle": lambda folder: (folder / "bundle.json").symlink_to("/dev/zero"),
+    "a huge bundle": lambda folder: os.truncate(touched(folder / "bundle.json"), 2**40),
+    "a folder as bundle": lambda folder: (folder / "bundle.json").mkdir(),
+}
+
+
+def touched(file: Path) -> Path:
+    file.touch()
+    return file
+
+
+@pytest.mark.parametrize("folder", ["tiny/2", "other/1"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_file_beside_a_sound_version_holds_nothing_up(
+    repository: Path, tmp_path: Path, sound: Callable[[Path], None], folder: str, odd: str
+) -> None:
+    (repository / folder).mkdir(parents=True)
+    ODD[odd](repository / folder)
+    sound(tmp_path / "models")
+    with pytest.raises(BundleError):
+        load_bundle(repository, *folder.split("/"))
+
+
+def test_copied_folder_is_not_taken_for_the_version(
+    repository: Path, tmp_path: Path, sound: Callable[[Path], None]
+) -> None:
+    for number in ("2", "3"):
+        shutil.copytree(repository / "tiny/1", repository / "tiny" / number)
+    sound(tmp_path / "models")
+    assert (tmp_path / "models/tiny/1").exists()
+    assert use(repository, "tiny", "sha256:") == named_digest(repository, "tiny")
+
+
+@pytest.mark.parametrize("file", ["tiny/config.pbtxt", "tiny/1/config.pbtxt", "tiny_box_head/1/config.pbtxt"])
+def test_pipe_in_place_of_a_config_is_refused(repository: Path, tmp_path: Path, file: str) -> None:
+    publish_tiny(repository)
+    (repository / file).unlink()
+    os.mkfifo(repository / file)
+    with pytest.raises(BundleError, match=r"config.pbtxt"):
+        read_release(repository, "tiny")
+
+
+def test_huge_file_is_refused_before_it_is_read(repository: Path) -> None:
+    bundle, _ = publish_tiny(repository)
+    os.truncate(repository / "tiny_box_head/1/model.onnx", 2**40)
+    with pytest.raises(
+        BundleError, match=f"{2**40} bytes instead of {bundle.files['tiny_box_head/1/model.onnx'].bytes}"
+    ):
+        read_release(repository, "tiny")
+
+
+@pytest.mark.parametrize("beside", ["tiny-b", "tiny.b", "tiny-b-c"])
+def test_private_repositories_beside_one_another_leave_each_other_alone(
+    repository: Path, tmp_path: Path, beside: str
+) -> None:
+    publish_tiny(repository)
+    for _ in range(2):
+        for name in (beside, "tiny"):
+            make_private(repository, "tiny", "", tmp_path / "private" / name, "cpu")
+    for name in (beside, "tiny"):
+        assert (tmp_path / "private" / name / "tiny/1/bundle.json").is_file()
+
+
+def test_private_repository_is_whole_when_several_make_it_at_once(repository: Path, tmp_path: Path) -> None:
+    publish_tiny(repository)
+    private = tmp_path / "models"
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            made = [pool.submit(make_private, repository, "tiny", "", private, "cpu") for _ in range(4)]
+            assert {each.result().bundle.version for each in made} == {"1"}
+            parts = {folder.name for folder in private.iterdir()}
+            assert parts == {"tiny", "tiny_box_head", "tiny_language_model", "tiny_vision_encoder"}
+            assert all((private / part / "config.pbtxt").is_file() for part in parts)
+    assert len(list(tmp_path.glob(".models~*"))) == 1
+
+
+def test_version_that_may_not_be_read_is_named(repository: Path) -> None:
+    _, digest = publish_tiny(repository)
+    (repository / "tiny/1/bundle.json").unlink()
+    (repository / "tiny/1/bundle.json").mkdir()
+    with pytest.raises(BundleError, match="1 can't be read"):
+        read_release(repository, "tiny", digest)
