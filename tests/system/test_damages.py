@@ -40,6 +40,11 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 def swap_digest(repository: Path, bundle: Bundle) -> None:
     """The config names a digest that is another's."""
     _, other = publish_tiny(repository, "other")
@@ -59,7 +64,10 @@ TOLD: dict[str, Damage] = {
     "wrong hash": lambda r, b: flip(part(r, b, "language_model")),
     "missing weights": lambda r, b: part(r, b, "vision_encoder").unlink(),
     "weights are a folder": lambda r, b: (part(r, b, "box_head").unlink(), part(r, b, "box_head").mkdir()),
-    "weights never end": lambda r, b: (part(r, b, "box_head").unlink(), os.mkfifo(part(r, b, "box_head"))),
+    "weights never end": lambda r, b: pipe(part(r, b, "box_head")),
+    "huge weights": lambda r, b: os.truncate(part(r, b, "language_model"), 2**40),
+    "config never ends": lambda r, b: pipe(part(r, b, "box_head", "config.pbtxt")),
+    "bundle never ends": lambda r, b: pipe(r / "tiny" / b.version / "bundle.json"),
     "garbage config": lambda r, b: part(r, b, "box_head", "config.pbtxt").write_bytes(b"\xff\x00{"),
     "half-written config": lambda r, b: cut(r / "tiny" / b.version / "config.pbtxt"),
     "missing config": lambda r, b: part(r, b, "language_model", "config.pbtxt").unlink(),

@@ -111,7 +111,9 @@ export function App() {
     const limit = metadata?.limits.image_bytes ?? Infinity;
     try {
       if (file.size > limit)
-        throw new Error(`${file.name} is ${megabytes(file.size)}; the limit is ${megabytes(limit)}. Choose a smaller picture.`);
+        throw new Error(
+          `${file.name} is ${megabytes(file.size)}; the limit is ${megabytes(limit)}. Choose a smaller picture.`,
+        );
       show(await readPicture(file, file.name));
       if (!isTyped) dispatch({ type: "filled", rows: [""] });
       if (!isTyped)

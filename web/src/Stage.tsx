@@ -79,7 +79,11 @@ export function Stage(props: Props) {
         {drawing && <Pen key={drawing.expression} picture={picture} place={spread} {...drawing} onDrawn={onDrawn} />}
       </div>
       <div className="zoom" role="group" aria-label="Zoom">
-        <button aria-label="Zoom in" title="Zoom in" onClick={() => onView(zoomed(shown, middle(shown), STEP, picture))}>
+        <button
+          aria-label="Zoom in"
+          title="Zoom in"
+          onClick={() => onView(zoomed(shown, middle(shown), STEP, picture))}
+        >
           +
         </button>
         <button

@@ -100,8 +100,7 @@ async function failureOf(response: Response): Promise<Failure> {
 }
 
 function remedy(status: number, retryAfterS: number | null): string {
-  if (retryAfterS !== null)
-    return "Your picture and words are fine. The same request may succeed soon.";
+  if (retryAfterS !== null) return "Your picture and words are fine. The same request may succeed soon.";
   if (status === 401 || status === 403) return "Type the key that you got from the service's operator.";
   if (status < 500) return "Change the picture or the words, then ask again.";
   return "Report this to the service's operator, with the request's id.";
