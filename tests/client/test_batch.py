@@ -134,7 +134,7 @@ def test_ctrl_c_keeps_what_there_is_and_says_how_to_go_on(service: Service, fold
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "3 of 12" in errors
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     assert "Traceback" not in errors
     assert len(rows(out)) == 3
 

@@ -186,7 +186,7 @@ async def test_work_that_waits_for_a_thread_is_dropped_when_its_time_is_up(make_
     [
         ({"rate_limit": "fast"}, "fast"),
         ({"triton_url": "10.0.0.1:8001,triton:8001"}, "triton:8001 in a list .* dns:///NAME:PORT"),
-        ({"max_inflight_bytes": 1000}, "no room for one body"),
+        ({"max_inflight_bytes": 1000}, "less than one body: set it to at least"),
         ({"host": "0.0.0.0"}, "REFERENT_KEYS_FILE .* or REFERENT_OPEN_ACCESS=true"),
     ],
     ids=["rate", "names in a list", "bytes", "open to others"],
