@@ -22,6 +22,7 @@ from export.parts import PARTS
 from export.publish import republish
 from export.quantize import ROUNDINGS
 from referent.client.http import Client
+from referent.core.bundle import file_entry
 from referent.core.contract import part_name
 from referent.data.readers import read
 from referent.data.records import Record
@@ -78,7 +79,8 @@ def in_precision(
         for step, moved in zip(subject.kind.steps, files, strict=True):
             moved.replace(source / part_name(model, step) / subject.bundle.version / moved.name)
         weights = "int8"
-    republish(source, model, subject.bundle.version, target, weights=weights)
+    files = {relative: file_entry(source / relative) for relative in subject.bundle.files}
+    republish(source, model, subject.bundle.version, target, weights=weights, files=files)
     return True
 
 

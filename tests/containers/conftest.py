@@ -4,6 +4,7 @@ Images and containers live in build/containers, apart from the machine's own: a 
 be taken for the vendor's elsewhere.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -188,12 +189,17 @@ def publish(repository: Path, of: Path | None = None) -> str:
 
 
 def publish_wrong(repository: Path, folder: Path) -> str:
-    """Publishes a version whose files are as published and whose answers are no numbers."""
+    """Publishes a version whose files are as published and whose answers are not numbers."""
     wrong = shutil.copytree(ROOT / "model_repository", folder / "wrong")
     weights = bytearray(newest_box_head(wrong).read_bytes())
     middle = len(weights) // 2
     weights[middle : middle + 400] = b"\xff" * 400  # read as floats, these are NaN
-    newest_box_head(wrong).write_bytes(weights)
+    file = newest_box_head(wrong)
+    file.write_bytes(weights)
+    bundle_file = wrong / "mini" / SHIPPED / "bundle.json"
+    bundle = json.loads(bundle_file.read_text())
+    bundle["files"][str(file.relative_to(wrong))]["sha256"] = hashlib.sha256(weights).hexdigest()
+    bundle_file.write_text(json.dumps(bundle))
     return publish(repository, wrong)
 
 

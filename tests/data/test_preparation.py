@@ -93,7 +93,10 @@ def test_several_files_make_one_dataset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("", "none was found; is the format jsonl"), ("{}", r'wrong schema: id \(1\); jsonl expects lines {"id", "image", "width"')],
+    [
+        ("", "none was found; is the format jsonl"),
+        ("{}", r'wrong schema: id \(1\); jsonl expects lines {"id", "image", "width"'),
+    ],
 )
 def test_nothing_fit_for_use_is_an_error(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "r.jsonl").write_text(content)
