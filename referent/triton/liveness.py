@@ -28,6 +28,7 @@ from referent.triton.protocol import (
     TritonBusyError,
     TritonError,
     TritonUnavailableError,
+    newest,
     own_errors,
 )
 
@@ -186,9 +187,9 @@ class Watch:
         repository, url, _, name = self._places
         with InferenceServerClient(url) as client, own_errors():
             config = client.get_model_config(name, client_timeout=LOOKUP_TIMEOUT_S).config
-        return [step.model_name for step in config.ensemble_scheduling.step], timeout_s_of(
-            load_bundle(repository, name)[0]
-        )
+            version = newest(client.get_model_metadata(name, client_timeout=LOOKUP_TIMEOUT_S))
+        bundle, _ = load_bundle(repository, name, version)
+        return [step.model_name for step in config.ensemble_scheduling.step], timeout_s_of(bundle)
 
     def _ask(self) -> float:
         """How many seconds a golden inference takes."""

@@ -170,6 +170,8 @@ def watch(repository: Path, triton_url: str, metrics_url: str, monkeypatch: pyte
     monkeypatch.setattr(liveness, "PATIENCE_S", 0.3)
     monkeypatch.setattr(liveness, "INTERVAL_S", 0.05)
     monkeypatch.setattr(liveness, "timeout_s_of", lambda bundle: 0.5)
+    (repository / "tiny" / "9").mkdir()
+    (repository / "tiny" / "9" / "bundle.json").write_text("{")  # nobody serves it
     watch = Watch(repository, triton_url, metrics_url, "tiny", None)
     threading.Thread(target=watch.run, daemon=True).start()
     return watch
