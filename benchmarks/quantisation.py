@@ -79,8 +79,8 @@ def in_precision(
         for step, moved in zip(subject.kind.steps, files, strict=True):
             moved.replace(source / part_name(model, step) / subject.bundle.version / moved.name)
         weights = "int8"
-    files = {relative: file_entry(source / relative) for relative in subject.bundle.files}
-    republish(source, model, subject.bundle.version, target, weights=weights, files=files)
+    listed = {relative: file_entry(source / relative) for relative in subject.bundle.files}
+    republish(source, model, subject.bundle.version, target, weights=weights, files=listed)
     return True
 
 

@@ -78,7 +78,13 @@ def publish(
     with staging(repository) as folder:
         for suffix, part in names.items():
             shutil.move(parts[suffix], folder / part)
-        return release(repository, folder, draft, configs, tokenizer_file, ensemble)
+        try:
+            return release(repository, folder, draft, configs, tokenizer_file, ensemble)
+        except BaseException:  # they took long to make
+            for suffix, part in names.items():
+                if (folder / part).exists():
+                    shutil.move(folder / part, parts[suffix])
+            raise
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import pytest
 
 from export import publish as publishing
 from export import versions
-from export.publish import STAGING, republish
+from export.publish import STAGING, publish, republish
 from referent.core.bundle import BundleError, bundle_names, load_bundle, verify_files
 from referent.triton.repository import hold, named_digest, read_config, read_release
-from tests.support.releases import publish_tiny
+from tests.support.releases import SPEC, publish_tiny
 from tests.support.tiny import MODEL_REPOSITORY
 
 
@@ -197,6 +197,23 @@ def test_file_that_is_not_listed_is_not_published_again(repository: Path, tmp_pa
     (repository / "tiny_box_head/1/notes.txt").write_text("mine")
     republish(repository, "tiny", "1", tmp_path / "target")
     assert not (tmp_path / "target/tiny_box_head/1/notes.txt").exists()
+
+
+def test_graphs_of_a_publication_that_failed_are_kept(repository: Path, tmp_path: Path) -> None:
+    def edit(parts: Path) -> None:
+        shutil.copytree(parts, tmp_path / "kept")
+        (parts / "tokenizer.json").unlink()
+
+    with pytest.raises(FileNotFoundError):
+        publish_tiny(repository, edit=edit)
+    parts = {suffix: tmp_path / "kept" / suffix for suffix in ("vision_encoder", "language_model", "box_head")}
+    options = {"dtype": "fp32", "has_scores": True, "sizes": {"D": 4}, "max_batch_size": 8}
+    with pytest.raises(FileNotFoundError):
+        publish(repository, "tiny", SPEC, parts, tmp_path / "none.json", **options)
+    assert all((folder / "model.onnx").is_file() for folder in parts.values())
+    bundle, _ = publish(repository, "tiny", SPEC, parts, tmp_path / "kept" / "tokenizer.json", **options)
+    read_release(repository, "tiny")
+    assert bundle.version == "1"
 
 
 def test_model_and_part_of_another_have_no_name_in_common(repository: Path) -> None:
