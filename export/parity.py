@@ -93,18 +93,20 @@ def fp32_arithmetic(
     called. `advance` gets the number of weights used."""
     stored: dict[nn.Parameter, torch.Tensor] = {}
     converted: dict[nn.Module, list[nn.Parameter]] = {}
-    linear = {module.weight for module in model.llava.modules() if isinstance(module, nn.Linear)} if rounding else ()
+    multiplied = {module for module in model.llava.modules() if isinstance(module, nn.Linear)} if rounding else set()
 
-    def fp32(parameter: nn.Parameter) -> torch.Tensor:
-        if rounding and parameter in linear:
+    def fp32(parameter: nn.Parameter, is_rounded: bool) -> torch.Tensor:
+        if rounding and is_rounded:
             return restored(parameter.data.cpu().float(), rounding).to(parameter.device)
         return parameter.data.float()
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         converted[module] = [parameter for parameter in module.parameters() if parameter not in stored]
+        # of this module alone: an embedding may share its weight with a product, and stays as it is
+        linear = {each.weight for each in multiplied.intersection(module.modules())}
         for parameter in converted[module]:
             stored[parameter] = parameter.data
-            parameter.data = fp32(parameter)
+            parameter.data = fp32(parameter, parameter in linear)
         return tuple(x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)
 
     def after(module: nn.Module, *_: object) -> None:

@@ -138,13 +138,14 @@ def test_graphs_are_held_against_pytorch_with_the_same_weights(published: Path, 
         compare_rounded(exact, same[::-1], Rounding(8), parts)
 
 
-def test_a_generator_is_rounded_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weights", "bits", "accuracy_level"), [("int8", 8, 4), ("int4", 4, 0)])
+def test_a_generator_is_rounded_too(tmp_path: Path, weights: str, bits: int, accuracy_level: int) -> None:
     checkpoint = save_text_checkpoint(tmp_path / "text", GRAMMARS[0])
-    exporter.export(checkpoint, "words", tmp_path / "repository", weights="int8", quick_parity=True)
+    exporter.export(checkpoint, "words", tmp_path / "repository", weights=weights, quick_parity=True)
     graph = ir.load(tmp_path / "repository" / "words_generator" / "1" / "model.onnx").graph
     products = [node for node in graph if node.op_type == "MatMulNBits"]
-    assert {node.attributes["bits"].value for node in products} == {8}
-    assert {node.attributes["accuracy_level"].value for node in products} == {4}
+    assert {node.attributes["bits"].value for node in products} == {bits}
+    assert {node.attributes["accuracy_level"].value for node in products} == {accuracy_level}
 
 
 def test_an_export_that_was_stopped_goes_on(

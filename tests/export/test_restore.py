@@ -72,6 +72,11 @@ def test_a_model_with_batch_norms_computes_in_half_on_a_gpu(restored: Path, tmp_
     assert load_bundle(tmp_path / "repository", "half")[0].dtype == "fp16"
 
 
+def test_an_embedding_that_shares_its_weight_with_a_product_is_not_rounded(restored: Path, tmp_path: Path) -> None:
+    export(restored, "four", tmp_path / "repository", weights="int4", quick_parity=True)
+    assert load_bundle(tmp_path / "repository", "four")[0].weights == "int4"
+
+
 def test_a_restored_model_learns(restored: Path) -> None:
     model, _ = load_checkpoint(restored, trainable=True)
     images = torch.randint(0, 256, (2, 288, 288, 3), dtype=torch.uint8)
