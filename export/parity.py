@@ -56,9 +56,10 @@ class Trial(NamedTuple):
 
 
 def trials(spec: ModelSpec, quick: bool = False) -> list[Trial]:
-    """Batches of 1 to 4 over the buckets; `quick` is one of the first bucket and one of the last."""
+    """Batches of 1 to 4 over the buckets; `quick` is one of the last bucket, and two of a small one: graphs are traced
+    with the second trial, and a batch of one would be taken for all."""
     if quick:
-        return [Trial(1, spec.buckets[0], 0), Trial(1, spec.buckets[-1], 1)]
+        return [Trial(1, spec.buckets[-1], 0), Trial(2, spec.buckets[:2][-1], 1)]
     pairs = zip(BATCHES, spec.buckets * len(BATCHES), strict=False)
     return [Trial(batch, bucket, seed) for seed, (batch, bucket) in enumerate(pairs)]
 

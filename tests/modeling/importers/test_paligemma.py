@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from export.build import export
 from referent.core.grammar import DetectionGrammar, Generation, PointGrammar
 from referent.core.prompts import PromptEncoder
 from referent.core.transform import ImageTransform
@@ -589,3 +590,11 @@ def test_the_checkpoint_says_where_it_comes_from(imported: dict[str, Path]) -> N
     assert spec.training["file"]["name"] == "adapter_model.safetensors"
     assert spec.generation == Generation(grammar=PointGrammar(), eos_token_id=1, max_instances=32, bidirectional=True)
     assert opened(imported["detections"])[1].training == {"imported": "paligemma", "base": BASE}
+
+
+@pytest.mark.slow
+def test_two_cases_are_enough_to_export_it_with_rounded_weights(golden: Path, tmp_path: Path) -> None:
+    """Its lm_head is its embedding; and a graph that is traced with a batch of one would take no other."""
+    import_point_vlm(golden / ADAPTER, golden / BASE, tmp_path / "points")
+    bundle, _ = export(tmp_path / "points", "points", tmp_path / "repository", weights="int4", quick_parity=True)
+    assert bundle.weights == "int4"
