@@ -93,7 +93,7 @@ def test_an_adapter_on_a_base_in_half_precision_is_merged_in_fp32(tiny_checkpoin
     (tmp_path / "checkpoint" / "referent.json").write_text(spec.model_dump_json())
     exporter.export(tmp_path / "checkpoint", "half", tmp_path / "repository", quick_parity=True)  # against the adapter
     bundle, _ = load_bundle(tmp_path / "repository", "half")
-    assert bundle.training["parity"]["cases"] == ["batch 1, (16, 1)", "batch 1, (64, 4)"]
+    assert bundle.training["parity"]["cases"] == ["batch 1, (64, 4)", "batch 2, (32, 2)"]
 
 
 def test_versions_follow_one_another_and_their_files_verify(published: Path) -> None:
@@ -236,7 +236,7 @@ def test_too_few_pictures_for_ranges_are_counted(tiny_checkpoint: Path, tmp_path
     (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n")
     spec = load_checkpoint_spec(tiny_checkpoint)
     processor = Processor(spec, load_checkpoint_encoder(tiny_checkpoint, spec), kind_of(spec))
-    with pytest.raises(CalibrationError, match=r"train.jsonl has 3 pictures: ranges and check need 64"):
+    with pytest.raises(CalibrationError, match=r"train.jsonl has 3 pictures: give records with at least 64"):
         requests(tmp_path / "train.jsonl", tmp_path, processor)
 
 
