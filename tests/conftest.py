@@ -17,7 +17,10 @@ SLOW = (
     "modeling",
     "export/test_export.py",
     "export/test_generator.py",
+    "export/test_quantize.py",
     "export/test_restore.py",
+    "benchmarks/test_seven_billion.py",
+    "mini/test_pretrain.py",
     "commands/test_wheel.py",
 )
 # what judges a service that is under load: of these, one at a time
