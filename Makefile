@@ -22,7 +22,7 @@ serve: .venv/serving page  ## run Triton, the gateway and the web page with the 
 test: .venv/development  ## all tests, with the real Triton
 	$(BIN)/pytest $(PARALLEL)
 
-test-fast: .venv/development  ## the tests that need no Triton and neither export nor train a model
+test-fast: .venv/development  ## the quick tests: no Triton, no export, no training
 	$(BIN)/pytest $(PARALLEL) -m "not triton and not slow"
 
 test-web: .venv/development web/node_modules/.testing web/openapi.json chromium $(PAGE)  ## the web page in a real Chromium

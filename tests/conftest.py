@@ -11,7 +11,7 @@ from tests.support.tiny import SPECIAL_TOKENS, TINY_BUCKETS, TINY_IMAGE, TINY_IM
 
 TESTS = Path(__file__).parent
 TRITON = ("system", "runtime")  # folders of what starts the real tritonserver
-# what exports or trains models, or holds them against the code of other projects
+# what exports or trains models, holds them against the code of other projects, or starts many interpreters
 SLOW = (
     "training",
     "modeling",
@@ -21,7 +21,9 @@ SLOW = (
     "export/test_restore.py",
     "benchmarks/test_seven_billion.py",
     "mini/test_pretrain.py",
+    "commands/test_installation.py",
     "commands/test_wheel.py",
+    "test_layers.py",
 )
 # what judges a service that is under load: of these, one at a time
 UNDER_LOAD = (
