@@ -6,7 +6,8 @@
 #   DATA=folder WORK=folder FROM=nothing STEPS=9000 runs/mini.sh
 #
 # DATA holds cards/ (images/, labels.csv) and backgrounds/; WORK takes downloads, checkpoints and logs. The trunk and its
-# heads start from mini and mini-all as published in FROM, or from random weights with FROM=nothing.
+# heads start from mini and mini-all as published in FROM, or from random weights with FROM=nothing. A start from FROM
+# takes LEARNING_RATE, and a SEED that no run before it had: otherwise it learns the same scenes again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DATA:?folder with cards/ and backgrounds/}" "${WORK:?folder for downloads and checkpoints}"
