@@ -3,12 +3,11 @@
     python -m benchmarks.seven_billion WORK [--part floor vision ...] [--layers 32]
 
 Random weights take the same time as trained ones. Each part creates what it needs unless WORK has it already (a graph
-of 13 GB takes minutes to write; 35 GB of disk in all), and writes its results at once to `seven_billion_PART.json`.
+of 13 GB takes minutes to write; 39 GB of disk in all), and writes its results at once to `seven_billion_PART.json`.
 Times are compared with the card's floor: operations divided by the rate at which it multiplies matrices in the same
-run, or bytes by the rate at which it reads them. Without a GPU it runs on the CPU with `--tiny`, only to test itself.
+run, or bytes by the rate at which it copies them. Without a GPU it runs on the CPU with `--tiny`, only to test itself.
 """
 
-import gc
 import os
 import re
 import shutil
@@ -19,15 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from benchmarks.lib.device import DEVICE, ON_GPU, Chain, bound, free, on_device, pytorch, session_of, waiting
 from benchmarks.lib.measuring import Report, Row, alternate, arguments_of, flat, median, summary
+from benchmarks.lib.operations import language_operations, vision_operations
 from benchmarks.lib.random_llava import LAYERS, llava_config, llava_spec
 from benchmarks.lib.service import Ensemble, Subject, step_times
-from export.graphs import Part, Tensors, export_onnx, quantize, run, stand_ins
+from export.graphs import Part, Tensors, export_onnx, quantize, stand_ins
 from export.parts import generator, head
 from export.publish import publish
 from export.quantize import ROUNDINGS
@@ -43,12 +42,6 @@ from runtime.launcher import TritonServer
 
 NAME = "llava-7b"
 MATRIX, COPIED_BYTES = 8192, 2**31  # the yardsticks: side of a square matrix, bytes of a copy
-ON_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if ON_GPU else "cpu"
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-NUMPY = {torch.uint8: np.uint8, torch.int64: np.int64, torch.float16: np.float16, torch.float32: np.float32,
-         torch.bool: np.bool_}  # fmt: skip
-FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
 BUCKETS, TINY_BUCKETS = (Bucket(640, 1), Bucket(832, 8)), (Bucket(96, 1), Bucket(192, 8))
 PAST, DECODED = 1024, 4  # tokens of a pass of the generator
 REPORT_MEMORY = "REFERENT_REPORT_MEMORY"  # has runtime/backends/onnxruntime say where tensors are
@@ -66,6 +59,16 @@ class Bench:
     calls: int
     tokenizer_file: Path
 
+    @property
+    def config(self) -> LlavaConfig:
+        """Of the model."""
+        return llava_config(self.layers, self.tiny)
+
+    @property
+    def folder(self) -> Path:
+        """Of what is made of this shape."""
+        return self.work / f"{self.layers}-layers{'-tiny' if self.tiny else ''}"
+
     @cached_property
     def buckets(self) -> tuple[Bucket, Bucket]:
         """For one expression and for eight."""
@@ -73,20 +76,19 @@ class Bench:
 
     def spec(self, text: bool = False) -> CheckpointSpec:
         """Of the model."""
-        return llava_spec(llava_config(self.layers, self.tiny), self.buckets, text)
+        return llava_spec(self.config, self.buckets, text)
 
     def model(self, text: bool = False) -> GroundingModel:
         """With random fp16 weights, on the device."""
         torch.manual_seed(0)
-        config = llava_config(self.layers, self.tiny)
         with torch.device(DEVICE):
-            llava = LlavaForConditionalGeneration._from_config(config, dtype=torch.float16)
-            box_head = None if text else BoxHead(config.text_config.hidden_size)
+            llava = LlavaForConditionalGeneration._from_config(self.config, dtype=torch.float16)
+            box_head = None if text else BoxHead(self.config.text_config.hidden_size)
         return GroundingModel(llava, box_head).eval().to(DEVICE)
 
     def graph(self, step: str, weights: str | None = None, model: GroundingModel | None = None) -> Path:
         """The exported graph of a step, made where it is not there."""
-        folder = self.work / f"{self.layers}-layers" / "-".join(filter(None, (step, weights)))
+        folder = self.folder / "-".join(filter(None, (step, weights)))
         if not folder.exists():
             unfinished = folder.with_suffix(".partial")
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -123,6 +125,10 @@ class Bench:
             for path, blocks in times.items()
         ]
 
+    def floor_ms(self, bucket: Bucket) -> float:
+        """What a pass through both would take at the card's rate."""
+        return 1000 * (vision_operations(self.config) + language_operations(self.config, bucket)) / self.rate
+
     @cached_property
     def rate(self) -> float:
         """Operations a second of an fp16 matrix product, the best of three blocks."""
@@ -149,65 +155,31 @@ def floor(bench: Bench) -> Tables:
     rows = []
     for bucket in bench.buckets:
         for what, operations in (
-            (VISION_ENCODER.suffix, vision_operations(bench)),
-            (LANGUAGE_MODEL.suffix, language_operations(bench, bucket)),
+            (VISION_ENCODER.suffix, vision_operations(bench.config)),
+            (LANGUAGE_MODEL.suffix, language_operations(bench.config, bucket)),
         ):
             rows.append({"step": what, "expressions": bucket.expressions, "TFLOP": operations / 1e12})
             rows[-1]["floor ms"] = 1000 * operations / bench.rate
     yield "floors, batch 1", rows
 
 
-def vision(bench: Bench) -> Tables:
-    """The vision encoder, PyTorch bf16 and ONNX Runtime."""
-    yield from step_against_pytorch(bench, VISION_ENCODER.suffix, [(1, 0), (8, 0)])
-
-
-def language_one(bench: Bench) -> Tables:
-    """The language model with one expression."""
-    yield from step_against_pytorch(bench, LANGUAGE_MODEL.suffix, [(1, 0)])
-
-
-def language_eight(bench: Bench) -> Tables:
-    """The language model with eight expressions in a row."""
-    yield from step_against_pytorch(bench, LANGUAGE_MODEL.suffix, [(1, 1)])
-
-
-def language_batch(bench: Bench) -> Tables:
-    """The language model with four pictures in a batch."""
-    yield from step_against_pytorch(bench, LANGUAGE_MODEL.suffix, [(4, 0)])
-
-
-def language_int8(bench: Bench) -> Tables:
-    """The language model with weights of eight bits."""
-    yield from step_against_pytorch(bench, LANGUAGE_MODEL.suffix, [(1, 0), (1, 1)], "int8")
-
-
-def language_int4(bench: Bench) -> Tables:
-    """The language model with weights of four bits."""
-    yield from step_against_pytorch(bench, LANGUAGE_MODEL.suffix, [(1, 0), (1, 1)], "int4")
-
-
 def chain(bench: Bench) -> Tables:
     """All steps one after another on the device, and the same recorded and replayed (CUDA graphs)."""
     files = [bench.graph(step.suffix) for step in Head.steps]
-    model = bench.model()
-    cases = [head.example_inputs(model, bench.spec(), 1, bucket) for bucket in bench.buckets]
-    hidden = model.base.config.text_config.hidden_size
-    del model
     free()
+    ways = {"ONNX Runtime": dict[str, str](), "ONNX Runtime, CUDA graphs": {"enable_cuda_graph": "1"}}
     rows: list[Row] = []
-    for bucket, inputs in zip(bench.buckets, cases, strict=True):
-        tensors = {name: on_device(tensor) for name, tensor in inputs.items()}
-        sizes = {"batch": 1, "tokens": bucket.tokens, "slots": bucket.expressions, "hidden": hidden}
-        paths: dict[str, Callable[[], object]] = {"ONNX Runtime": Chain(files, tensors, sizes)}
-        if ON_GPU:
-            paths["ONNX Runtime, CUDA graphs"] = Chain(files, tensors, sizes, enable_cuda_graph="1")
-        operations = vision_operations(bench) + language_operations(bench, bucket)
-        rows += bench.compared(paths, 1000 * operations / bench.rate, expressions=bucket.expressions)
-        del paths
-        free()
-    yield "milliseconds a pass", rows
-    yield "goals on an H200", verdicts(rows)
+    for way, parameters in ways.items() if ON_GPU else list(ways.items())[:1]:
+        for bucket, arrays in zip(bench.buckets, requests(bench), strict=True):
+            tensors = {name: on_device(torch.from_numpy(array)) for name, array in arrays.items()}
+            sizes = {"batch": 1, "tokens": bucket.tokens, "slots": bucket.expressions}
+            sizes["hidden"] = bench.config.text_config.hidden_size
+            paths = {way: Chain(files, tensors, sizes, **parameters)}
+            rows += bench.compared(paths, bench.floor_ms(bucket), expressions=bucket.expressions)
+            del paths
+            free()
+        yield "milliseconds a pass", rows  # before the next way, which may fail
+        yield "goals on an H200", verdicts(rows)
 
 
 def ensemble(bench: Bench) -> Tables:
@@ -216,9 +188,8 @@ def ensemble(bench: Bench) -> Tables:
     with TritonServer(subject.repository, [NAME]) as server, Ensemble(subject, server.grpc_url) as asked:
         rows: list[Row] = []
         for bucket, arrays in zip(bench.buckets, requests(bench), strict=True):
-            operations = vision_operations(bench) + language_operations(bench, bucket)
             way = {"Triton ensemble, gRPC": lambda arrays=arrays: asked(arrays)}
-            rows += bench.compared(way, 1000 * operations / bench.rate, expressions=bucket.expressions)
+            rows += bench.compared(way, bench.floor_ms(bucket), expressions=bucket.expressions)
         yield "milliseconds a pass", rows
         yield "Triton's own clock, mean of all requests", step_times(subject, server.grpc_url)
     yield "goals on an H200", verdicts(rows)
@@ -245,7 +216,8 @@ def device_features(bench: Bench) -> Tables:
          "met": "pass" if place == DEVICE else "falls short"}
         for (side, tensor, place), address in {each[:3]: each[3] for each in reversed(found)}.items()
     ]  # fmt: skip
-    if {(row["tensor"], row["seen as"]) for row in rows} < {("image_features", "input"), ("image_features", "output")}:
+    seen = {(row["tensor"], row["seen as"]) for row in rows}
+    if not seen >= {("image_features", "input"), ("image_features", "output")}:
         raise RuntimeError(f"{log} does not say where image features were: the backend is not ours")
     yield "where tensors are between the steps", rows
 
@@ -261,15 +233,6 @@ def generator_pass(bench: Bench) -> Tables:
     yield from generator_against_pytorch(bench, DECODED, past)
 
 
-PARTS: dict[str, Callable[[Bench], Tables]] = {
-    part.__name__: part
-    for part in (
-        floor, vision, language_one, language_eight, language_batch, language_int8, language_int4, chain, ensemble,
-        device_features, generator_prefill, generator_pass,
-    )
-}  # fmt: skip
-
-
 # --- what they consist of --------------------------------------------------------------------------------------------
 
 
@@ -283,14 +246,18 @@ class StepTrial(NamedTuple):
 
 
 def step_against_pytorch(bench: Bench, step: str, cases: list[tuple[int, int]], weights: str | None = None) -> Tables:
-    """A step in PyTorch bf16 with fused attention, then as a graph; `cases` are batches and places in the buckets."""
+    """A step in PyTorch bf16, then as a graph; `cases` are batches and places in the buckets."""
     model = bench.model()
     part = next(part for part in head.split(model) if part.step.suffix == step)
     file, trials = bench.graph(step, weights, model), []
     for batch, place in cases:
         bucket = bench.buckets[place]
         inputs = bench.examples(model, part, head.example_inputs(model, bench.spec(), batch, bucket))
-        operations = vision_operations(bench) if step == VISION_ENCODER.suffix else language_operations(bench, bucket)
+        operations = (
+            vision_operations(bench.config)
+            if step == VISION_ENCODER.suffix
+            else language_operations(bench.config, bucket)
+        )
         key = {"step": step, "batch": batch, "expressions": bucket.expressions}
         expected = pytorch(part, inputs)[part.outputs[0].name].float().cpu()
         trials.append(StepTrial(key, inputs, expected, 1000 * batch * operations / bench.rate))
@@ -305,7 +272,9 @@ def generator_against_pytorch(bench: Bench, tokens: int, past: int) -> Tables:
     part = generator.split(model)[1]
     file, trials = bench.graph(GENERATOR.suffix, None, model), []
     language_model, text = model.base.model.language_model, model.base.config.text_config
-    weights = sum(p.numel() for p in language_model.parameters()) + model.base.lm_head.weight.numel()
+    layers, words = (
+        sum(p.numel() for p in module.parameters()) for module in (language_model.layers, model.base.lm_head)
+    )
     cached = 4 * past * text.num_hidden_layers * text.num_key_value_heads * language_model.layers[0].self_attn.head_dim
     for count in (1, 8):
         inputs = generator.example_inputs(model, bench.spec(text=True), count, Bucket(tokens, 1))
@@ -316,8 +285,9 @@ def generator_against_pytorch(bench: Bench, tokens: int, past: int) -> Tables:
             inputs["mask"] = torch.ones(count, tokens, past + tokens).tril(past).bool()
             inputs["position_ids"] += past
         given = bench.examples(model, part, inputs)
-        by_rate = 2 * weights * tokens * count / bench.rate
-        by_bandwidth = (2 * weights + count * cached) / bench.bandwidth
+        chosen = given["select"].numel()  # tokens whose successors are wanted
+        by_rate = 2 * (layers * tokens * count + words * chosen) / bench.rate
+        by_bandwidth = (2 * (layers + words) + count * cached) / bench.bandwidth
         key = {"rows": count, "tokens": tokens, "past": past}
         expected = pytorch(part, given)["logprob"].float().cpu()
         trials.append(StepTrial(key, given, expected, 1000 * max(by_rate, by_bandwidth)))
@@ -353,65 +323,9 @@ def as_graph(bench: Bench, file: Path, trials: list[StepTrial], part_output: int
     yield "graph against PyTorch fp16", differences
 
 
-@torch.inference_mode()
-def pytorch(part: Part, inputs: Tensors) -> Tensors:
-    """A part's outputs, in the dtype of its module."""
-    dtype = next(p.dtype for p in part.module.parameters() if p.ndim > 1)
-    given = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
-    with sdpa_kernel(FUSED):
-        return run([part], given)
-
-
-def session_of(file: Path, **options: str) -> onnxruntime.InferenceSession:
-    """On the GPU where there is one."""
-    if ON_GPU:
-        onnxruntime.preload_dlls()
-    providers: list[Any] = [(CUDA, options), CPU] if ON_GPU else [CPU]
-    session = onnxruntime.InferenceSession(file, providers=providers)
-    if ON_GPU and session.get_providers()[0] != CUDA:
-        raise RuntimeError("ONNX Runtime has no CUDA here: install onnxruntime-gpu in place of onnxruntime")
-    return session
-
-
-def bound(session: onnxruntime.InferenceSession, tensors: Tensors) -> Any:
-    """Inputs where they are, outputs on the device."""
-    binding = session.io_binding()
-    for node in session.get_inputs():
-        _bind(binding.bind_input, node.name, tensors[node.name])
-    for node in session.get_outputs():
-        binding.bind_output(node.name, DEVICE)
-    return binding
-
-
-class Chain:
-    """The exported steps one after another with I/O binding: every tensor stays on the device, in memory of its own."""
-
-    def __init__(self, files: list[Path], inputs: Tensors, sizes: Mapping[str, int], **options: str) -> None:
-        self.tensors, self._calls = dict(inputs), []
-        for file in files:
-            session = session_of(file, **options)
-            binding = session.io_binding()
-            for node in session.get_inputs():
-                _bind(binding.bind_input, node.name, self.tensors[node.name])
-            for node in session.get_outputs():
-                shape = [sizes[dim] if isinstance(dim, str) else dim for dim in node.shape]
-                dtype = torch.float16 if "float16" in node.type else torch.float32
-                self.tensors[node.name] = torch.empty(shape, dtype=dtype, device=DEVICE)
-                _bind(binding.bind_output, node.name, self.tensors[node.name])
-            self._calls.append((session, binding))
-
-    def __call__(self) -> None:
-        for session, binding in self._calls:
-            session.run_with_iobinding(binding)
-
-
-def _bind(bind: Callable[..., None], name: str, tensor: torch.Tensor) -> None:
-    bind(name, DEVICE, 0, NUMPY[tensor.dtype], list(tensor.shape), tensor.data_ptr())
-
-
 def published(bench: Bench) -> Subject:
     """The model in a repository of its own."""
-    repository = bench.work / f"{bench.layers}-layers" / "repository"
+    repository = bench.folder / "repository"
     try:
         load_bundle(repository, NAME)
     except BundleError:
@@ -419,8 +333,10 @@ def published(bench: Bench) -> Subject:
         folders = {}
         for step in Head.steps:
             source = bench.graph(step.suffix).parent
-            folders[step.suffix] = shutil.copytree(source, repository / f".{step.suffix}", copy_function=os.link)
-        sizes = {"D": llava_config(bench.layers, bench.tiny).text_config.hidden_size}
+            linked = repository / f".{step.suffix}"
+            shutil.rmtree(linked, ignore_errors=True)  # of a run that was killed
+            folders[step.suffix] = shutil.copytree(source, linked, copy_function=os.link)
+        sizes = {"D": bench.config.text_config.hidden_size}
         publish(repository, NAME, spec, folders, bench.tokenizer_file, dtype="fp16", has_scores=True, sizes=sizes,
                 max_batch_size=8)  # fmt: skip
     return Subject(repository, NAME)
@@ -433,26 +349,6 @@ def requests(bench: Bench) -> list[dict[str, np.ndarray]]:
     model = GroundingModel(llava, None)
     cases = [head.example_inputs(model, bench.spec(), 1, bucket) for bucket in bench.buckets]
     return [{name: tensor.numpy() for name, tensor in case.items()} for case in cases]
-
-
-def vision_operations(bench: Bench) -> float:
-    """Of a picture: the layers up to the one that is read, and the projector."""
-    config = llava_config(bench.layers, bench.tiny)
-    tower, width = config.vision_config, config.text_config.hidden_size
-    tokens = (tower.image_size // tower.patch_size) ** 2 + 1
-    layer = 2 * tokens * (4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size)
-    layer += 4 * tokens**2 * tower.hidden_size
-    projector = 2 * (tokens - 1) * (tower.hidden_size * width + width**2)
-    return (tower.num_hidden_layers - 1) * layer + projector
-
-
-def language_operations(bench: Bench, bucket: Bucket) -> float:
-    """Of a row: the last layer has keys and values for all tokens and all else for the expressions."""
-    text, tokens = llava_config(bench.layers, bench.tiny).text_config, bucket.tokens
-    products = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
-    layer = 2 * tokens * products + 4 * tokens**2 * text.hidden_size
-    last = 2 * tokens * 2 * text.hidden_size**2 + 2 * bucket.expressions * products
-    return (text.num_hidden_layers - 1) * layer + last
 
 
 def verdicts(rows: list[Row]) -> list[Row]:
@@ -469,27 +365,21 @@ def verdicts(rows: list[Row]) -> list[Row]:
     return found
 
 
-def on_device(tensor: torch.Tensor) -> torch.Tensor:
-    """Where the model is; floats in fp16."""
-    return (tensor.half() if tensor.is_floating_point() else tensor).to(DEVICE).contiguous()
-
-
-def waiting(call: Callable[[], object]) -> Callable[[], None]:
-    """The call until the device has done it."""
-
-    def called() -> None:
-        call()
-        if ON_GPU:
-            torch.cuda.synchronize()
-
-    return called
-
-
-def free() -> None:
-    """Gives memory of the device back: weights of two frameworks may not fit."""
-    gc.collect()
-    if ON_GPU:
-        torch.cuda.empty_cache()
+language = partial(step_against_pytorch, step=LANGUAGE_MODEL.suffix)
+PARTS: dict[str, Callable[[Bench], Tables]] = {
+    "floor": floor,
+    "vision": partial(step_against_pytorch, step=VISION_ENCODER.suffix, cases=[(1, 0), (8, 0)]),
+    "language_one": partial(language, cases=[(1, 0)]),
+    "language_eight": partial(language, cases=[(1, 1)]),
+    "language_batch": partial(language, cases=[(4, 0)]),
+    "language_int8": partial(language, cases=[(1, 0), (1, 1)], weights="int8"),
+    "language_int4": partial(language, cases=[(1, 0), (1, 1)], weights="int4"),
+    "chain": chain,
+    "ensemble": ensemble,
+    "device_features": device_features,
+    "generator_prefill": generator_prefill,
+    "generator_pass": generator_pass,
+}
 
 
 def main() -> None:
@@ -504,12 +394,14 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"), help="of mini's tokenizer")
     arguments = parser.parse_args()
+    if not (ON_GPU or arguments.tiny):
+        parser.error("there is no GPU here: --tiny runs the same on the CPU, as a test of the script")
     tokenizer = arguments.model_repository / "mini" / load_bundle(arguments.model_repository, "mini")[0].version
     bench = Bench(
         arguments.work, arguments.layers, arguments.tiny, arguments.rounds, arguments.calls, tokenizer / TOKENIZER_FILE
     )
     for name in PARTS if "all" in arguments.part else arguments.part:
-        print(f"{name}: {PARTS[name].__doc__}")
+        print(name)
         report = Report(f"seven_billion_{name}", arguments.out)
         for title, rows in PARTS[name](bench):
             report.add(title, rows)

@@ -6,7 +6,10 @@ python -m export CHECKPOINT --name mini --to model_repository [--dtype fp16] [--
 import argparse
 import ctypes
 import gc
+import os
 import re
+import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +23,7 @@ from peft import PeftModel
 from rich.console import Console
 
 from export.config import ONNXRUNTIME
-from export.graphs import export_onnx, stand_ins
+from export.graphs import EXTERNAL_DATA_BYTES, export_onnx, stand_ins
 from export.integers import CalibrationError, quantize_throughout, requests
 from export.parity import Case, ParityError, Trial, compare_rounded, reference, tolerances, trials, verify
 from export.parts import KindParts, parts_of
@@ -31,8 +34,10 @@ from export.workplace import Workplace, workplace
 from referent.core.bundle import MODEL_NAME, TOKENIZER_FILE, Bundle, BundleError
 from referent.core.contract import part_name
 from referent.core.files import told
+from referent.core.kind import Arrays
 from referent.core.processor import Processor
 from referent.data.records import AnnotationError
+from referent.generation.device_memory import DeviceError
 from referent.kinds import kind_of
 from referent.modeling.checkpoint import (
     CheckpointError,
@@ -101,6 +106,7 @@ def export(
     spec = load_checkpoint_spec(checkpoint)
     refuse_names_of_others(repository, name, [part_name(name, step) for step in kind_of(spec).steps])
     parts, tried = parts_of(spec), trials(spec, quick_parity)
+    ranges = _requests(spec, checkpoint, calibration) if calibration else None
     options = {"dtype": dtype, "weights": weights, "quick_parity": quick_parity}
     with workplace(repository, work, checkpoint, options) as place:
         written = _write(checkpoint, place, parts, tried, precision, console)
@@ -114,9 +120,11 @@ def export(
         if quick_parity:
             console.print(f"  checked only, all parts in a chain: {'; '.join(trial.name for trial in tried)}")
         checked: dict[str, Any] = {"parity": {"cases": [trial.name for trial in tried], "largest": worst}}
-        if calibration:
+        files = written.files
+        if ranges:
             with phase(console, "integers throughout") as advance:
-                changed = _to_integers(written.files, parts, spec, checkpoint, calibration)
+                files = _links(files, place.folder / "integers")
+                changed = quantize_throughout(files, kind_of(spec).steps, parts.LARGE, parts.JUDGED, ranges)
             console.print(f"  integers change {parts.JUDGED} by {changed:.1e} on average")
             checked["weights"] = {"dtype": "int8", "activations": "int8", "changes": changed}
             weights = "int8"
@@ -126,7 +134,7 @@ def export(
         spec = spec.model_copy(update={"training": spec.training | checked})
         parts.add_files(place.folder, spec, load_checkpoint_encoder(checkpoint, spec), max_batch_size)
         bundle, digest = publish(
-            repository, name, spec, {file.parent.name: file.parent for file in written.files},
+            repository, name, spec, {file.parent.name: file.parent for file in files},
             checkpoint / TOKENIZER_FILE, dtype=dtype, weights=weights, has_scores=spec.has_scores,
             sizes={"D": written.hidden_size}, max_batch_size=max_batch_size,
         )  # fmt: skip
@@ -134,14 +142,22 @@ def export(
     return bundle, digest
 
 
-def _to_integers(
-    files: list[Path], parts: KindParts, spec: CheckpointSpec, checkpoint: Path, calibration: tuple[Path, Path]
-) -> float:
+def _requests(spec: CheckpointSpec, checkpoint: Path, calibration: tuple[Path, Path]) -> list[Arrays]:
+    """What ranges are taken from, and checked with. Raises `CalibrationError` for a model that `--int8` is not for."""
     kind = kind_of(spec)
     if any(step.backend != ONNXRUNTIME for step in kind.steps):
         raise CalibrationError(f"--int8 is for models of graphs alone, not of kind {spec.kind!r}: take --weights int8")
-    given = requests(*calibration, Processor(spec, load_checkpoint_encoder(checkpoint, spec), kind))
-    return quantize_throughout(files, kind.steps, parts.LARGE, parts.JUDGED, given)
+    size = sum(file.stat().st_size for file in (checkpoint / spec.base).glob("*.safetensors"))
+    if size > EXTERNAL_DATA_BYTES:
+        raise CalibrationError(f"--int8 is for small models, not for {size / 1e9:.1f} GB: take --weights int8")
+    return requests(*calibration, Processor(spec, load_checkpoint_encoder(checkpoint, spec), kind))
+
+
+def _links(files: Sequence[Path], folder: Path) -> list[Path]:
+    """The files again, FOLDER/<step>/model.onnx: to replace one does not change the original."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folders = [shutil.copytree(file.parent, folder / file.parent.name, copy_function=os.link) for file in files]
+    return [each / "model.onnx" for each in folders]
 
 
 def _write(
@@ -224,6 +240,9 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
     )
     parser.add_argument("--images", type=Path, help="folder of the images of --int8")
     arguments = parser.parse_args(given)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that intermediate files are removed
+    if arguments.max_batch_size < 1:
+        parser.error(f"--max-batch-size is {arguments.max_batch_size}: give 1 or more")
     if not re.match(MODEL_NAME, arguments.name):
         parser.error(f"--name {arguments.name!r} must match {MODEL_NAME}")
     if (arguments.int8 is None) != (arguments.images is None):
@@ -238,7 +257,9 @@ def main(given: Sequence[str] | None = None, program: str = "python -m export") 
             arguments.weights, arguments.quick_parity, arguments.work,
             (arguments.int8, arguments.images) if arguments.int8 else None,
         )  # fmt: skip
-    except (BundleError, CheckpointError, CalibrationError, ParityError, AnnotationError) as error:
+    except (BundleError, CheckpointError, CalibrationError, DeviceError, ParityError, AnnotationError) as error:
         sys.exit(f"{error}\nNothing was published.")
     except OSError as error:
         sys.exit(f"{told(error, arguments.to)}\nNothing was published.")
+    except KeyboardInterrupt:
+        sys.exit("Stopped. Nothing was published." + (" --work has what is done." if arguments.work else ""))

@@ -35,9 +35,8 @@ def part_config(bundle: Bundle, step: Step, sizes: dict[str, int], max_batch_siz
     )
     # Triton's Python backends copy inputs to the host unless told not to; C++ backends ignore the key
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
-    if step.backend == ONNXRUNTIME:
-        for key, value in CUDA.items():
-            config.parameters[key].string_value = value
+    for key, value in CUDA.items():
+        config.parameters[key].string_value = value
     shapes = kind.warm_ups(bundle) if step.batches else {}
     if not any(letter in shape for shape in shapes.values() for tensor in step.inputs for letter in tensor.shape):
         shapes = dict(zip(["one"], shapes.values(), strict=False))

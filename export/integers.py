@@ -5,7 +5,6 @@ it. Weights have seven bits, since a processor without VNNI adds pairs of produc
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,16 @@ class CalibrationError(RuntimeError):
 
 def requests(records: Path, images: Path, processor: Processor) -> list[Arrays]:
     """Tensors of the first pictures, each with its expressions. Raises `CalibrationError`, and errors of reading."""
-    found: list[Arrays] = []
-    given = (item for item in read_records(records) if isinstance(item, Record))
-    for image, group in groupby(given, lambda record: record.image):
-        prepared = processor.prepare((images / image).read_bytes(), [record.expression for record in group])
-        found += prepared.inferences[:1]
-        if len(found) == PICTURES + CHECKED:
-            return found
-    least = PICTURES + CHECKED
-    raise CalibrationError(f"{records} has {len(found)} pictures: give records with at least {least}")
+    least, asked = PICTURES + CHECKED, dict[str, list[str]]()
+    for item in read_records(records):
+        if isinstance(item, Record):
+            asked.setdefault(item.image, []).append(item.expression)
+    if len(asked) < least:
+        raise CalibrationError(f"{records} has {len(asked)} pictures: give records with at least {least}")
+    return [
+        processor.prepare((images / image).read_bytes(), expressions).inferences[0]
+        for image, expressions in list(asked.items())[:least]
+    ]
 
 
 def quantize_throughout(

@@ -21,6 +21,7 @@ from export.phases import Advance, unseen
 from export.quantize import Rounding, restored
 from referent.core.packing import Bucket
 from referent.core.spec import ModelSpec
+from referent.generation.device_memory import CUDA, Gpu
 from referent.modeling.grounding import GroundingModel
 
 FP32_TOLERANCE = 1e-4  # of the range of the reference, which for boxes and scores is 0..1
@@ -74,14 +75,14 @@ def reference(
     """What PyTorch computes for each trial, on the GPU if there is one. Needs memory for the model, and for its vision
     tower or one layer in fp32. With `rounding`, the linear layers of the LLaVA have rounded weights."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
     cases, parts = [], parts_of(spec)
+    examples = [parts.example_inputs(model, spec, *trial) for trial in tried]  # numbers of a CPU: always the same
+    model.to(device)
     with fp32_arithmetic(model, rounding, advance), torch.device(device):
-        for trial in tried:
-            inputs = parts.example_inputs(model, spec, *trial)
+        for trial, inputs in zip(tried, examples, strict=True):
             tensors = run(parts.split(model), {name: tensor.to(device) for name, tensor in inputs.items()})
             tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-            cases.append(Case(trial.name, {name: tensor.cpu() for name, tensor in inputs.items()}, tensors))
+            cases.append(Case(trial.name, inputs, tensors))
     model.cpu()
     return cases
 
@@ -118,9 +119,11 @@ def fp32_arithmetic(
     modules = list(model.modules())
     hooks = [module.register_forward_pre_hook(before) for module in modules]
     hooks += [module.register_forward_hook(after, always_call=True) for module in modules]
+    allowed, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # of ten bits, in convolutions
     try:
         yield
     finally:
+        torch.backends.cudnn.allow_tf32 = allowed
         for hook in hooks:
             hook.remove()
 
@@ -156,6 +159,7 @@ def verify(
     """
     chains = [dict(case.inputs) for case in cases]
     for file in files:
+        graph = None  # its memory, before the next is loaded
         graph = _session(file, mapped)
         for case, chain in zip(cases, chains, strict=True):
             if not chain_only:
@@ -219,11 +223,10 @@ def _control(name: str, other: Tensors, chain: Tensors, tolerance: Callable[[str
 
 
 def _session(file: Path, mapped: bool) -> onnxruntime.InferenceSession:
+    if torch.cuda.is_available() and CUDA in onnxruntime.get_available_providers():
+        return Gpu(0).session(file, {"use_tf32": "0"})
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        onnxruntime.preload_dlls()
-        return onnxruntime.InferenceSession(file, options, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
     if mapped:
         # optimised, the graph would hold all weights in fp32, and in its usual order those of many layers at a time
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

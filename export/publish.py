@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -75,11 +75,16 @@ def publish(
     def ensemble(bundle: Bundle, digest: str) -> ModelConfig:
         return ensemble_config(bundle, digest, sizes, max_batch_size)
 
+    hashed = {  # while they are where a stopped export looks for them
+        f"{names[suffix]}/{file.name}": file_entry(file)
+        for suffix, source in parts.items()
+        for file in sorted(source.iterdir())
+    }
     with staging(repository) as folder:
-        for suffix, part in names.items():
-            shutil.move(parts[suffix], folder / part)
         try:
-            return release(repository, folder, draft, configs, tokenizer_file, ensemble)
+            for suffix, part in names.items():
+                shutil.move(parts[suffix], folder / part)
+            return release(repository, folder, draft, configs, tokenizer_file, ensemble, hashed=hashed)
         except BaseException:  # they took long to make
             for suffix, part in names.items():
                 if (folder / part).exists():
@@ -89,7 +94,8 @@ def publish(
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """A folder in the repository's own file system, where moving a file into its place copies nothing.
+    """A folder in the repository's own file system, where moving a file into its place copies nothing. Before, what
+    killed publishers left is removed.
 
     It is beside the repository: a tritonserver that starts takes every folder in it for a model. It is in the
     repository if that is a file system of its own, or if nothing can be written beside it.
@@ -98,12 +104,14 @@ def staging(repository: Path) -> Iterator[Path]:
     repository.mkdir(parents=True, exist_ok=True)
     parent = repository.resolve().parent
     beside = parent.stat().st_dev == repository.stat().st_dev and os.access(parent, os.W_OK)
+    place = parent if beside else repository
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix=_staged(repository), dir=parent if beside else repository) as folder,
-            locked(Path(folder), fcntl.LOCK_SH),
-        ):
-            yield Path(folder)
+        with ExitStack() as stack:
+            with exclusive(repository):  # a new folder has no lock at first
+                _remove_abandoned(repository)
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_staged(repository), dir=place)))
+                stack.enter_context(locked(folder, fcntl.LOCK_SH))
+            yield folder
     except BaseException:
         if is_new:
             with suppress(OSError):  # somebody else published
@@ -121,13 +129,13 @@ def exclusive(repository: Path) -> AbstractContextManager[bool]:
     return locked(repository, fcntl.LOCK_EX)
 
 
-def abandoned(repository: Path) -> Iterator[Path]:
-    """Folders of `staging` whose publisher was killed."""
+def _remove_abandoned(repository: Path) -> None:
+    """Removes folders of `staging` whose publisher was killed."""
     pattern = f"{glob.escape(_staged(repository))}*"
     for folder in (*repository.resolve().parent.glob(pattern), *repository.glob(f"*{STAGING}*")):
         with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
             if alone:
-                yield folder
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def release(
@@ -138,13 +146,20 @@ def release(
     tokenizer_file: Path,
     ensemble: Callable[[Bundle, str], ModelConfig],
     known: Mapping[str, FileEntry] | None = None,
+    hashed: Mapping[str, FileEntry] | None = None,
 ) -> tuple[Bundle, str]:
     """Publishes what is in the folders of `parts` in `staged`; `draft` lacks the version and the files. What `known`
-    says of PART/FILE must be true. Raises `BundleError`."""
+    says of PART/FILE must be true, and what `hashed` says is taken as it is. Raises `BundleError`."""
     name = draft.name
     for part, config in parts.items():
         _write(staged / part / CONFIG_FILE, config)
-    entries = {part: {file.name: file_entry(file) for file in sorted((staged / part).iterdir())} for part in parts}
+    entries = {
+        part: {
+            file.name: (hashed or {}).get(f"{part}/{file.name}") or file_entry(file)
+            for file in sorted((staged / part).iterdir())
+        }
+        for part in parts
+    }
     own = staged / name
     own.mkdir()
     shutil.copyfile(tokenizer_file, own / TOKENIZER_FILE)

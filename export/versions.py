@@ -7,11 +7,10 @@ python -m export.versions model_repository republish mini [--from OTHER_REPOSITO
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
-from export.publish import abandoned, exclusive, point, republish, staging
+from export.publish import exclusive, point, republish, staging
 from referent.core.bundle import (
     BUNDLE_FILE,
     Bundle,
@@ -50,7 +49,7 @@ def remove(repository: Path, name: str, keep: int) -> list[str]:
     A version is unpublished before its files are removed. Remains of killed publications and removals are removed too.
     Raises `BundleError`.
     """
-    with exclusive(repository):
+    with staging(repository) as discarded, exclusive(repository):
         named, bundles = named_digest(repository, name), dict[str, Bundle]()
         digests, unread = dict[str, str](), set[str]()
         for version in map(str, version_numbers(repository / name)):
@@ -72,11 +71,8 @@ def remove(repository: Path, name: str, keep: int) -> list[str]:
                 and folder.name not in unread
                 and not (folder / BUNDLE_FILE).exists()  # another model
             ]
-        with staging(repository) as discarded:
-            for folder in going:
-                folder.rename(discarded / f"{folder.parent.name}-{folder.name}")
-        for folder in abandoned(repository):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in going:
+            folder.rename(discarded / f"{folder.parent.name}-{folder.name}")
     return gone
 
 

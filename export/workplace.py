@@ -10,6 +10,7 @@ import torch
 
 from export.parity import Case
 from export.publish import staging
+from referent.core.files import atomic
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint_spec
 
 KEY_FILE, PARTIAL, CASES = "export.json", ".partial", ".cases"
@@ -57,7 +58,8 @@ def workplace(repository: Path, work: Path | None, checkpoint: Path, options: di
             )
     else:
         work.mkdir(parents=True, exist_ok=True)
-        key_file.write_text(json.dumps(key, indent=1))
+        with atomic(key_file) as temporary:
+            temporary.write_text(json.dumps(key, indent=1))
     yield Workplace(work)
     shutil.rmtree(work)
 

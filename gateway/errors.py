@@ -12,7 +12,6 @@ from gateway.accept import NotAcceptableError
 from gateway.admission import OverloadedError, RateLimitedError
 from gateway.body import BodyTooLargeError, InvalidRequestError, MalformedRequestError, MediaTypeError
 from gateway.budget import DeadlineError, SlowBodyError
-from gateway.image_reader import Base64Error
 from gateway.keys import ForbiddenError, UnauthenticatedError
 from gateway.pipeline import ExpressionCountError, NoBoxError
 from gateway.registry import DrainingError, NotReadyError, UnknownModelError
@@ -21,6 +20,7 @@ from referent.core.api import Problem
 from referent.core.fetch import FetchError
 from referent.core.images import ExhaustedError, ImageError, ImageFormatError, ImageTooLargeError
 from referent.core.prompts import ExpressionError
+from referent.core.sources import Base64Error
 from referent.triton.protocol import TritonBusyError, TritonError, TritonUnavailableError
 
 

@@ -37,6 +37,7 @@ from runtime.supervisor import Supervisor
 POLL_S = 0.5
 RETRY_S = 2
 UP_TIMEOUT_S = 60  # for a server without models
+CUDA_POOL = "--cuda-memory-pool-byte-size=0:1073741824"  # for features between the steps; the default holds few
 EXIT_TIMEOUT_S = 3  # for requests in flight when the server stops
 CONTROL, CONTROL_HEADER = ("model-repository", "logging", "trace"), "referent"
 SOCKET_NAME_BYTES = 107  # of Linux
@@ -72,7 +73,6 @@ class TritonServer:
     metrics_port: at `address`; 0 picks a free one.
     log_path: file to append the server's log to; by default a temporary one.
     load_timeout_s, golden_timeout_s: for loading a model and for its golden inference; by default by its size.
-    arguments: further command-line arguments of tritonserver.
     """
 
     def __init__(
@@ -90,7 +90,6 @@ class TritonServer:
         log_path: Path | None = None,
         load_timeout_s: float | None = None,
         golden_timeout_s: float | None = None,
-        arguments: Sequence[str] = (),
     ) -> None:
         self.model_repository, self._wanted = model_repository, list(models or [])
         if not self.models:
@@ -110,7 +109,7 @@ class TritonServer:
             raise TritonServerError(f"{self.grpc_url} is too long for a socket: set TMPDIR to a shorter folder")
         self._key, self._shared_memory = secrets.token_hex(16), shared_memory
         self.log_path = log_path or self._directory / "tritonserver.log"
-        self._limits, self._arguments = (load_timeout_s, golden_timeout_s), arguments
+        self._limits = load_timeout_s, golden_timeout_s
         self._stopping, self._thread = Event(), Thread()
 
     @property
@@ -159,11 +158,11 @@ class TritonServer:
             self._distribution = find_distribution()
             self._backends = self._distribution.assemble_backends(self._directory)
             device = self._device or self._distribution.best_device()
-            placement = Placement(device, self._mode, self._gpu_memory_gb)
+            self._placement = Placement(device, self._mode, self._gpu_memory_gb)
             logger.info("models run on the %s, mode %s", device, self._mode)
             headers = {f"triton-grpc-protocol-{CONTROL_HEADER}": self._key}
             places = self.model_repository, self._private, lambda: self.models
-            self._supervisor = Supervisor(self._client, self.grpc_url, headers, *places, placement, *self._limits)
+            self._supervisor = Supervisor(self._client, self.grpc_url, headers, *places, self._placement, *self._limits)
             self._launch()
         except BaseException as error:
             started.set_exception(error)
@@ -265,7 +264,7 @@ class TritonServer:
             f"--metrics-address={urlsplit(self.metrics_url).hostname}",
             f"--metrics-port={self._metrics_port}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            *self._arguments,
+            *([CUDA_POOL] if self._placement.device == "gpu" else []),
         ]
 
     def _is_up(self) -> bool:

@@ -78,13 +78,15 @@ def environment() -> dict[str, str]:
         commit += ", with changes"
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    processor = models[0] if models else platform.machine()
+    cards = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]).splitlines()
     return {
         "date": f"{datetime.now():%Y-%m-%d %H:%M}",
         "command": f"python -m {sys.modules['__main__'].__spec__.name} {' '.join(sys.argv[1:])}".strip()
         if getattr(sys.modules["__main__"], "__spec__", None)
         else " ".join(sys.argv),
         "commit": commit,
-        "hardware": f"{len(os.sched_getaffinity(0))} cores of {models[0] if models else platform.machine()}",
+        "hardware": "; ".join([f"{len(os.sched_getaffinity(0))} cores of {processor}", *cards]),
         "load before": f"{os.getloadavg()[0]:.2f}",
         "versions": ", ".join([f"Python {platform.python_version()}", f"tritonserver {TRITON_VERSION}", *_packages()]),
     }
@@ -158,7 +160,7 @@ def _cell(value: Any) -> str:
 
 def _packages() -> list[str]:
     found = []
-    for name in ("onnxruntime", "numpy", "pillow", "torch", "transformers"):
+    for name in ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "torch", "transformers"):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:

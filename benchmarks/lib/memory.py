@@ -20,13 +20,14 @@ class Peak(NamedTuple):
 
 
 @contextmanager
-def watched(pid: int) -> Iterator[list[Peak]]:
-    """Samples the memory of a process and its children; yields a list with one peak, which is updated."""
-    peaks, stopping = [memory_of(pid)], Event()
+def watched(pid: int, itself: bool = True) -> Iterator[list[Peak]]:
+    """Samples the memory of a process and its children, or of these alone; yields a list with one peak, which is
+    updated."""
+    peaks, stopping = [memory_of(pid, itself)], Event()
 
     def watch() -> None:
         while not stopping.wait(INTERVAL_S):
-            peaks[0] = Peak(*map(max, peaks[0], memory_of(pid)))
+            peaks[0] = Peak(*map(max, peaks[0], memory_of(pid, itself)))
 
     thread = Thread(target=watch, daemon=True)
     thread.start()
@@ -37,14 +38,15 @@ def watched(pid: int) -> Iterator[list[Peak]]:
         thread.join()
 
 
-def memory_of(pid: int) -> Peak:
+def memory_of(pid: int, itself: bool = True) -> Peak:
     """Memory of a process and its children now."""
     resident = anonymous = 0
     with suppress(psutil.Error):
-        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        process = psutil.Process(pid)
+        for each in (*[process] * itself, *process.children(recursive=True)):
             with suppress(psutil.Error):  # it ended
-                resident += process.memory_full_info().pss
-                info = process.memory_info()
+                resident += each.memory_full_info().pss
+                info = each.memory_info()
                 anonymous += info.rss - info.shared
     return Peak(resident / 1e9, anonymous / 1e9)
 

@@ -5,7 +5,7 @@ A line of results is JSON: image, expressions and model as asked, and `answer` (
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn, Self
 
@@ -86,6 +86,23 @@ def read_items(source: Path, expressions: Sequence[str]) -> list[BatchItem]:
     if not items:
         raise ValueError(f"{source} has no images: give a folder with {', '.join(IMAGE_SUFFIXES)}, or a list")
     return list(dict.fromkeys(items))
+
+
+def check_outputs(
+    source: Path, items: Sequence[BatchItem], files: Mapping[str, Path | None], pictures: Path | None
+) -> None:
+    """Raises ValueError if an output, by its option, would replace another, the source or an image, or if `pictures`
+    would be drawn on, or asked about the next time."""
+    read = {Path(item.image).resolve(): "an image" for item in items if not is_url(item.image)}
+    read |= {source.resolve(): "the list"}
+    for option, file in files.items():
+        if file is not None and (other := read.setdefault(file.resolve(), option)) != option:
+            raise ValueError(f"{option} {file} is also {other}: name another file")
+    if pictures is None:
+        return
+    folder = pictures.resolve()
+    if source.is_dir() and folder.is_relative_to(source.resolve()):
+        raise ValueError(f"--pictures {pictures} is in {source}, whose images are asked about: name a folder elsewhere")
 
 
 def printable(text: str) -> str:
@@ -169,6 +186,18 @@ def read_results(file: Path) -> Iterator[BatchResult]:
     """The lines of a file of results that `ResultsFile` has closed. Raises OSError."""
     with file.open("rb") as lines:
         yield from map(BatchResult.model_validate_json, lines)
+
+
+def without_repeats(results: Iterable[BatchResult]) -> Iterator[BatchResult]:
+    """The results, each with the answers to what no earlier one of its image was asked."""
+    known: set[tuple[str, str]] = set()
+    for result in results:
+        if result.answer:
+            new = [answer for answer in result.answer.results if (result.image, answer.expression) not in known]
+            known |= {(result.image, answer.expression) for answer in new}
+            answer = result.answer.model_copy(update={"results": new})
+            result = result.model_copy(update={"answer": answer})
+        yield result
 
 
 class ResultsFile:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from referent.client.batch import BatchResult
+from referent.client.batch import BatchResult, without_repeats
 from referent.client.results import Grounding
 from referent.core.files import atomic
 
@@ -20,7 +20,7 @@ def coco_of(results: Iterable[BatchResult]) -> dict[str, Any]:
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
     annotations: list[dict[str, Any]] = []
-    for result in results:
+    for result in without_repeats(results):
         if result.answer is None:
             continue
         size = {"width": result.answer.image.width, "height": result.answer.image.height}

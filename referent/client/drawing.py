@@ -65,8 +65,10 @@ def draw(image: Image.Image, answers: Sequence[Answer], truths: Sequence[Box] = 
     True boxes (x1, y1, x2, y2 in pixels) are drawn in white dashes, heat maps below everything else. Labels are inside
     the image and don't overlap each other. Where there is no room for an expression's words, its label is a number, and
     a legend below the image has the words. The result is then higher than the image, and wider if the image is narrow;
-    the image is its top left part.
+    the image is its top left part. Raises ValueError for a true box that is not of numbers.
     """
+    if any(not all(map(math.isfinite, box)) for box in truths):
+        raise ValueError(f"the true boxes {list(truths)} are not all numbers: give x1, y1, x2, y2 in pixels")
     style = Style.of(image.size)
     drawn = list(_drawn(answers))
     marks = [_mark(each, style) for each in drawn]
@@ -78,7 +80,7 @@ def draw(image: Image.Image, answers: Sequence[Answer], truths: Sequence[Box] = 
     for each, mark in sorted(zip(drawn, marks, strict=True), key=lambda pair: -_area(pair[1].box_xyxy)):
         _outline(pen, each, mark, style)
     for box in truths:
-        _dashes(pen, box, style)
+        _dashes(pen, _clipped(box, image.size, 4 * style.line), style)
     for each, mark, label in zip(drawn, marks, labels, strict=True):
         if label and label.is_led:
             _lead(pen, mark, label, colour(each.expression), style)
@@ -249,6 +251,13 @@ def _whole(box: Box) -> Box:
     """The box in whole pixels, with its corners in order."""
     x1, y1, x2, y2 = box
     return round(x1), round(y1), max(round(x1), round(x2) - 1), max(round(y1), round(y2) - 1)
+
+
+def _clipped(box: Box, size: tuple[int, int], beyond: float) -> Box:
+    """The box, with sides that are far outside the picture moved to so many pixels beyond it."""
+    x1, x2 = (min(max(x, -beyond), size[0] + beyond) for x in box[::2])
+    y1, y2 = (min(max(y, -beyond), size[1] + beyond) for y in box[1::2])
+    return x1, y1, x2, y2
 
 
 def _grown(box: Box, by: float) -> Box:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from referent.client.batch import BatchItem, ResultsFile, ask, printable, read_items, read_results
+from referent.client.batch import BatchItem, ResultsFile, ask, check_outputs, printable, read_items, read_results
 from referent.client.coco import write_coco
 from referent.client.failures import ServiceError, ServiceUnreachableError
 from referent.client.formats import write_csv, write_pictures, write_yolo
@@ -51,6 +51,7 @@ def batch(
 
     try:
         items = read_items(source, expressions or [])
+        check_outputs(source, items, {"--out": out, "--csv": csv, "--coco": coco}, pictures)
         with ResultsFile(out, model, retry_errors) as results:
             before = sum(item in results for item in items)
             try:

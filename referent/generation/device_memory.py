@@ -1,10 +1,11 @@
-"""The place where a decoder computes, processor or GPU, and its memory for keys and values there."""
+"""The place where graphs are computed, processor or GPU, and a decoder's memory for keys and values there."""
 
 import ctypes
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,19 @@ import onnxruntime as ort
 from onnxruntime import OrtValue
 
 Copy2D = Callable[[int, int, int, int, int, int], None]  # target, its pitch, source, its pitch, width, height; bytes
+CUDA = "CUDAExecutionProvider"
+# parameters of a config.pbtxt, as Triton's own backend has them, and what ONNX Runtime calls their numbers
+CUDA_PARAMETERS: dict[str, Sequence[str]] = {
+    "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
+    "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
+    "enable_cuda_graph": (),
+    "gpu_mem_limit": (),
+    "use_tf32": (),
+}
+
+
+class DeviceError(RuntimeError):
+    """A graph can't be computed where it should be; the message has the remedy."""
 
 
 class Columns(ABC):
@@ -97,7 +111,10 @@ class Host:
     """ONNX Runtime on the processor."""
 
     device: tuple[str, int] = ("cpu", 0)
-    providers: Sequence[Any] = ("CPUExecutionProvider",)
+
+    def session(self, file: Path, parameters: Mapping[str, str] | None = None) -> ort.InferenceSession:
+        """`parameters` are those of a config.pbtxt."""
+        return ort.InferenceSession(file, _options(parameters or {}), providers=["CPUExecutionProvider"])
 
     def columns(self, heads: int, width: int, dtype: npt.DTypeLike) -> Columns:
         return HostColumns(heads, width, dtype)
@@ -105,10 +122,11 @@ class Host:
     def keep(self, value: OrtValue) -> OrtValue:
         """A copy of a value whose memory belongs to others."""
         kept = OrtValue.ortvalue_from_shape_and_type(value.shape(), value.element_type(), *self.device)
-        self._copy(kept.data_ptr(), value.data_ptr(), value.tensor_size_in_bytes())
+        self.copy(kept.data_ptr(), value.data_ptr(), value.tensor_size_in_bytes())
         return kept
 
-    def _copy(self, target: int, source: int, size: int) -> None:
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Copies so many bytes between addresses of this machine or the place, and waits for it."""
         ctypes.memmove(target, source, size)
 
     def wait(self) -> None:
@@ -118,20 +136,34 @@ class Host:
 class Gpu(Host):
     """ONNX Runtime on a GPU, with the CUDA runtime that this process is linked with, as Triton's stub is.
 
-    Raises RuntimeError if ONNX Runtime was built for CPUs only.
+    Raises `DeviceError` if ONNX Runtime was built for CPUs only, or can't load CUDA's libraries.
     """
 
     BY_ADDRESS = 4  # cudaMemcpyDefault
 
     def __init__(self, index: int) -> None:
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise RuntimeError("the model is for a GPU and ONNX Runtime for CPUs: install onnxruntime-gpu instead")
+        if CUDA not in ort.get_available_providers():
+            raise DeviceError("the model is for a GPU and ONNX Runtime for CPUs: install onnxruntime-gpu instead")
         ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia-* wheels
         self.device = ("cuda", index)
-        self.providers = [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
-        self._cuda = ctypes.CDLL(None)
+
+    @cached_property
+    def _cuda(self) -> ctypes.CDLL:
+        cuda = ctypes.CDLL(None)
         address, size = ctypes.c_void_p, ctypes.c_size_t
-        self._cuda.cudaMemcpy2D.argtypes = [address, size, address, size, size, size, ctypes.c_int]
+        cuda.cudaMemcpy.argtypes = [address, address, size, ctypes.c_int]
+        cuda.cudaMemcpy2D.argtypes = [address, size, address, size, size, size, ctypes.c_int]
+        return cuda
+
+    def session(self, file: Path, parameters: Mapping[str, str] | None = None) -> ort.InferenceSession:
+        """Raises `DeviceError` where ONNX Runtime would compute on the processor instead."""
+        given = {name: value for name, value in (parameters or {}).items() if name in CUDA_PARAMETERS}
+        named = {name: CUDA_PARAMETERS[name][int(v)] if CUDA_PARAMETERS[name] else v for name, v in given.items()}
+        providers = [(CUDA, {"device_id": self.device[1], **named}), "CPUExecutionProvider"]
+        session = ort.InferenceSession(file, _options(parameters or {}), providers=providers)
+        if session.get_providers()[0] != CUDA:
+            raise DeviceError("ONNX Runtime can't use CUDA here: the lines before this one name what is missing")
+        return session
 
     def columns(self, heads: int, width: int, dtype: npt.DTypeLike) -> Columns:
         return DeviceColumns(self.device, self._copy_2d, heads, width, dtype)
@@ -139,8 +171,10 @@ class Gpu(Host):
     def wait(self) -> None:
         self._check(self._cuda.cudaStreamSynchronize(None))
 
-    def _copy(self, target: int, source: int, size: int) -> None:
-        self._copy_2d(target, size, source, size, size, 1)
+    def copy(self, target: int, source: int, size: int) -> None:
+        self._check(
+            self._cuda.cudaSetDevice(self.device[1]) or self._cuda.cudaMemcpy(target, source, size, self.BY_ADDRESS)
+        )
         self.wait()
 
     def _copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
@@ -152,3 +186,17 @@ class Gpu(Host):
     def _check(self, status: int) -> None:
         if status:
             raise RuntimeError(f"CUDA copy failed with status {status}")
+
+
+def _options(parameters: Mapping[str, str]) -> ort.SessionOptions:
+    """Reads the parameters that Triton's own backend reads, and any `session.*` entry of ONNX Runtime."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 0))
+    options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
+    if parameters.get("execution_mode") == "1":
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    # spinning threads of several sessions on few cores cost up to 3.6x
+    for key, value in {"session.intra_op.allow_spinning": "0", **parameters}.items():
+        if key.startswith("session."):
+            options.add_session_config_entry(key, value)
+    return options

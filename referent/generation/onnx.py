@@ -1,9 +1,9 @@
 """The decoder's graph in ONNX Runtime, with its cache."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from onnxruntime import OrtValue
 
 from referent.generation.device_memory import Host
@@ -15,19 +15,23 @@ OUTPUTS = {"token": np.int64, "logprob": np.float32, "mass": np.float32}
 
 
 class OnnxDecoder:
-    """A `referent.generation.engine.Decoder`: <folder>/model.onnx as `export` writes it, computed at `place`.
+    """A `referent.generation.engine.Decoder`: <folder>/model.onnx as `export` writes it, computed at `place`, with the
+    `parameters` of its config.pbtxt.
 
     Keys and values stay where they are computed: a pass gets the rows' own places of the cache by address, and what it
     adds is copied there. An image's features may be an OrtValue of that place; all else comes from this machine.
     """
 
-    def __init__(self, file: Path, slots: int, columns: int, threads: int = 0, place: Host | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        slots: int,
+        columns: int,
+        place: Host | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
         self._place = place or Host()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        # spinning threads of several sessions on few cores cost up to 3.6x
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(file, options, providers=self._place.providers)
+        self._session = self._place.session(file, parameters)
         self._binding = self._session.io_binding()  # one for all passes: what stays as it is is bound once
         inputs = {node.name: node for node in self._session.get_inputs()}
         self._names = [name for name in inputs if name not in (*INPUTS, FEATURES)]  # key and value of each layer
@@ -70,6 +74,13 @@ class OnnxDecoder:
                 cache.take(slot, start, fresh, row, count)
         self._place.wait()
         return Decisions(*decided)
+
+    def warm_up(self) -> None:
+        """Computes the longest prefill, so that a device with too little memory fails now."""
+        tokens = np.zeros((1, self.columns), np.int64)
+        places, sees = np.arange(self.columns)[None], np.tri(self.columns, dtype=np.bool_)[None]
+        everything = np.full((1, 1, self.vocabulary // 8), 255, np.uint8)
+        self.run(Pass(tokens, None, places, sees, tokens[:, :1], everything, range(1), [0], [self.columns]))
 
     def keep(self, features: OrtValue) -> OrtValue:
         """A copy of an image's features, (1, K, D), wherever they are, at the place where they are needed."""

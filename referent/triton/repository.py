@@ -46,6 +46,7 @@ from referent.triton.protocol import TritonError, check_config
 Device = Literal["cpu", "gpu"]
 ServingMode = Literal["latency", "throughput"]
 MODES: tuple[ServingMode, ...] = ("latency", "throughput")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time, and of which period
 KINDS = {"cpu": ModelInstanceGroup.KIND_CPU, "gpu": ModelInstanceGroup.KIND_GPU}
 # A model of 50 MB and one of 14 GB need other limits: weights come at 50 MB/s from a slow disk, and are then unpacked.
 LOAD_S, LOAD_S_PER_GB = 120, 60
@@ -59,14 +60,16 @@ class PlacementError(ValueError):
 class Placement:
     """The device that parts run on, and how.
 
-    `mode`, on CPUs: "latency" has one instance of each part, which has all cores; "throughput" one of one thread for
-    each core, which answers more requests in total but takes longer for a single one. `gpu_memory_gb` limits the GPU
-    memory of each part besides its weights. Raises `PlacementError`.
+    `mode`, on CPUs: "latency" has one instance of each part, which has all cores; "throughput" has `instances` of one
+    thread each, by default one for each core that this process may use, which answers more requests in total but takes
+    longer for a single one. `gpu_memory_gb` limits the GPU memory of each part besides its weights. Raises
+    `PlacementError`.
     """
 
     device: Device
     mode: ServingMode = "latency"
     gpu_memory_gb: float | None = None
+    instances: int | None = None
 
     def __post_init__(self) -> None:
         if self.device == "gpu" and self.mode != "latency":
@@ -75,6 +78,10 @@ class Placement:
             raise PlacementError("a limit of GPU memory is for GPUs: leave it out, or use --device gpu")
         if self.gpu_memory_gb is not None and not self.gpu_memory_gb > 0:
             raise PlacementError(f"--gpu-memory-gb is {self.gpu_memory_gb:g}: give more than 0")
+        if self.instances is not None and self.mode != "throughput":
+            raise PlacementError(f"mode {self.mode!r} has one instance: leave --instances out")
+        if self.instances is not None and self.instances < 1:
+            raise PlacementError(f"--instances is {self.instances}: give 1 or more")
 
     def place(self, config: ModelConfig) -> None:
         """Writes this into a part's config."""
@@ -86,10 +93,19 @@ class Placement:
             del config.model_warmup[:]
             config.model_warmup.extend(single)
         if self.mode == "throughput" and config.HasField("dynamic_batching"):  # others have batching of their own
-            instances[0].count = len(os.sched_getaffinity(0))
+            instances[0].count = self.instances or _cores()
             config.parameters["intra_op_thread_count"].string_value = "1"
         if self.gpu_memory_gb is not None:
             config.parameters["gpu_mem_limit"].string_value = str(round(self.gpu_memory_gb * 1e9))
+
+
+def _cores() -> int:
+    """Those that this process may use: of its affinity, and of the quota of its container."""
+    count = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # there is no quota
+        quota, period = CPU_QUOTA.read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
 
 
 @dataclass(frozen=True)
@@ -247,13 +263,9 @@ def build(
     name: str,
     digest: str,
     private: Path,
-    device: Device,
-    mode: ServingMode = "latency",
-    gpu_memory_gb: float | None = None,
+    placement: Placement,
 ) -> Release:
-    """Makes `private` a link to a new folder with this release alone, in one step. Raises `BundleError`,
-    `PlacementError`, OSError."""
-    placement = Placement(device, mode, gpu_memory_gb)
+    """Makes `private` a link to a new folder with this release alone, in one step. Raises `BundleError`, OSError."""
     release = read_release(repository, name, digest)
     private.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{private.name}~"  # not part of a model's name: beside `tiny` there may be `tiny-b`
@@ -289,10 +301,14 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=tuple(KINDS), required=True, help="that the model shall run on")
     add_placement(parser)
+    parser.add_argument(
+        "--instances", type=int, metavar="N", help="of each part in mode throughput; default: one for each core"
+    )
     parser.add_argument("--to", type=Path, required=True, help="the link to make, for --model-repository")
     args = parser.parse_args()
     try:
-        release = build(args.repository, args.name, args.digest, args.to, args.device, args.mode, args.gpu_memory_gb)
+        placement = Placement(args.device, args.mode, args.gpu_memory_gb, args.instances)
+        release = build(args.repository, args.name, args.digest, args.to, placement)
     except (BundleError, PlacementError) as error:
         sys.exit(str(error))
     except OSError as error:

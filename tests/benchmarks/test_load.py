@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.lib.service import Body
 from benchmarks.load import Load, TimedAnswer, closed, opened
+from tests.support.http_server import serving
 
 BODIES = [Body(b"one", {}), Body(b"two", {})]
 
@@ -48,10 +49,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(server := Server()):
         yield server
-        server.shutdown()
 
 
 def test_closed_loop_has_so_many_requests_at_once(server: Server) -> None:

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from referent.client.batch import BatchItem, BatchResult, ResultsFile, ask, read_items
+from referent.client.batch import BatchItem, BatchResult, ResultsFile, ask, check_outputs, read_items
 from referent.client.http import AsyncClient
 from referent.core.api import EXAMPLE
+from tests.support.http_server import serving
 from tests.support.raw import ANSWER, raw_server, response
 
 BATCH = [sys.executable, "-c", "from referent.commands.app import app; app()", "batch"]
@@ -65,11 +66,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    with Service() as service:
-        threading.Thread(target=service.serve_forever).start()
+    with serving(service := Service()):
         yield service
         service.released.set()
-        service.shutdown()
 
 
 @pytest.fixture
@@ -171,7 +170,24 @@ def test_results_are_written_in_other_formats_too(service: Service, folder: Path
     assert len(list((labels / "labels").rglob("*.txt"))) == 12
     refused = run(service, folder, "the red cup", "--out", out, "--pictures", folder.parent / "drawn")
     assert refused.returncode == 1  # these are no pictures
-    assert "12 images can't be read any more" in refused.stderr
+    assert "0 pictures are in" in refused.stderr
+
+
+def test_no_output_replaces_what_is_read_or_another(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "list.csv").write_text("image,expression\na.jpg,cup\n")
+    items = read_items(tmp_path / "list.csv", [])
+    for files, said in (
+        ({"--out": "list.csv"}, r"--out .*list\.csv is also the list: name another file"),
+        ({"--out": "o.jsonl", "--csv": "a.jpg"}, r"--csv .*a\.jpg is also an image"),
+        ({"--out": "o.jsonl", "--csv": "o.jsonl"}, r"--csv .*o\.jsonl is also --out"),
+        ({"--out": "o.jsonl", "--csv": "b", "--coco": "./b"}, r"--coco .*b is also --csv"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_outputs(tmp_path / "list.csv", items, {key: tmp_path / file for key, file in files.items()}, None)
+    with pytest.raises(ValueError, match="whose images are asked about: name a folder elsewhere"):
+        check_outputs(tmp_path, read_items(tmp_path, ["cup"]), {}, tmp_path / "drawn")
+    check_outputs(tmp_path / "list.csv", items, {"--out": tmp_path / "o.jsonl", "--csv": None}, tmp_path / "drawn")
 
 
 def test_no_service_is_told_and_nothing_is_recorded(folder: Path) -> None:

@@ -138,3 +138,11 @@ def test_the_picture_itself_stays_as_it_is() -> None:
     picture = Image.new("RGB", SIZE, "white")
     draw(picture, [box_answer("a", BOX, 0.9, True)])
     assert picture.getcolors() == [(100 * 100, WHITE)]
+
+
+def test_a_true_box_may_reach_far_beyond_the_picture() -> None:
+    picture = Image.new("RGB", SIZE, "#404040")
+    far, near = (draw(picture, [], [box]) for box in ((30, 40, 1e12, 1e12), (30, 40, 200, 200)))
+    assert far.getpixel((30, 60)) == near.getpixel((30, 60)) != picture.getpixel((30, 60))
+    with pytest.raises(ValueError, match="are not all numbers"):
+        draw(picture, [], [(0, 0, float("nan"), 9)])

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from referent.client.batch import BatchResult
+from referent.client.coco import coco_of
 from referent.client.formats import write_csv, write_pictures, write_yolo
 from referent.core.answers import Answer
 from referent.core.api import EXAMPLE
@@ -71,6 +72,13 @@ def test_labels_of_yolo_are_read_again(results: list[BatchResult], images: Path,
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["the \N{GRINNING FACE} cup", "tasse \N{LINE SEPARATOR} rouge", "yes", "1: a # b"])
+def test_names_of_yolo_are_any_words(images: Path, tmp_path: Path, name: str) -> None:
+    write_yolo([result(images / "a.jpg", box_answer(name, (10, 20, 50, 60), 0.9, True))], tmp_path)
+    [found] = [item for item in read("yolo", tmp_path, tmp_path) if isinstance(item, Record) and item.present]
+    assert " ".join(name.split()) in found.expression
+
+
 def test_points_are_key_points_of_boxes_without_size(tmp_path: Path) -> None:
     write_yolo([result("a.jpg", points_answer("cup", (50, 20)))], tmp_path)
     assert (tmp_path / "labels/a.txt").read_text() == "0 0.5 0.25 0 0 0.5 0.25 2\n"
@@ -78,7 +86,7 @@ def test_points_are_key_points_of_boxes_without_size(tmp_path: Path) -> None:
 
 
 def test_two_images_never_share_their_labels(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png would share the labels .*a\.txt"):
+    with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png would share the file .*a\.txt"):
         write_yolo([result("a.jpg", CUP), result("a.png", CUP)], tmp_path)
 
 
@@ -91,16 +99,58 @@ def test_pictures_have_all_answers_about_their_image(results: list[BatchResult],
         assert [drawn.getpixel(place) != (255, 255, 255) for place in ((10, 40), (4, 8))] == [True, True]
 
 
+def test_no_picture_replaces_another_or_an_image(results: list[BatchResult], images: Path, tmp_path: Path) -> None:
+    before = (images / "a.jpg").read_bytes()
+    with pytest.raises(ValueError, match=r"the picture of .*a\.jpg would replace the image .*a\.jpg"):
+        write_pictures(results, images)
+    assert (images / "a.jpg").read_bytes() == before
+    assert not list(images.rglob("*.png.jpg"))
+    both = [result(tmp_path / name, CUP) for name in ("b.png", "b.png.jpg")]
+    with pytest.raises(ValueError, match=r"b\.png and .*b\.png\.jpg would share the file"):
+        write_pictures(both, tmp_path / "drawn")
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_labels_do_not_replace_another_data_set(results: list[BatchResult], tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names: [mine]\n")
+    with pytest.raises(ValueError, match=r"data\.yaml is not of referent batch, and its labels would be lost"):
+        write_yolo(results, tmp_path)
+    assert not (tmp_path / "labels").exists()
+    for _ in range(2):
+        write_yolo(results, tmp_path / "own")
+
+
+def test_what_was_asked_twice_of_an_image_counts_once(images: Path, tmp_path: Path) -> None:
+    twice = [result(images / "a.jpg", CUP), result(images / "a.jpg", CUP, NO_DOG)]
+    assert len(coco_of(twice)["annotations"]) == 1
+    write_yolo(twice, tmp_path)
+    assert len((tmp_path / "labels/a.txt").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("size", "said"), [((50, 40), r"it had 50x40 pixels, and now"), ((100, 80), "65500 pixels")])
+def test_a_picture_that_cannot_be_drawn_costs_no_other(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], said: str
+) -> None:
+    wide = Image.new("RGB", (65510, 3), "white")
+    if size == (100, 80):
+        wide.save(images / "a.jpg", "PNG")
+        size = wide.size
+    found = [result(images / "a.jpg", CUP, size=size), result(images / "below/b.png", CUP)]
+    with pytest.raises(ValueError, match=rf"1 pictures are in .*, 1 are not: .*a\.jpg: .*{said}"):
+        write_pictures(found, tmp_path / "drawn")
+    assert (tmp_path / "drawn/below/b.png.jpg").is_file()
+
+
 def test_an_image_that_has_gone_costs_its_own_picture(results: list[BatchResult], images: Path, tmp_path: Path) -> None:
     (images / "a.jpg").unlink()
-    with pytest.raises(ValueError, match=r"1 pictures are in .*, 1 images can't be read any more"):
+    with pytest.raises(ValueError, match=r"1 pictures are in .*, 1 are not: .*a\.jpg"):
         write_pictures(results, tmp_path / "drawn")
     assert (tmp_path / "drawn/below/b.png.jpg").is_file()
 
 
-@pytest.mark.parametrize("url", ["https://example.org/p/c.png?x=1", "http://example.org/p/c.png"])
-def test_urls_have_a_place_of_their_own(tmp_path: Path, url: str) -> None:
-    write_yolo([result(url, CUP)], tmp_path)
-    assert (tmp_path / "labels/example.org/p/c.txt").is_file()
-    write_yolo([result("https://example.org/../../x", CUP)], tmp_path)
+def test_urls_have_a_place_of_their_own(tmp_path: Path) -> None:
+    paths = ("p/c.png", "p/d?x=1", "p/d?x=2", f"p/{'e' * 300}.png", "../../x")
+    write_yolo([result(f"https://example.org/{path}", CUP) for path in paths], tmp_path)
+    names = sorted(file.name for file in (tmp_path / "labels/example.org/p").iterdir())
+    assert [name[:2] for name in names] == ["c.", "d-", "d-", "ee"]
     assert (tmp_path / "labels/example.org/x.txt").is_file()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from referent.core.images import ImageTooLargeError
-from referent.core.sources import encoded, from_argument, from_base64, held, is_url, picture_of
+from referent.core.sources import Base64Error, encoded, from_argument, from_base64, held, is_url, picture_of
 
 RED = Image.new("RGB", (3, 2), "red")
 
@@ -151,3 +151,38 @@ def test_base64_may_stand_in_lines_and_in_a_data_url() -> None:
     assert from_base64(text) == from_base64(f"data:image/png;base64,{text}") == png()
     with pytest.raises(ValueError, match="not valid base64"):
         from_base64("~")
+
+
+@pytest.mark.parametrize("piece", [4, 5, 6, 7, 1 << 18])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("QUJDREU=", b"ABCDE"),
+        ("QUJ DRE U\n=", b"ABCDE"),
+        ("QQ==", b"A"),
+        ("", b""),
+        ("QQ==QQ==", None),
+        ("QQ=", None),
+        ("QUJDQ", None),
+        ("QUJD====", None),
+        ("QQ==QUJD", None),
+        ("QUJ\u00a0D", None),
+        ("QUJ-", None),
+        ("data:QUJD", None),
+        ("data:text/plain,QUJD", None),
+    ],
+)
+def test_base64_is_read_in_pieces_as_in_one(
+    monkeypatch: pytest.MonkeyPatch, piece: int, text: str, found: bytes | None
+) -> None:
+    monkeypatch.setattr("referent.core.sources.PIECE", piece)
+    if found is None:
+        with pytest.raises(Base64Error, match="base64"):
+            from_base64(text, 100)
+    else:
+        assert from_base64(text, 100) == found
+
+
+def test_base64_ends_at_the_limit() -> None:
+    with pytest.raises(ImageTooLargeError, match="the limit is 100 bytes"):
+        from_base64("QUJD" * 34, 100)

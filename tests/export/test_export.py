@@ -240,6 +240,20 @@ def test_too_few_pictures_for_ranges_are_counted(tiny_checkpoint: Path, tmp_path
         requests(tmp_path / "train.jsonl", tmp_path, processor)
 
 
+def test_what_integers_cannot_do_is_refused_before_anything_is_computed(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none.jsonl").touch()
+    given = ["--int8", str(tmp_path / "none.jsonl"), "--images", str(tmp_path), "--work", str(tmp_path / "work")]
+    command = [str(tiny_checkpoint), "--name", "tiny", "--to", str(tmp_path / "repository"), *given]
+    with pytest.raises(SystemExit, match="has 0 pictures: give records with at least 64"):
+        exporter.main(command)
+    monkeypatch.setattr(exporter, "EXTERNAL_DATA_BYTES", 100)
+    with pytest.raises(SystemExit, match="for small models, not for 0.0 GB: take --weights int8"):
+        exporter.main(command)
+    assert not (tmp_path / "work").exists()
+
+
 def test_graphs_tell_nothing_of_the_machine(published: Path) -> None:
     for file in [*published.rglob("*.onnx"), *MODEL_REPOSITORY.rglob("*.onnx")]:
         assert b"site-packages" not in file.read_bytes(), file

@@ -120,6 +120,7 @@ def test_configs_are_the_contract(repository: Path, version: int) -> None:
     assert not part.HasField("dynamic_batching")
     assert not part.model_warmup
     assert part.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
+    assert part.parameters["arena_extend_strategy"].string_value == "1"
     encoder = config_of(repository / "words_vision_encoder" / "config.pbtxt")
     assert (encoder.backend, encoder.max_batch_size, len(encoder.model_warmup)) == ("onnxruntime", 4, 2)
     assert encoder.HasField("dynamic_batching")
@@ -135,6 +136,7 @@ def test_a_cache_known_by_address_holds_what_one_of_arrays_does(
     """And features may be what ONNX Runtime holds, kept as a request's are."""
     place, found = ByAddress(), []
     for decoder in (decoder_of(repository, version), decoder_of(repository, version, place)):
+        decoder.warm_up()
         rows = [row for case in cases for row in rows_of(model, case, packed=True)]
         for row in rows:
             features = np.asarray(row.image_features, np.float32 if version == 1 else np.float16)

@@ -1,6 +1,5 @@
 """Traces: the caller's goes on through the gateway's span to Triton; none where no collector is set."""
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -8,6 +7,7 @@ import pytest
 
 from tests.support.fake_triton import FakeTriton
 from tests.support.gateway import Start
+from tests.support.http_server import serving
 from tests.support.requests import in_json, jpeg
 
 pytestmark = pytest.mark.anyio
@@ -28,13 +28,8 @@ def collector() -> Iterator[tuple[str, Exports]]:
             self.send_response(200)
             self.end_headers()
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", exports
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url, exports
 
 
 async def test_span_joins_the_callers_trace_and_triton_the_span(

@@ -112,7 +112,7 @@ def test_detections_are_in_pixels_of_the_image(
     bundle, _ = load_bundle(repository, "detections")
     processor, model = load_processor(repository, bundle), load_checkpoint(checkpoints["detections"])[0]
     file = repository / "detections_generator" / "1" / "model.onnx"
-    decoder = OnnxDecoder(file, slots=1, columns=512, threads=1)
+    decoder = OnnxDecoder(file, slots=1, columns=512, parameters={"intra_op_thread_count": "1"})
     tokenizer = load_tokenizer(processor.encoder.tokenizer_json, decoder.vocabulary, bundle.generation.eos_token_id)
     for case in recorded["detections"]:
         picture = Image.open(golden / case["image"]).convert("RGB")

@@ -12,6 +12,7 @@ import pytest
 from referent.triton import liveness
 from referent.triton.liveness import Liveness, StuckError, Watch
 from tests.support.fake_triton import FakeTriton
+from tests.support.http_server import serving
 from tests.support.load import until
 
 
@@ -53,22 +54,18 @@ def metrics_url(metrics: Metrics) -> Iterator[str]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/metrics"
-        server.shutdown()
-        thread.join()
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield f"{url}/metrics"
 
 
 @pytest.fixture
 def watched(repository: Path, triton_url: str, metrics_url: str, monkeypatch: pytest.MonkeyPatch) -> Liveness:
     """Has looked once, and its patience is over."""
-    monkeypatch.setattr(liveness, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(liveness, "INTERVAL_S", 0.1)
+    monkeypatch.setattr(liveness, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(liveness, "INTERVAL_S", 0.05)
     watched = Liveness(repository, triton_url, metrics_url, "tiny", ["tiny_head"], golden_s=0.01)
     watched.check()
-    time.sleep(0.6)
+    time.sleep(0.35)
     return watched
 
 
@@ -125,7 +122,7 @@ def test_model_that_finishes_some_is_overloaded_and_not_stuck(
     ended = threading.Event()
 
     def go_on() -> None:
-        while not ended.wait(0.05):
+        while not ended.wait(0.02):
             setattr(metrics, grows, getattr(metrics, grows) + 1)
 
     thread = threading.Thread(target=go_on)

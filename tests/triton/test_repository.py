@@ -14,8 +14,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from export.versions import use
 from referent.core.bundle import BundleError, load_bundle
+from referent.triton import repository as layout
+from referent.triton.repository import Placement, named_digest, read_release
 from referent.triton.repository import build as make_private
-from referent.triton.repository import named_digest, read_release
 from tests.support.releases import publish_tiny
 
 
@@ -58,8 +59,29 @@ def test_one_setting_says_whether_latency_or_throughput_counts(repository: Path,
     assert build(*places, tmp_path / "busy", "--mode", "throughput").returncode == 0
     alone, busy = (part_of(tmp_path / name) for name in ("alone", "busy"))
     assert (alone.instance_group[0].count, "intra_op_thread_count" in alone.parameters) == (1, False)
-    assert busy.instance_group[0].count == len(os.sched_getaffinity(0))
+    assert 1 <= busy.instance_group[0].count <= len(os.sched_getaffinity(0))
     assert busy.parameters["intra_op_thread_count"].string_value == "1"
+
+
+def test_a_containers_quota_limits_the_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(layout, "CPU_QUOTA", quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    for said, count in (("max 100000\n", 64), ("400000 100000\n", 4), ("50000 100000\n", 1)):
+        quota.write_text(said)
+        config = ModelConfig(name="part", dynamic_batching={})
+        Placement("cpu", "throughput").place(config)
+        assert config.instance_group[0].count == count
+
+
+def test_the_number_of_instances_can_be_given(repository: Path, tmp_path: Path) -> None:
+    publish_tiny(repository)
+    places = repository, "tiny", "--device", "cpu", "--to", tmp_path / "busy", "--mode"
+    assert build(*places, "throughput", "--instances", 3).returncode == 0
+    assert part_of(tmp_path / "busy").instance_group[0].count == 3
+    for mode, count, said in (("latency", 3, "leave --instances out"), ("throughput", 0, "give 1 or more")):
+        refused = build(*places, mode, "--instances", count)
+        assert (refused.returncode, said in refused.stderr) == (1, True)
 
 
 def test_a_gpu_is_warmed_up_with_the_largest_batch_and_its_memory_limited(repository: Path, tmp_path: Path) -> None:
@@ -201,7 +223,7 @@ def test_private_repositories_beside_one_another_leave_each_other_alone(
     publish_tiny(repository)
     for _ in range(2):
         for name in (beside, "tiny"):
-            make_private(repository, "tiny", "", tmp_path / "private" / name, "cpu")
+            make_private(repository, "tiny", "", tmp_path / "private" / name, Placement("cpu"))
     for name in (beside, "tiny"):
         assert (tmp_path / "private" / name / "tiny/1/bundle.json").is_file()
 
@@ -211,7 +233,7 @@ def test_private_repository_is_whole_when_several_make_it_at_once(repository: Pa
     private = tmp_path / "models"
     with ThreadPoolExecutor(4) as pool:
         for _ in range(10):
-            made = [pool.submit(make_private, repository, "tiny", "", private, "cpu") for _ in range(4)]
+            made = [pool.submit(make_private, repository, "tiny", "", private, Placement("cpu")) for _ in range(4)]
             assert {each.result().bundle.version for each in made} == {"1"}
             parts = {folder.name for folder in private.iterdir()}
             assert parts == {"tiny", "tiny_box_head", "tiny_language_model", "tiny_vision_encoder"}

@@ -39,10 +39,11 @@ class TritonPythonModel:
         folder = Path(args["model_repository"], args["model_version"])
         parameters = {k: v["string_value"] for k, v in json.loads(args["model_config"])["parameters"].items()}
         self.settings = GenerationFile.model_validate_json((folder / GENERATION_FILE).read_text("utf-8"))
-        threads = int(parameters.get("intra_op_thread_count", 0))
         on_gpu = args["model_instance_kind"] == "GPU"
         place = Gpu(int(args["model_instance_device_id"])) if on_gpu else Host()
-        decoder = OnnxDecoder(folder / "model.onnx", self.settings.slots, self.settings.columns, threads, place)
+        decoder = OnnxDecoder(folder / "model.onnx", self.settings.slots, self.settings.columns, place, parameters)
+        if on_gpu:
+            decoder.warm_up()
         self.keep = decoder.keep
         self.metrics = Metrics({"model": args["model_name"], "version": args["model_version"]}, decoder.cache_bytes)
         tokenizer_json = (folder / TOKENIZER_FILE).read_text("utf-8")

@@ -5,20 +5,20 @@ Tensors are OrtValues from end to end: DLPack in and out, and one plain copy to 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from onnxruntime import OrtValue
+
+from referent.generation.device_memory import Gpu, Host
 
 # Anything else that an operator refuses in a request of its own, it refuses for the values or shapes of that request.
 SERVER_FAULT = re.compile(r"alloc|out of memory|CU\w+ failure")
@@ -44,13 +44,10 @@ class TritonPythonModel:
         self.batching = config["max_batch_size"] > 0
         self.name, self.reports_memory = args["model_name"], os.environ.get("REFERENT_REPORT_MEMORY") == "1"
         on_gpu = args["model_instance_kind"] == "GPU"
-        if on_gpu and "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise RuntimeError("the model is for a GPU and ONNX Runtime for CPUs: install onnxruntime-gpu instead")
-        self.device = ("cuda", int(args["model_instance_device_id"])) if on_gpu else ("cpu", 0)
-        self.copy = _gpu_copy(self.device[1]) if on_gpu else ctypes.memmove
+        self.place = Gpu(int(args["model_instance_device_id"])) if on_gpu else Host()
         path = Path(args["model_repository"], args["model_version"], "model.onnx")
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.session = ort.InferenceSession(path, _options(parameters), providers=_providers(*self.device, parameters))
+        self.session = self.place.session(path, parameters)
         _compare(config["input"], self.session.get_inputs(), self.batching)
         _compare(config["output"], self.session.get_outputs(), self.batching)
         for warmup in config.get("model_warmup", [])[: None if on_gpu else 1]:
@@ -86,7 +83,7 @@ class TritonPythonModel:
                 self._report("input", name, parts[0])
                 self.binding.bind_ortvalue_input(name, self._join(parts) if len(parts) > 1 else parts[0])
             for name in self.outputs:
-                self.binding.bind_output(name, *self.device)
+                self.binding.bind_output(name, *self.place.device)
             self.session.run_with_iobinding(self.binding)
             wholes = self.binding.get_outputs()
             for name, whole in zip(self.outputs, wholes, strict=True):
@@ -109,18 +106,18 @@ class TritonPythonModel:
     def _join(self, parts: Sequence[OrtValue]) -> OrtValue:
         whole = self._empty_like(parts[0], sum(part.shape()[0] for part in parts))
         for part, address, size in _places(whole, parts):
-            self.copy(address, part.data_ptr(), size)
+            self.place.copy(address, part.data_ptr(), size)
         return whole
 
     def _split(self, whole: OrtValue, rows: Sequence[int]) -> list[OrtValue]:
         parts = [self._empty_like(whole, count) for count in rows]
         for part, address, size in _places(whole, parts):
-            self.copy(part.data_ptr(), address, size)
+            self.place.copy(part.data_ptr(), address, size)
         return parts
 
     def _empty_like(self, value: OrtValue, rows: int) -> OrtValue:
         shape = [rows, *value.shape()[1:]]
-        return OrtValue.ortvalue_from_shape_and_type(shape, value.element_type(), *self.device)
+        return OrtValue.ortvalue_from_shape_and_type(shape, value.element_type(), *self.place.device)
 
 
 def _compare(declared: Sequence[dict[str, Any]], given: Sequence[Any], batching: bool) -> None:
@@ -156,51 +153,6 @@ def _places(whole: OrtValue, parts: Sequence[OrtValue]) -> Iterator[tuple[OrtVal
     if sum(sizes) != whole.tensor_size_in_bytes():
         raise ValueError("a tensor's first dimension is not the batch")
     return zip(parts, accumulate(sizes, initial=whole.data_ptr()), sizes, strict=False)
-
-
-def _gpu_copy(device_id: int) -> Callable[[int, int, int], None]:
-    """memmove between any two addresses that CUDA knows, in GPU memory or not."""
-    cuda = ctypes.CDLL(None)  # the stub is linked with CUDA's runtime
-    cuda.cudaMemcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-    def copy(target: int, source: int, size: int) -> None:
-        by_address = 4  # cudaMemcpyDefault
-        status = cuda.cudaSetDevice(device_id) or cuda.cudaMemcpy(target, source, size, by_address)
-        if status := status or cuda.cudaStreamSynchronize(None):
-            raise RuntimeError(f"CUDA copy failed with status {status}")
-
-    return copy
-
-
-def _options(parameters: dict[str, str]) -> ort.SessionOptions:
-    """Reads the parameters that Triton's own backend reads, and any `session.*` entry of ONNX Runtime."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 0))
-    options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
-    if parameters.get("execution_mode") == "1":
-        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    # Spinning threads of several sessions on few cores cost up to 3.6x.
-    for key, value in {"session.intra_op.allow_spinning": "0", **parameters}.items():
-        if key.startswith("session."):
-            options.add_session_config_entry(key, value)
-    return options
-
-
-# Parameters of Triton's own backend, and what ONNX Runtime calls their numbers.
-CUDA_PARAMETERS: dict[str, Sequence[str]] = {
-    "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
-    "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
-    "gpu_mem_limit": (),
-}
-
-
-def _providers(kind: str, device_id: int, parameters: dict[str, str]) -> list[Any]:
-    if kind == "cpu":
-        return ["CPUExecutionProvider"]
-    ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia-* wheels
-    given = {name: parameters[name] for name in CUDA_PARAMETERS if name in parameters}
-    options = {name: CUDA_PARAMETERS[name][int(v)] if CUDA_PARAMETERS[name] else v for name, v in given.items()}
-    return [("CUDAExecutionProvider", {"device_id": device_id, **options}), "CPUExecutionProvider"]
 
 
 def _error(code: str, text: str) -> pb_utils.InferenceResponse:
