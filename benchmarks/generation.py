@@ -13,18 +13,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 from PIL import Image
 
 from benchmarks import peers
 from benchmarks.lib.checkpoints import save_random, spec_like, wide_config
-from benchmarks.lib.measuring import Blocks, Report, Row, arguments_of, bars, median, over_rounds, spread
+from benchmarks.lib.measuring import Blocks, Goal, Report, Row, arguments_of, bars, median, over_rounds, spread
+from benchmarks.lib.memory import memory_mb
 from benchmarks.lib.service import EXPRESSIONS, PICTURE, REPOSITORY, Subject, serve
-from benchmarks.soak import GROWTH_PERCENT, growth, memory_mb
+from benchmarks.soak import GROWTH_PERCENT, growth
 from export.build import export
 from referent.generation.engine import Ask, Bits, DecoderRow, Engine, WrittenAnswer
 from referent.generation.onnx import OnnxDecoder
@@ -37,15 +37,6 @@ from referent.modeling.grounder import load_grounder
 WIDE, SMALL = "wide", "small"
 ROWS = 8
 SAMPLES = 40  # of memory
-
-
-class Figure(NamedTuple):
-    """The result for one goal."""
-
-    what: str
-    goal: str
-    found: str
-    met: bool
 
 
 class InProcessWriter:
@@ -112,16 +103,16 @@ def decoding_ms(engine: Engine, rows: Sequence[DecoderRow]) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def longest(writer: InProcessWriter) -> tuple[int, Figure]:
+def longest(writer: InProcessWriter) -> tuple[int, Goal]:
     """The seed of an image whose box takes the most passes, and how many."""
     rows = [writer.row(EXPRESSIONS[:1], seed) for seed in range(5 * ROWS)]
     write(Engine(writer.decoder), rows)
     most = max(row.passes for row in rows)
-    figure = Figure(f"passes of a box, most of {len(rows)}", "<= 12", str(most), most <= 12)
+    figure = Goal(f"passes of a box, most of {len(rows)}", "<= 12", str(most), most <= 12)
     return next(seed for seed, row in enumerate(rows) if row.passes == most), figure
 
 
-def forced(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Figure]]:
+def forced(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Goal]]:
     """One box, forced tokens with their decisions or in passes of their own."""
     engine = Engine(writer.decoder)
     ways = {"forced": WrittenAnswer, "a token a pass": PlainAnswer}
@@ -138,10 +129,10 @@ def forced(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], 
     gains = over_rounds(lambda own, plain: plain / own, *times.values())
     rows = [{"a box": name, "passes": passes[name], "decoding, ms": median(times[name])} for name in ways]
     gain = statistics.median(gains)
-    return rows, [Figure("forced against one token a pass, one box, decoding", ">= 2x", spread(gains), gain >= 2)]
+    return rows, [Goal("forced against one token a pass, one box, decoding", ">= 2x", spread(gains), gain >= 2)]
 
 
-def packed(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Figure]]:
+def packed(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Goal]]:
     """Eight expressions of one image in one row, against eight rows of one, alone and together; prefills included."""
     texts, engine = EXPRESSIONS[:ROWS], Engine(writer.decoder)
 
@@ -157,10 +148,10 @@ def packed(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], 
     rows = [{"eight expressions": way, "ms": median(blocks)} for way, blocks in times.items()]
     gains = over_rounds(lambda packed, single: single / packed, times["packed"], times["single, one after another"])
     what = "8 expressions packed against 8 single answers"
-    return rows, [Figure(what, ">= 3x", spread(gains), statistics.median(gains) >= 3)]
+    return rows, [Goal(what, ">= 3x", spread(gains), statistics.median(gains) >= 3)]
 
 
-def together(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Figure]]:
+def together(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Goal]]:
     """Eight rows written together, against one: tokens a second of the passes that decode."""
     engine, counts = Engine(writer.decoder), (1, ROWS)
     rates: dict[int, list[float]] = {count: [] for count in counts}
@@ -172,10 +163,10 @@ def together(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row]
     gains = [many / one for one, many in zip(*rates.values(), strict=True)]
     table = [{"rows": count, "tokens/s": statistics.median(found)} for count, found in rates.items()]
     met = statistics.median(gains) >= 2.5
-    return table, [Figure("tokens/s of 8 rows against 1, decoding", ">= 2.5x", spread(gains), met)]
+    return table, [Goal("tokens/s of 8 rows against 1, decoding", ">= 2.5x", spread(gains), met)]
 
 
-def loop(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Figure]]:
+def loop(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], list[Goal]]:
     """Processor time of a pass over eight rows outside the graph: grammars, masks, and copying keys and values. It is
     the time of this thread, which other programs don't affect."""
     engine, timed = Engine(writer.decoder), TimedSession(writer.decoder)
@@ -190,7 +181,7 @@ def loop(writer: InProcessWriter, seed: int, rounds: int) -> tuple[list[Row], li
     timed.end()
     figure = statistics.median(outside)
     table = {"rows": ROWS, "passes": len(outside), "outside, p50 ms": figure, "p95": float(np.percentile(outside, 95))}
-    return [table], [Figure("loop outside ONNX Runtime, ms a pass at 8 rows", "<= 1.5", f"{figure:.2f}", figure <= 1.5)]
+    return [table], [Goal("loop outside ONNX Runtime, ms a pass at 8 rows", "<= 1.5", f"{figure:.2f}", figure <= 1.5)]
 
 
 class TimedSession:
@@ -214,7 +205,7 @@ class TimedSession:
 
 def served(
     repository: Path, checkpoint: Path, seconds: float, rounds: int, requests: int
-) -> tuple[dict[str, list[Row]], list[Figure]]:
+) -> tuple[dict[str, list[Row]], list[Goal]]:
     """The small model through the gateway: beside transformers' generate, and its memory."""
     bodies = [question.body for question in peers.questions()]
     tables: dict[str, list[Row]] = {}
@@ -233,14 +224,14 @@ def served(
     faster = our_rate / their_rate
     found = f"{our_rate:.1f} against {their_rate:.1f} of {tokens[peers.TEXT]} tokens each: {faster:.1f}x"
     figures = [
-        Figure("answers/s at 8 clients against transformers' generate behind FastAPI", ">= 3x", found, faster >= 3)
+        Goal("answers/s at 8 clients against transformers' generate behind FastAPI", ">= 3x", found, faster >= 3)
     ]
     samples = memory(repository, requests)
     grew = growth(samples, requests)
     tables[f"memory over {requests} requests"] = samples
     found = ", ".join(f"{program} {percent:+.1f} %" for program, percent in grew.items())
     what = f"memory over {requests} requests, second half"
-    return tables, [*figures, Figure(what, f"<= +{GROWTH_PERCENT} %", found, max(grew.values()) <= GROWTH_PERCENT)]
+    return tables, [*figures, Goal(what, f"<= +{GROWTH_PERCENT} %", found, max(grew.values()) <= GROWTH_PERCENT)]
 
 
 def memory(repository: Path, requests: int) -> list[Row]:
@@ -250,10 +241,10 @@ def memory(repository: Path, requests: int) -> list[Row]:
         serve(repository, REFERENT_DEFAULT_MODEL=SMALL, REFERENT_MODELS=SMALL) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
     ):
-        gateway, data = psutil.Process(service.process.pid), PICTURE.read_bytes()
+        data = PICTURE.read_bytes()
         for number in range(requests + 1):
             if number % (requests // SAMPLES) == 0:
-                samples += [{"requests": number} | program for program in memory_mb(gateway)]
+                samples += [{"requests": number} | program for program in memory_mb(gateway=service.process.pid)]
             expressions = EXPRESSIONS[: 1 + number % ROWS]
             client.post("/v1/ground", files={"image": data}, data={"expression": expressions}).raise_for_status()
     return samples
@@ -293,7 +284,7 @@ def long_winded(work: Path, spec: CheckpointSpec, tokenizer_file: Path) -> int:
     raise RuntimeError("no random weights of a hundred seeds say boxes without 1.00")
 
 
-def measure(work: Path, rounds: int, requests: int, seconds: float) -> tuple[dict[str, list[Row]], list[Figure]]:
+def measure(work: Path, rounds: int, requests: int, seconds: float) -> tuple[dict[str, list[Row]], list[Goal]]:
     """All tables, and what was found for each goal."""
     repository, checkpoints = prepare(work)
     wide = InProcessWriter(Subject(repository, WIDE))

@@ -12,13 +12,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import gateway_load, generation, peers, preprocess, stages
 from benchmarks import packed as packing
-from benchmarks.lib.measuring import Blocks, Report, alternate, arguments_of, bars, over_rounds, spread
+from benchmarks.lib.measuring import Blocks, Goal, Report, alternate, arguments_of, bars, over_rounds, spread
 from benchmarks.lib.service import (
     EXPRESSIONS,
     PICTURE,
@@ -34,15 +33,6 @@ from benchmarks.lib.service import (
 from benchmarks.noop import NAME as NOOP
 
 SAME = 1e-5
-
-
-class Goal(NamedTuple):
-    """One line of the table; `met` is None if it could not be measured."""
-
-    what: str
-    goal: str
-    found: str
-    met: bool | None
 
 
 def layers(arguments: argparse.Namespace) -> Iterator[Goal]:

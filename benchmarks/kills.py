@@ -38,10 +38,12 @@ import psutil
 from PIL import Image
 
 from benchmarks.lib.measuring import Report, Row, arguments_of, lines
+from benchmarks.lib.memory import memory_mb
 from benchmarks.lib.service import REPOSITORY
 from benchmarks.soak import GROWTH_PERCENT, SAMPLE_S, TOLERANCE_PIXELS, SoakRequest, growth
 from referent.client.failures import ServiceError, ServiceUnreachableError
 from referent.client.http import Client
+from runtime.launcher import free_port
 from tests.support.releases import publish_tiny, write_graph
 
 BOX_HEAD = """(float[B, N, 4] hidden_states) => (float[B, N, 4] boxes, float[B, N] scores) {
@@ -86,7 +88,7 @@ class Service:
             raise RuntimeError(f"`{' '.join(command)}` ended before it was ready: run it to see why")
         threading.Thread(target=self.launcher.stderr.read, daemon=True).start()  # or the pipe is full some day
         self._triton_url = ready[1]
-        self.ports = [_free_port() for _ in range(2)]
+        self.ports = [free_port() for _ in range(2)]
         self.gateways = [self._start_gateway(port) for port in self.ports]
         self.ready: list[int] = []  # of the ports
         self.url = stack.enter_context(balance(self.ports, self.ready))
@@ -104,21 +106,10 @@ class Service:
             (server if kind == "server" else stubs[int(time.monotonic()) % len(stubs)]).kill()
 
     def memory_mb(self) -> list[Row]:
-        """Resident memory by program; the stubs together."""
-        found: Counter[str] = Counter()
+        """Resident memory by program."""
         named: dict[str, subprocess.Popen[Any]] = {
-            "launcher": self.launcher,
-            "gateway": self.gateways[0],
-            "gateway that is ended": self.gateways[1],
-        }
-        for name, started in named.items():
-            with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(started.pid)
-                found[name] += process.memory_info().rss
-                for child in process.children(recursive=True):
-                    with suppress(psutil.NoSuchProcess):
-                        found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
-        return [{"program": name, "resident MB": round(size / 2**20, 1)} for name, size in found.items() if size]
+            "launcher": self.launcher, "gateway": self.gateways[0], "gateway that is ended": self.gateways[1]}
+        return memory_mb(**{name: started.pid for name, started in named.items()})
 
     def _start_gateway(self, port: int) -> subprocess.Popen[bytes]:
         settings = {
@@ -314,11 +305,6 @@ def _until(condition: Callable[[], bool]) -> None:
 def _end(process: subprocess.Popen[Any]) -> None:
     process.terminate()
     process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 from benchmarks.lib.measuring import Report, Row, arguments_of, lines
 from benchmarks.lib.service import REPOSITORY, Body, serve
 from benchmarks.load import Load, closed, opened
+from runtime.launcher import free_port
 
 SAMPLES = Path("tests/samples")
 EAGER, LITSERVE, TEXT, OURS = "(a) eager", "(b) litserve", "(c) text", "(d) referent"
@@ -71,9 +71,7 @@ def ask(url: str, body: Body) -> dict[str, Any]:
 @contextmanager
 def peer(name: str, checkpoint: Path, tokens: int | None, body: Body) -> Iterator[str]:
     """A peer's server, as its URL once it answers. Raises RuntimeError if it ends before."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "benchmarks.lib.peer_servers", SERVERS[name], str(checkpoint), "--port", str(port)]
     command += ["--tokens", str(tokens)] if tokens else []
     variables = os.environ | THREADS

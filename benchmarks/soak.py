@@ -16,16 +16,15 @@ import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from statistics import median
 from typing import NamedTuple
 
 import httpx
 import numpy as np
-import psutil
 from PIL import Image
 
 from benchmarks.lib.measuring import Report, Row, arguments_of, lines
+from benchmarks.lib.memory import memory_mb
 from benchmarks.lib.service import EXPRESSIONS, PICTURE, serve
 
 SIZES = [(64, 64), (200, 320), (640, 480), (1280, 720), (1500, 2000), (4000, 3000)]
@@ -49,15 +48,6 @@ def cases() -> list[SoakRequest]:
         picture.resize(size).save(buffer, kind if max(size) < 1000 else "JPEG")
         made.append(SoakRequest(buffer.getvalue(), EXPRESSIONS[:count]))
     return made
-
-
-def memory_mb(gateway: psutil.Process) -> list[Row]:
-    """Resident memory by program; the stubs together."""
-    found: Counter[str] = Counter(gateway=gateway.memory_info().rss)
-    for child in gateway.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # one that ended meanwhile
-            found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
-    return [{"program": name, "resident MB": round(size / 2**20, 1)} for name, size in found.items()]
 
 
 def growth(samples: list[Row], requests: int) -> dict[str, float]:
@@ -86,7 +76,6 @@ def main() -> None:
     lock, done = threading.Lock(), threading.Event()
     choices = random.Random(0).choices(range(len(made)), k=arguments.requests)
     with serve() as served, httpx.Client(base_url=served.url, timeout=60) as client:
-        gateway = psutil.Process(served.process.pid)
 
         def ask(index: int) -> np.ndarray:
             case = made[index]
@@ -108,7 +97,7 @@ def main() -> None:
             start = time.monotonic()
             while True:
                 at = {"seconds": round(time.monotonic() - start), "requests": outcomes.total()}
-                samples.extend(at | program for program in memory_mb(gateway))
+                samples.extend(at | program for program in memory_mb(gateway=served.process.pid))
                 print(at, dict(outcomes), flush=True)
                 if done.is_set():  # so that there is one of the end
                     return

@@ -12,8 +12,7 @@ from uvicorn.server import ServerState
 
 from gateway.body import MalformedRequestError
 from gateway.errors import TABLE
-from gateway.openapi import PROBLEM_JSON
-from referent.core.api import Problem
+from referent.core.api import PROBLEM_JSON
 
 UNREAD_S = 15.0  # for a client to read PIECE bytes of its answer
 PIECE = 1 << 18
@@ -21,16 +20,7 @@ LINGER_S = 25.0  # for a client to stop sending a body that was answered before 
 QUIET_S = 5.0  # for each pause in such a body
 NEWCOMER_S = 1.0  # for the first request of a connection that was opened just before the service ends
 CLOSE = (b"connection", b"close")
-NO_HTTP = Problem(
-    type="urn:referent:problem:malformed-request",
-    title=TABLE[MalformedRequestError].title,
-    status=400,
-    detail="what was sent is not HTTP/1.1",
-    instance="",
-    request_id=None,
-    retryable=False,
-    stage="request",
-)
+NO_HTTP = TABLE[MalformedRequestError].problem("what was sent is not HTTP/1.1", "")
 
 log = structlog.get_logger("gateway")
 

@@ -16,7 +16,7 @@ from gateway.keys import ForbiddenError, UnauthenticatedError
 from gateway.pipeline import ExpressionCountError, NoBoxError
 from gateway.registry import DrainingError, NotReadyError, UnknownModelError
 from gateway.telemetry import REJECTIONS
-from referent.core.api import Problem
+from referent.core.api import PROBLEM_JSON, Problem
 from referent.core.fetch import FetchError
 from referent.core.images import ExhaustedError, ImageError, ImageFormatError, ImageTooLargeError
 from referent.core.prompts import ExpressionError
@@ -33,6 +33,19 @@ class Fault(NamedTuple):
     stage: str | None = "request"
     retryable: bool = False
     detail: str | None = None
+
+    def problem(self, detail: str, instance: str, request_id: str | None = None) -> Problem:
+        """For the caller; `detail` counts where the fault has none of its own."""
+        return Problem(
+            type=f"urn:referent:problem:{self.slug}",
+            title=self.title,
+            status=self.status,
+            detail=self.detail or detail,
+            instance=instance,
+            request_id=request_id,
+            retryable=self.retryable,
+            stage=self.stage,
+        )
 
 
 TABLE: dict[type[Exception], Fault] = {
@@ -84,7 +97,7 @@ BEFORE_THE_BODY = (
 )  # fmt: skip
 
 
-def kind_of(error: Exception) -> Fault:
+def fault_of(error: Exception) -> Fault:
     """The table's entry for the error's nearest class; errors of the router keep their own status."""
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
@@ -94,23 +107,16 @@ def kind_of(error: Exception) -> Fault:
 
 def problem_of(request: Request, error: Exception) -> Problem:
     """The error as a problem. Counts it, and puts what the log should have into `scope["log"]`."""
-    kind = kind_of(error)
-    REJECTIONS.labels(kind.slug).inc()
-    request.scope["log"] = {"problem": kind.slug}
-    if kind.status >= 500:  # caused by the service, so the text has nothing of the caller's
+    fault = fault_of(error)
+    REJECTIONS.labels(fault.slug).inc()
+    request.scope["log"] = {"problem": fault.slug}
+    if fault.status >= 500:  # caused by the service, so the text has nothing of the caller's
         request.scope["log"] |= {"fault": f"{type(error).__name__}: {error}"}
-    if kind.status == 500:
+    if fault.status == 500:
         request.scope["log"] |= {"exc_info": error}
-    return Problem(
-        type=f"urn:referent:problem:{kind.slug}",
-        title=kind.title,
-        status=kind.status,
-        detail=kind.detail or str(getattr(error, "detail", error)),
-        instance=request.scope["path"],  # request.url would fail on an invalid Host
-        request_id=correlation_id.get(),
-        retryable=getattr(error, "retryable", kind.retryable),
-        stage=getattr(error, "stage", kind.stage),
-    )
+    own = {name: getattr(error, name) for name in ("retryable", "stage") if hasattr(error, name)}
+    path = request.scope["path"]  # request.url would fail on an invalid Host
+    return fault._replace(**own).problem(str(getattr(error, "detail", error)), path, correlation_id.get())
 
 
 async def problem_response(request: Request, error: Exception) -> JSONResponse:
@@ -121,4 +127,4 @@ async def problem_response(request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(getattr(error, "retry_after_s", 1))
     if isinstance(error, BEFORE_THE_BODY):
         headers["Connection"] = "close"  # rather than read the rest of the body, which no limit covers any more
-    return JSONResponse(problem.model_dump(), problem.status, headers, "application/problem+json")
+    return JSONResponse(problem.model_dump(), problem.status, headers, PROBLEM_JSON)

@@ -10,7 +10,7 @@ from gateway.body import JSON, MULTIPART
 from gateway.errors import TABLE, Fault
 from gateway.keys import FREE_PATHS
 from gateway.schemas import PIXEL, GroundBatchRequest, GroundForm, GroundRequest, PredictRequest
-from referent.core.api import EXAMPLE, Problem
+from referent.core.api import EXAMPLE, PROBLEM_JSON, Problem
 from referent.core.images import ImageError
 
 KEY_SCHEMES = {
@@ -18,7 +18,7 @@ KEY_SCHEMES = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 COMPONENT = "#/components/schemas/{model}"
-PNG, PROBLEM_JSON = "image/png", "application/problem+json"
+PNG = "image/png"
 
 QUERY = {"image": {"base64": PIXEL}, "expressions": ["the queen", "the king on the left"]}
 BY_URL = {"image": {"url": "https://images.example.org/table.jpg"}, "expressions": ["the ace"]}
@@ -46,24 +46,20 @@ def body_of(*json: type[BaseModel], form: type[BaseModel] | None = None) -> dict
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route: every kind of problem with one of the statuses, an example of each."""
-    return {status: _problems([kind for kind in TABLE.values() if kind.status == status]) for status in statuses}
+    return {status: _problems([fault for fault in TABLE.values() if fault.status == status]) for status in statuses}
 
 
-def _problems(kinds: list[Fault]) -> dict[str, Any]:
-    content = {"schema": _reference(Problem), "examples": {kind.slug: {"value": _example(kind)} for kind in kinds}}
-    return {"description": "; ".join(dict.fromkeys(kind.title for kind in kinds)), "content": {PROBLEM_JSON: content}}
+def _problems(faults: list[Fault]) -> dict[str, Any]:
+    content = {"schema": _reference(Problem), "examples": {fault.slug: {"value": _example(fault)} for fault in faults}}
+    return {
+        "description": "; ".join(dict.fromkeys(fault.title for fault in faults)),
+        "content": {PROBLEM_JSON: content},
+    }
 
 
-def _example(kind: Fault) -> dict[str, Any]:
-    return Problem(
-        type=f"urn:referent:problem:{kind.slug}",
-        title=kind.title,
-        status=kind.status,
-        detail=kind.detail or "what was wrong with which value, and what to do about it",
-        instance="/v1/ground",
-        request_id="4f1c9a",
-        retryable=kind.retryable,
-        stage=kind.stage,
+def _example(fault: Fault) -> dict[str, Any]:
+    return fault.problem(
+        "what was wrong with which value, and what to do about it", "/v1/ground", "4f1c9a"
     ).model_dump()
 
 

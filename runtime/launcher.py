@@ -98,9 +98,9 @@ class TritonServer:
         self._id = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._directory = TEMPORARY / self._id
         self._private = self._directory / "models"
-        self._metrics_port = metrics_port or _free_port()
+        self._metrics_port = metrics_port or free_port()
         self.metrics_url = f"http://{address}:{self._metrics_port}/metrics"
-        self._address, self._grpc_port = address, _free_port() if grpc_port == 0 else grpc_port or 0
+        self._address, self._grpc_port = address, free_port() if grpc_port == 0 else grpc_port or 0
         self._has_port = grpc_port is not None
         if not self._has_port:  # Triton ends a socket's name with the port
             self._address = f"unix:{self._directory}/socket"
@@ -316,7 +316,8 @@ class TritonServer:
         return TritonServerError(f"{fault}\nThe end of {self.log_path}:\n{tail}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

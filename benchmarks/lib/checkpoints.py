@@ -36,11 +36,11 @@ def spec_like(repository: Path, model: str, text: bool = False) -> tuple[Checkpo
     return CheckpointSpec(**fields, base="base"), repository / model / bundle.version / TOKENIZER_FILE
 
 
-def wide_config(hidden: int = 1024, layers: int = 8, vocabulary: int = 32_064) -> LlavaConfig:
+def wide_config() -> LlavaConfig:
     """mini's vision encoder with a larger language model, which has the vocabulary of LLaVA-1.5."""
     config = mini_config()
     text = config.text_config
-    text.hidden_size, text.intermediate_size, text.num_hidden_layers = hidden, 11 * hidden // 4, layers
-    text.num_attention_heads = text.num_key_value_heads = hidden // 64
-    text.head_dim, text.vocab_size = 64, vocabulary
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 1024, 2816, 8
+    text.num_attention_heads = text.num_key_value_heads = 16
+    text.head_dim, text.vocab_size = 64, 32_064
     return config

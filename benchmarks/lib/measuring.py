@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,9 +65,9 @@ def over_rounds(figure: Callable[..., float], *paths: Blocks) -> list[float]:
     return [figure(*map(statistics.median, blocks)) for blocks in zip(*paths, strict=True)]
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
+def spread(values: Sequence[float]) -> str:
     """The median with the least and the most: `1.14 (1.11 to 1.20)`."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def environment() -> dict[str, str]:
@@ -92,6 +92,15 @@ def environment() -> dict[str, str]:
     }
 
 
+class Goal(NamedTuple):
+    """What was found for a goal; `met` is None if it could not be measured."""
+
+    what: str
+    goal: str
+    found: str
+    met: bool | None
+
+
 class Report:
     """Tables of one benchmark: printed as they come, kept with the environment in `OUT/NAME.json`, charts beside it."""
 
@@ -109,13 +118,13 @@ class Report:
         content = {"benchmark": self._name, **self.environment, "tables": self._tables}
         (self._out / f"{self._name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
-    def chart(self, draw: Callable[[Axes], None], name: str = "") -> None:
+    def chart(self, draw: Callable[[Axes], None]) -> None:
         """Writes one chart, `NAME.png`."""
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
         axes.grid(alpha=0.3)
         draw(axes)
-        file = self._out / f"{'-'.join(filter(None, (self._name, name)))}.png"
+        file = self._out / f"{self._name}.png"
         figure.savefig(file, dpi=110)
         print(f"\nchart: {file}", flush=True)
 

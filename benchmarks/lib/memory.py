@@ -1,10 +1,11 @@
 """Memory of a process and of all that it started, while it runs."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -49,6 +50,19 @@ def memory_of(pid: int, itself: bool = True) -> Peak:
                 info = each.memory_info()
                 anonymous += info.rss - info.shared
     return Peak(resident / 1e9, anonymous / 1e9)
+
+
+def memory_mb(**named: int) -> list[dict[str, Any]]:
+    """Resident memory by program, of processes and what they started; the stubs of Triton together."""
+    found: Counter[str] = Counter()
+    for name, pid in named.items():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            found[name] += process.memory_info().rss
+            for child in process.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                    found["stubs" if "stub" in child.name() else "triton"] += child.memory_info().rss
+    return [{"program": name, "resident MB": round(size / 2**20, 1)} for name, size in found.items() if size]
 
 
 class Stopwatch:

@@ -42,22 +42,18 @@ def llava_config(layers: int = LAYERS, tiny: bool = False) -> LlavaConfig:
     return LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, dtype="float16")
 
 
-def save_random_llava(
-    directory: Path, config: LlavaConfig, tokenizer_file: Path, buckets: tuple[Bucket, ...], text: bool = False
-) -> None:
-    """A checkpoint of kind `head`, or `generator` if it answers in `text`; fp16, the same weights
-    everywhere."""
+def save_random_llava(directory: Path, config: LlavaConfig, tokenizer_file: Path, buckets: tuple[Bucket, ...]) -> None:
+    """A checkpoint of kind `head`; fp16, the same weights everywhere."""
     base = directory / BASE_DIRECTORY
     base.mkdir(parents=True)
     config.architectures = [LlavaForConditionalGeneration.__name__]
     config.save_pretrained(base)
     _save_weights(base, config)
-    spec = llava_spec(config, buckets, text)
-    if not text:
-        torch.manual_seed(1)
-        head = BoxHead(config.text_config.hidden_size)
-        head.get_parameter("mlp.6.weight").data *= SPREAD
-        save_file(head.state_dict(), directory / HEAD_FILE)
+    spec = llava_spec(config, buckets, text=False)
+    torch.manual_seed(1)
+    head = BoxHead(config.text_config.hidden_size)
+    head.get_parameter("mlp.6.weight").data *= SPREAD
+    save_file(head.state_dict(), directory / HEAD_FILE)
     copyfile(tokenizer_file, directory / TOKENIZER_FILE)
     (directory / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n")
 

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from referent.core.api import PROBLEM_JSON
+
 PASSING = (429, 503)  # retryable, if the answer itself doesn't say whether it is
 SHOWN_CHARACTERS = 200  # of an answer that is not problem+json
 
@@ -43,7 +45,7 @@ class ServiceError(RuntimeError):
 
 
 def _problem_of(response: httpx.Response) -> dict[str, Any]:
-    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+    if not response.headers.get("content-type", "").startswith(PROBLEM_JSON):
         return {}
     try:
         problem = response.json()

@@ -5,37 +5,34 @@ Client().ground("photo.jpg", ["the queen", "the king on the left"]).results[0].b
 """
 
 import asyncio
-import ipaddress
 import itertools
 import logging
 import math
 import os
 import random
-import re
 import ssl
 import threading
 import time
-import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
+from referent.client.address import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE, authorization, base_of, proxy_of
+from referent.client.calls import METADATA, MODELS, Call, Question, ground_call
 from referent.client.failures import SHOWN_CHARACTERS, ServiceError, ServiceUnreachableError
 from referent.client.progress import progress_bar
 from referent.client.results import Grounding
-from referent.core.api import TIMEOUT_HEADER, Metadata, ServedModel, ServedModels
+from referent.core.api import TIMEOUT_HEADER, Metadata, ServedModel
 from referent.core.images import ImageTooLargeError
 from referent.core.kind import Options
-from referent.core.sources import ImageSource, encoded, held, is_url
+from referent.core.sources import ImageSource
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-URL_VARIABLE, KEY_VARIABLE = "REFERENT_URL", "REFERENT_API_KEY"
 ENDS_A_RUN = (401, 403, 404)  # the same for every image: no key, a wrong key, no such model
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 2  # between attempts, unless the service asks for a longer wait
 JITTER = 1.2  # at most so many times the wait that the service names, so that callers don't all return at once
@@ -44,48 +41,6 @@ CHECK_S = 5  # time limit for checking whether the service answers at all
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
-Question = tuple[ImageSource, str | Sequence[str]]
-
-
-class Call(NamedTuple, Generic[T]):
-    """A request, as arguments for httpx, and how its answer is read."""
-
-    request: dict[str, Any]
-    read: Callable[[bytes, float], T]  # from the answer's body and the milliseconds that it took
-    image_bytes: int = 0  # of the image in it
-
-
-def ground_call(
-    image: ImageSource, expressions: str | Sequence[str], model: str | None, options: Options
-) -> Call[Grounding]:
-    """Raises OSError for a file that can't be read, and ValueError for what is not an image or not an expression."""
-    asked = _texts(expressions)
-    named: dict[str, Any] = {"model": model} if model else {}
-    named |= {name: value for name, value in options._asdict().items() if value}
-    request: dict[str, Any] = {"method": "POST", "url": "/v1/ground"}
-    if is_url(image):
-        request["json"] = {"image": {"url": image}, "expressions": asked, **named}
-        return Call(request, lambda body, ms: Grounding.model_validate_json(body).of(image, ms))
-    source = held(image)
-    data = encoded(source)
-    request["files"] = {"image": ("image", data)}
-    request["data"] = {"expression": asked, **named}
-    return Call(request, lambda body, ms: Grounding.model_validate_json(body).of(source, ms), len(data))
-
-
-def _texts(expressions: str | Sequence[str]) -> list[str]:
-    given = expressions if isinstance(expressions, Iterable) else [expressions]
-    asked = [expressions] if isinstance(expressions, str) else list(given)
-    for text in asked:
-        if not isinstance(text, str):
-            raise ValueError(f"{text!r:.80} is not an expression: give a text, or a list of texts")
-        if any("\ud800" <= character <= "\udfff" for character in text):  # a byte that was not UTF-8
-            raise ValueError(f"the expression {text!r} is not UTF-8 text")
-    return asked
-
-
-MODELS = Call({"method": "GET", "url": "/v1/models"}, lambda body, _: ServedModels.model_validate_json(body).models)
-METADATA = Call({"method": "GET", "url": "/v1/metadata"}, lambda body, _: Metadata.model_validate_json(body))
 
 
 class AsyncClient:
@@ -110,13 +65,13 @@ class AsyncClient:
     ) -> None:
         if not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
             raise ValueError(f"timeout_s is {timeout_s}: give seconds, more than 0")
-        self._base = _base_of((url or os.environ.get(URL_VARIABLE) or "").strip() or DEFAULT_URL)
+        self._base = base_of((url or os.environ.get(URL_VARIABLE) or "").strip() or DEFAULT_URL)
         self.url = str(self._base.copy_with(username=None, password=None)).rstrip("/")  # for errors: no password
         self.timeout_s = timeout_s
-        self._headers = _authorization((api_key or os.environ.get(KEY_VARIABLE) or "").strip())
+        self._headers = authorization((api_key or os.environ.get(KEY_VARIABLE) or "").strip())
         self._limits = httpx.Limits(max_connections=max_connections)
         self._transport = transport
-        self._proxy = None if transport else _proxy_of(self._base)
+        self._proxy = None if transport else proxy_of(self._base)
         self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
         self._has_answered = False
         self._most_image_bytes: int | None = None
@@ -421,57 +376,3 @@ def _backoffs() -> Iterator[float]:
     """Seconds to wait after each attempt: doubled each time up to a limit, times a random factor of 0.5 to 1."""
     for attempt in itertools.count():
         yield min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)) * random.uniform(0.5, 1)
-
-
-def _base_of(given: str) -> httpx.URL:
-    """The URL that paths are added to; http if it has no scheme. Raises `ServiceUnreachableError`."""
-    shown = re.sub(r"[^/@]*@", "", given)  # without a password
-    try:
-        url = httpx.URL(given if "://" in given else f"http://{given.lstrip('/')}")
-    except httpx.InvalidURL as error:
-        raise ServiceUnreachableError(f"{shown!r} is not the URL of a service: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
-        raise ServiceUnreachableError(f"{shown!r} is not the URL of a service: it is like {DEFAULT_URL}")
-    return url
-
-
-def _authorization(key: str) -> dict[str, str]:
-    """The header with the key. Raises ValueError, whose message does not contain the key."""
-    if not key:
-        return {}
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError(
-            f"the key has characters that no key has, such as a line break or an accent: look at {KEY_VARIABLE} or "
-            "wherever it comes from (it is not shown here)"
-        )
-    return {"Authorization": f"Bearer {key}"}
-
-
-class _Proxy(NamedTuple):
-    """A proxy, the variable that names it, and what to do if it fails."""
-
-    url: str
-    variable: str
-    remedy: str
-
-
-def _proxy_of(url: httpx.URL) -> _Proxy | None:
-    """The proxy that the environment names for this URL; always None for this machine."""
-    if _is_local(url.host) or urllib.request.proxy_bypass(url.host):
-        return None
-    proxies = urllib.request.getproxies()
-    kind = next((kind for kind in (url.scheme, "all") if proxies.get(kind)), None)
-    if kind is None:
-        return None
-    named = [name for name in os.environ if name.lower() == f"{kind}_proxy"]
-    variable = " and ".join(named) or "the system's settings"
-    proxy = proxies[kind] if "://" in proxies[kind] else f"http://{proxies[kind]}"
-    return _Proxy(proxy, variable, f"correct or unset {variable}, or name {url.host} in NO_PROXY")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified

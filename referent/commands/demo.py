@@ -9,8 +9,9 @@ import numpy as np
 import typer
 from PIL import Image
 
+from referent.client.address import DEFAULT_URL
 from referent.client.failures import ServiceError
-from referent.client.http import DEFAULT_URL, Client
+from referent.client.http import Client
 from referent.client.results import COLUMNS, rows_of
 from referent.commands.installation import CLONE, needs
 from referent.commands.options import KEY, URL

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from referent.client.address import DEFAULT_URL
 from referent.client.failures import ServiceError
-from referent.client.http import DEFAULT_URL, Client
+from referent.client.http import Client
 from referent.commands.options import KEY, URL
 from referent.commands.terminal import failure
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from referent.client.http import KEY_VARIABLE, URL_VARIABLE
+from referent.client.address import KEY_VARIABLE, URL_VARIABLE
 from referent.core.kind import MAX_INSTANCES as MOST
 
 URL = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="URL of the service.")]

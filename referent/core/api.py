@@ -7,6 +7,7 @@ from pydantic.config import JsonDict
 
 from referent.core.answers import Answer
 
+PROBLEM_JSON = "application/problem+json"  # the content type of a `Problem`
 TIMEOUT_HEADER = "X-Request-Timeout"  # seconds that the caller allows for a request
 _REFERENT: JsonDict = {
     "expression": "the queen",

@@ -95,9 +95,9 @@ def comparison_table(figures: dict[str, Any]) -> Table:
     return Table("Runs", ["", *figures], rows, NOTE)
 
 
-def write_comparison(parent: Path, runs: Sequence[Run], figures: dict[str, Any], name: str = "comparison") -> Path:
+def write_comparison(parent: Path, runs: Sequence[Run], figures: dict[str, Any]) -> Path:
     """Writes report.html, report.md and figures.json into a new folder, which is returned."""
-    folder = new_folder(parent, name)
+    folder = new_folder(parent, "comparison")
     (folder / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
     charts = {"Accuracy at each threshold": plots.accuracy_curve({run.name: run.figures["curve"] for run in runs})}
     rows = _grid(runs)

@@ -15,7 +15,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,[]<>=\"'/&;-"
 ANSWERS = 2000  # in the text that the pairs are learnt from, of each form
 
 
-def train_tokenizer(expressions: Iterable[str], file: Path, seed: int = 7) -> None:
+def train_tokenizer(expressions: Iterable[str], file: Path) -> None:
     """Writes a tokenizer.json. Digits are tokens by themselves, so a number is written digit by digit."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -24,7 +24,7 @@ def train_tokenizer(expressions: Iterable[str], file: Path, seed: int = 7) -> No
         vocab_size=mini.VOCABULARY_SIZE, special_tokens=[*mini.SPECIAL_TOKENS, *BYTES],
         initial_alphabet=list(ALPHABET), show_progress=False,
     )  # fmt: skip
-    tokenizer.train_from_iterator([*expressions, *_answers(random.Random(seed))], trainer)
+    tokenizer.train_from_iterator([*expressions, *_answers(random.Random(7))], trainer)
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

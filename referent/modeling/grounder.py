@@ -197,12 +197,12 @@ def make_grounder(model: GroundingModel, spec: CheckpointSpec, encoder: PromptEn
     return GROUNDERS[spec.kind](model, spec, encoder)
 
 
-def load_grounder(directory: Path, device: str | None = None, dtype: torch.dtype = torch.float32) -> ModelGrounder:
+def load_grounder(directory: Path, device: str | None = None) -> ModelGrounder:
     """A checkpoint of any kind, its adapter merged as it is served; on the GPU if there is one.
 
     Raises `referent.modeling.checkpoint.CheckpointError`.
     """
-    model, spec = load_checkpoint(directory, dtype)
+    model, spec = load_checkpoint(directory)
     if isinstance(model.llava, PeftModel):
         model.llava = model.llava.merge_and_unload()
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

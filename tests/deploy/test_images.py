@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -26,7 +25,7 @@ from packaging.utils import canonicalize_name
 from referent.triton.golden import probe
 from referent.triton.repository import build
 from runtime.distribution import find_distribution
-from runtime.launcher import TritonServer
+from runtime.launcher import TritonServer, free_port
 from tests.deploy.conftest import KUBERNETES, ROOT, run, tool
 from tests.deploy.manifests import render
 from tests.support.tiny import MODEL_REPOSITORY
@@ -131,11 +130,6 @@ def gateway_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server() -> Iterator[TritonServer]:
     with TritonServer(MODEL_REPOSITORY, ["mini"]) as server:
         yield server
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def test_gateways_image_serves(gateway_root: Path, server: TritonServer) -> None:

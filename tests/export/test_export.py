@@ -249,7 +249,7 @@ def test_what_integers_cannot_do_is_refused_before_anything_is_computed(
     with pytest.raises(SystemExit, match="has 0 pictures: give records with at least 64"):
         exporter.main(command)
     monkeypatch.setattr(exporter, "EXTERNAL_DATA_BYTES", 100)
-    with pytest.raises(SystemExit, match="for small models, not for 0.0 GB: take --weights int8"):
+    with pytest.raises(SystemExit, match=r"for small models, not for 0\.0 GB: take --weights int8"):
         exporter.main(command)
     assert not (tmp_path / "work").exists()
 

@@ -27,13 +27,14 @@ from referent.modeling.checkpoint import (
 )
 from referent.modeling.grounder import TextGrounder, load_grounder
 from referent.modeling.importers.paligemma import POINT_TEMPLATE, import_paligemma, import_point_vlm, paligemma_spec
+from referent.training.bases import open_paligemma
 from referent.training.encoding import collate_answers
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
 from referent.training.point_stream import QUESTIONS, PointStream
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, load_records, order_of
-from referent.training.train import open_paligemma, train
+from referent.training.train import train
 from tests.support.text_tokenizer import BOS_ID, EOS_ID, IMAGE_ID, PAD_ID, TEXT_VOCABULARY, write_text_tokenizer
 
 SIZE = (40, 30)

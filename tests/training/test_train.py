@@ -26,12 +26,13 @@ from referent.modeling.checkpoint import (
     load_checkpoint_spec,
 )
 from referent.modeling.grounder import TextGrounder, load_grounder
+from referent.training.bases import UNQUANTIZED, open_base
 from referent.training.encoding import collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, RecordStream, load_records
-from referent.training.train import UNQUANTIZED, open_base, train
+from referent.training.train import train
 from tests.support.visual_prompts import save_prompted_checkpoint
 
 MakeRecipe = Callable[..., Recipe]

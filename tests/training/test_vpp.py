@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from referent.modeling.checkpoint import CheckpointError, load_checkpoint, load_checkpoint_encoder
 from referent.modeling.importers.vpp_llava import DETECTOR, GRAMMAR, TEMPLATE
 from referent.modeling.vpp import draw_axis
+from referent.training.bases import open_base
 from referent.training.dialogue_stream import DialogueStream, load_dialogues
 from referent.training.encoding import collate_answers, collate_trimmed
 from referent.training.losses import LossWeights, Objective
 from referent.training.modes import parameter_groups, select_trained
 from referent.training.recipe import Recipe, RecipeError
 from referent.training.record_stream import DataError, RecordStream, load_records
-from referent.training.train import open_base, train
+from referent.training.train import train
 from tests.support.text_tokenizer import EOS_ID, IMAGE_ID
 from tests.support.visual_prompts import (
     AXIS_ALONE,
