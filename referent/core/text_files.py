@@ -36,7 +36,8 @@ def open_utf8(file: Path) -> Iterator[BinaryIO]:
 def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, as UTF-8, with their numbers from 1. Raises OSError and `TextFileError`."""
     with open_utf8(file) as stream:
-        for number, line in enumerate(stream, 1):
+        lines = (line for text in stream for line in text.splitlines(keepends=True))  # also at \r alone
+        for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, line
 
@@ -73,6 +74,11 @@ def _rows(file: Path, lines: Sequence[str], delimiter: str) -> Iterator[TableRow
                 yield TableRow(start, [cell.strip() for cell in cells], text)
     except csv.Error as error:
         raise TextFileError(f"{file}:{start + 1}: {error}: is a quotation mark missing, or one too many?") from None
+
+
+def has_end(line: str | bytes) -> bool:
+    """Whether the line has an end. A last line without one may be cut off."""
+    return line.endswith(("\n", "\r")) if isinstance(line, str) else line.endswith((b"\n", b"\r"))
 
 
 def _marked(start: bytes) -> str:

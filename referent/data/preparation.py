@@ -1,12 +1,12 @@
 """Prepares a dataset: annotations of any format -> <split>.jsonl files and stats.json, without broken samples.
 
-Memory does not grow with the number of rows if the format's reader can read row by row.
+Memory grows only by the ids of the rows if the format's reader can read row by row.
 """
 
 import hashlib
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -71,8 +71,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the dataset and return the content of stats.json. Without `images`, image files are not checked.
 
-    All files appear at the end. Raises `PreparationError` if no sample can be used or, if strict, at the first one that
-    can't; `AnnotationError` and `OSError` as `read` does.
+    All files appear at the end. Raises `PreparationError` if no sample can be used, if a split of an earlier run would
+    remain beside these or, if strict, at the first sample that can't be used; `AnnotationError` and `OSError` as `read`
+    does.
     """
     out.mkdir(parents=True, exist_ok=True)
     rejected: Counter[str] = Counter()
@@ -80,8 +81,8 @@ def prepare(
     parts: dict[str, _Part] = {}
     items = ((file, item) for file in annotations for item in read(format, file, images))
     with ExitStack() as files:
-        for item in islice(_sound(format, items, images, options.strict, rejected, examples), options.limit):
-            record = _assigned(item, options)
+        placed = _placed(items, options)
+        for record in islice(_sound(format, placed, images, options.strict, rejected, examples), options.limit):
             if record.split not in parts:
                 temporary = files.enter_context(atomic(out / f"{record.split}.jsonl"))
                 parts[record.split] = _Part(files.enter_context(temporary.open("wb")))
@@ -92,6 +93,12 @@ def prepare(
             raise PreparationError(
                 f"no sample of {names} can be used: {reasons or f'none was found; is the format {format}?'}; "
                 f"{format} expects {READERS[format].expects}"
+            )
+        if remaining := _earlier_splits(out) - set(parts):
+            names = ", ".join(str(out / f"{name}.jsonl") for name in sorted(remaining))
+            raise PreparationError(
+                f"{names} of an earlier run may hold the same images: remove it, give another --out, or give all "
+                "annotations at once"
             )
     stats = {
         "format": format,
@@ -109,6 +116,30 @@ def prepare(
     with atomic(out / STATS_FILE) as temporary:
         temporary.write_text(json.dumps(stats, indent=2) + "\n")
     return stats
+
+
+def _earlier_splits(out: Path) -> set[str]:
+    """Splits that an earlier run wrote into the folder and that are still there."""
+    try:
+        names = set(json.loads((out / STATS_FILE).read_bytes())["splits"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+    return {name for name in names if (out / f"{name}.jsonl").exists()}
+
+
+def _placed(
+    items: Iterable[tuple[Path, Record | Rejected]], options: PreparationOptions
+) -> Iterator[tuple[Path, Record | Rejected]]:
+    """The records with their splits, each id once in a split."""
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    for file, item in items:
+        if isinstance(item, Rejected):
+            yield file, item
+            continue
+        record = _assigned(item, options)
+        repeats = record.id in ids[record.split]
+        ids[record.split].add(record.id)
+        yield file, Rejected("id of an earlier record: ids must be unique", place(file, record)) if repeats else record
 
 
 def _sound(

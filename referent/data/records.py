@@ -7,19 +7,23 @@ can't become a record is a `Rejected` with its reason: it is counted, and readin
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import from_json
 
 from referent.core.answers import Point
 from referent.core.boxes import Box
 from referent.core.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
-from referent.core.text_files import numbered_lines
+from referent.core.text_files import has_end, numbered_lines
 
 WRONG_SCHEMA = "wrong schema: "  # and the first field that is wrong
 NO_JSON = f"{WRONG_SCHEMA}json"
+OTHER_ENCODING = "text of another encoding: save the file as UTF-8"
 LOST_LETTER = "\ufffd"  # replaces bytes that can't be decoded
 OVERHANG = 0.01  # of the longer side: how far a box may extend beyond the image, since some sources round
+MAX_PIXELS = 50_000_000  # of a mask
+MAX_SHIFT = 30  # bits of the runs of a mask
 
 
 class Mask(BaseModel):
@@ -27,8 +31,17 @@ class Mask(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: tuple[int, int] = Field(description="(height, width)")
+    size: tuple[PositiveInt, PositiveInt] = Field(description="(height, width)")
     counts: str
+
+    @model_validator(mode="after")
+    def _fits_its_size(self) -> Self:
+        """COCO's own decoder never ends, or writes beyond its memory, if the runs do not fit the size."""
+        pixels = self.size[0] * self.size[1]
+        runs = run_lengths(self.counts)
+        if pixels > MAX_PIXELS or min(runs, default=0) < 0 or sum(runs) != pixels:
+            raise ValueError("mask does not fit its size")
+        return self
 
 
 class Record(BaseModel):
@@ -46,7 +59,9 @@ class Record(BaseModel):
         default=None, min_length=1,
         description="pixels, one for each referent, of an expression that means several; box_xyxy is then left out",
     )  # fmt: skip
-    points: tuple[Point, ...] | None = Field(default=None, description="pixels of the image, one for each instance")
+    points: tuple[Point, ...] | None = Field(
+        default=None, min_length=1, description="pixels of the image, one for each instance"
+    )
     mask: Mask | None = None
     split: str = Field(default="train", pattern=r"^[\w-]{1,40}$", description="names a file")
     tags: dict[str, str] = Field(default_factory=dict, description="groups for reports, such as kind or class")
@@ -89,9 +104,7 @@ def read_records(file: Path) -> Iterator[Record | Rejected]:
             yield Record.model_validate_json(line)
         except ValidationError as error:
             rejected = wrong_schema(error, f"{file.name}:{number}")
-            if rejected.reason == NO_JSON and not line.endswith(b"\n"):
-                raise AnnotationError(f"{file}:{number} is cut off: get the whole file") from error
-            yield rejected
+            yield no_json(file, number, line) if rejected.reason == NO_JSON else rejected
 
 
 def write_records(file: Path, records: Iterable[Record]) -> int:
@@ -103,6 +116,44 @@ def write_records(file: Path, records: Iterable[Record]) -> int:
 def record_line(record: Record) -> str:
     """A row of a JSON-lines file; fields at their default are left out."""
     return record.model_dump_json(exclude_none=True, exclude_defaults=True) + "\n"
+
+
+def run_lengths(counts: str) -> list[int]:
+    """The runs of COCO's compressed encoding. Five bits of a number are in a character, from 48 on, the lowest first;
+    0x20 marks that more follow, 0x10 in the last one a negative number. From the fourth run on, a number is the
+    difference to the run two before. Raises ValueError."""
+    runs: list[int] = []
+    number = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > MAX_SHIFT:
+            raise ValueError(f"{character!r} does not belong in a mask")
+        number |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            number -= 1 << shift
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        number = shift = 0
+    if shift:
+        raise ValueError("the mask is cut off")
+    return runs
+
+
+def no_json(file: Path, number: int, line: bytes) -> Rejected:
+    """The rejection of a line that is not JSON, or holds no object. Raises `AnnotationError` if it is cut off."""
+    where = f"{file.name}:{number}"
+    try:
+        from_json(line)
+    except ValueError as error:
+        if str(error).startswith("EOF") and not has_end(line):
+            raise AnnotationError(f"{file}:{number} is cut off: get the whole file") from error
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return Rejected(OTHER_ENCODING, where)
+    return Rejected(NO_JSON, where)
 
 
 def wrong_schema(error: ValidationError, where: str) -> Rejected:
@@ -127,6 +178,8 @@ def check_record(record: Record) -> Record:
             raise RowError("point outside the image")
     if record.mask and not record.present:
         raise RowError("mask without a box or points")
+    if record.mask and record.mask.size != (record.height, record.width):
+        raise RowError("mask of another size than its image")
     if record.box_xyxy and record.boxes_xyxy:
         raise RowError("both box_xyxy and boxes_xyxy")
     box = record.box_xyxy and check_box(record.box_xyxy, record.width, record.height)
@@ -137,21 +190,30 @@ def check_record(record: Record) -> Record:
 
 
 def check_image_path(image: str) -> None:
-    """Raises `RowError` unless the path stays in the image folder."""
+    """Raises `RowError` unless the path is UTF-8 and stays in the image folder."""
+    if printable(image) != image:
+        raise RowError("image name of another encoding")
     path = PurePosixPath(image)
     if not image or path.is_absolute() or ".." in path.parts:
         raise RowError("image path leaves the image folder")
 
 
+def printable(name: str) -> str:
+    """The name of a file, with marks in place of bytes that are not UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def check_box(box_xyxy: Box, width: int, height: int) -> Box:
-    """The box, clipped to the image. Raises `RowError` if it is not a box, or leaves the image by more
-    than `OVERHANG`."""
+    """The box, clipped to the image. Raises `RowError` if it is not a box in pixels, or leaves the image by more than
+    `OVERHANG` and more than a pixel."""
     x1, y1, x2, y2 = box_xyxy
     if not all(map(math.isfinite, box_xyxy)):
         raise RowError("box is not a number")
     if x2 <= x1 or y2 <= y1:
         raise RowError("box has no area")
-    slack = OVERHANG * max(width, height)
+    if max(box_xyxy) <= 1 < max(width, height):
+        raise RowError("box in shares of the image, where pixels are expected")
+    slack = max(1, OVERHANG * max(width, height))
     if min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
         raise RowError("box outside the image")
     clipped = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))

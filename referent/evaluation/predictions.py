@@ -100,7 +100,9 @@ def _prediction(line: bytes, where: str) -> Prediction:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise PredictionsError(f"{where}: {field}: {first['msg']}".replace(": : ", ": ")) from error
+        raise PredictionsError(
+            f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}".replace(": : ", ": ")
+        ) from error
 
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:

@@ -91,6 +91,27 @@ def test_several_files_make_one_dataset(tmp_path: Path) -> None:
     assert set(prepare("jsonl", files, None, tmp_path / "out", PreparationOptions())["splits"]) == {"train", "val"}
 
 
+def test_an_id_is_taken_once_in_a_split(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.jsonl", [SOUND | {"split": name}]) for name in ("train", "val")]
+    stats = prepare("jsonl", [*files, files[0]], None, tmp_path / "out", PreparationOptions())
+    assert {name: split["records"] for name, split in stats["splits"].items()} == {"train": 1, "val": 1}
+    assert stats["rejected"] == {
+        "id of an earlier record: ids must be unique": {"count": 1, "such_as": ["train.jsonl: 0"]}
+    }
+
+
+def test_a_split_of_an_earlier_run_is_not_left_beside_new_ones(tmp_path: Path) -> None:
+    file = write(tmp_path / "r.jsonl", [SOUND | {"image": f"{i}.jpg"} for i in range(40)])
+    halves = PreparationOptions({"train": 0.5, "val": 0.5})
+    first = prepare("jsonl", [file], None, tmp_path / "out", halves)
+    with pytest.raises(PreparationError, match=r"out/val\.jsonl of an earlier run .*: remove it, give another --out"):
+        prepare("jsonl", [file], None, tmp_path / "out", PreparationOptions())
+    assert json.loads((tmp_path / "out" / "stats.json").read_text()) == first
+    assert prepare("jsonl", [file], None, tmp_path / "out", halves) == first
+    (tmp_path / "out" / "val.jsonl").unlink()
+    assert set(prepare("jsonl", [file], None, tmp_path / "out", PreparationOptions())["splits"]) == {"train"}
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

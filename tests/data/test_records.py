@@ -1,9 +1,22 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco
+from pydantic import ValidationError
 
-from referent.data.records import Mask, Record, Rejected, RowError, check_record, read_records, write_records
+from referent.data.records import (
+    AnnotationError,
+    Mask,
+    Record,
+    Rejected,
+    RowError,
+    check_record,
+    read_records,
+    run_lengths,
+    write_records,
+)
 
 
 def record(**fields: object) -> Record:
@@ -24,7 +37,16 @@ def test_records_survive_writing_and_reading(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         (b"{", "wrong schema: json"),
-        (b"\xff", "wrong schema: json"),
+        (b"\xff", "text of another encoding: save the file as UTF-8"),
+        (
+            record().model_dump_json().replace("cup", "caf\u00e9").encode("latin-1"),
+            "text of another encoding: save the file as UTF-8",
+        ),
+        (record().model_dump_json().replace('"points":null', '"points":[]').encode(), "wrong schema: points"),
+        (
+            record().model_dump_json().replace('"mask":null', '"mask":{"size":[50,100],"counts":"0h"}').encode(),
+            "wrong schema: mask",
+        ),
         (b'{"id": "1"}', "wrong schema: image"),
         (record().model_dump_json().replace('"width":100', '"width":0').encode(), "wrong schema: width"),
         (record().model_dump_json().replace('"train"', '"../train"').encode(), "wrong schema: split"),
@@ -48,6 +70,8 @@ def test_a_row_of_the_wrong_shape_is_named_and_the_next_one_read(tmp_path: Path,
     [
         ({"box_xyxy": (math.nan, 0, 1, 1)}, "box is not a number"),
         ({"box_xyxy": (0, 0, math.inf, 1)}, "box is not a number"),
+        ({"box_xyxy": (0.1, 0.2, 0.5, 0.9)}, "box in shares of the image, where pixels are expected"),
+        ({"mask": Mask(size=(100, 50), counts="Xl4")}, "mask of another size than its image"),
         ({"box_xyxy": (10, 10, 10, 20)}, "box has no area"),
         ({"box_xyxy": (20, 10, 10, 20)}, "box has no area"),
         ({"box_xyxy": (50, 10, 150, 20)}, "box outside the image"),
@@ -58,7 +82,7 @@ def test_a_row_of_the_wrong_shape_is_named_and_the_next_one_read(tmp_path: Path,
         ({"boxes_xyxy": ((1, 1, 2, 2),)}, "both box_xyxy and boxes_xyxy"),
         ({"box_xyxy": None, "points": ((1, math.nan),)}, "point is not a number"),
         ({"box_xyxy": None, "points": ((1, 51),)}, "point outside the image"),
-        ({"box_xyxy": None, "mask": Mask(size=(50, 100), counts="0")}, "mask without a box or points"),
+        ({"box_xyxy": None, "mask": Mask(size=(50, 100), counts="Xl4")}, "mask without a box or points"),
         ({"expression": " \n "}, "empty expression"),
         ({"expression": "x" * 10_000}, "expression over 1000 characters"),
         ({"expression": "a \x00 b"}, "control characters in the expression"),
@@ -69,6 +93,49 @@ def test_a_row_of_the_wrong_shape_is_named_and_the_next_one_read(tmp_path: Path,
 def test_what_is_unfit_for_use_is_named(fields: dict, reason: str) -> None:
     with pytest.raises(RowError, match=f"^{reason}$"):
         check_record(record(**fields))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("line", [b"\xff", b"[]", b"{} {}"])
+def test_only_what_ends_too_early_is_called_cut_off(tmp_path: Path, line: bytes, end: bytes) -> None:
+    (tmp_path / "r.jsonl").write_bytes(line + end)
+    (found,) = read_records(tmp_path / "r.jsonl")
+    assert isinstance(found, Rejected)
+    (tmp_path / "r.jsonl").write_bytes(b'{"id": "caf\xc3')
+    with pytest.raises(AnnotationError, match=r"r\.jsonl:1 is cut off"):
+        list(read_records(tmp_path / "r.jsonl"))
+
+
+def test_line_ends_of_old_macs_are_read(tmp_path: Path) -> None:
+    lines = [record(id=id).model_dump_json() for id in "12"]
+    (tmp_path / "r.jsonl").write_bytes("\r".join(lines).encode())
+    assert [item.id for item in read_records(tmp_path / "r.jsonl")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((5, 7)), np.ones((1, 1)), np.eye(40), np.ones((300, 2)).cumsum(0) % 2])
+def test_the_runs_of_a_mask_are_those_of_coco(pixels: np.ndarray) -> None:
+    encoded = coco.encode(np.asfortranarray(pixels, np.uint8))
+    runs = run_lengths(encoded["counts"].decode())
+    assert sum(runs) == pixels.size
+    assert coco.frPyObjects({"size": pixels.shape, "counts": runs}, *pixels.shape) == encoded
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [
+        ((100, 200), "0h"),
+        ((10**12, 200), "0h"),
+        ((-100, 200), "Xl4"),
+        ((0, 200), "0"),
+        ((1, 2), "5N"),  # runs of 5 and -2
+        ((50, 100), "X" * 100_000),
+        ((50, 100), ""),
+        ((50, 100), "\u00e9"),
+    ],
+)
+def test_a_mask_that_does_not_fit_its_size_is_no_mask(size: tuple[int, int], counts: str) -> None:
+    with pytest.raises(ValidationError):
+        Mask(size=size, counts=counts)
 
 
 def test_a_sound_record_gets_a_clean_expression_and_a_box_within_the_image() -> None:

@@ -49,8 +49,10 @@ def test_numbers_that_are_not_finite_are_no_answer(tmp_path: Path) -> None:
         ('{"id": "b", "bbox": [1, 2, 3, 4]}', "a prediction has one of box_xyxy, predicted_box"),
         ('{"id": "b", "box_xyxy": [1, 2, 3]}', "rows.jsonl:2: box_xyxy"),
         ('{"id": "b", "box_xyxy": "left"}', "rows.jsonl:2: box_xyxy"),
+        ('{"id": "b", "mask": {"size": [100, 200], "counts": "0h"}}', "rows.jsonl:2: mask: the mask is cut off"),
+        ('{"id": "b", "mask": {"size": [-100, 200], "counts": "0h"}}', "rows.jsonl:2: mask.size"),
     ],
-    ids=["no JSON", "list", "no id", "other name", "three numbers", "text"],
+    ids=["no JSON", "list", "no id", "other name", "three numbers", "text", "endless mask", "negative size"],
 )
 def test_wrong_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "box_xyxy": null}\n' + row)

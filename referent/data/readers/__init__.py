@@ -19,7 +19,7 @@ from referent.data.readers.referit import read_referit
 from referent.data.readers.table import COLUMNS, read_csv
 from referent.data.readers.voc import read_voc
 from referent.data.readers.yolo import read_yolo
-from referent.data.records import AnnotationError, Record, Rejected, RowError, check_record, read_records
+from referent.data.records import AnnotationError, Record, Rejected, RowError, check_record, printable, read_records
 
 
 def read_jsonl(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
@@ -96,7 +96,8 @@ def read(format: str, annotations: Path, images: Path | None = None) -> Iterator
         raise AnnotationError(f"unknown format {format!r}; there are {', '.join(READERS)}")
     try:
         for item in READERS[format].read(annotations, images):
-            yield item if isinstance(item, Rejected) else _checked(item, annotations)
+            found = item if isinstance(item, Rejected) else _checked(item, annotations)
+            yield found._replace(where=printable(found.where)) if isinstance(found, Rejected) else found
     except TextFileError as error:
         raise AnnotationError(str(error)) from error
 

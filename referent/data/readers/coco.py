@@ -1,31 +1,39 @@
 """COCO detection files: images, annotations and categories in one JSON file."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from referent.core.boxes import Box
-from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name, sure
-from referent.data.readers.rows import json_array, split_of, to_records
+from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe_each, readable_name, sure
+from referent.data.readers.rows import json_array, split_of
 from referent.data.records import AnnotationError, Record, Rejected, wrong_schema
+
+MAX_DIGITS = 18  # of an id that is a number
 
 
 def one_id(value: object) -> object:
     """Turns 7.0 and "7" into 7, since files write the same id in several ways."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    is_number = isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS
+    return int(value) if is_number else value  # type: ignore[call-overload]
 
 
 CocoId = Annotated[int | str, BeforeValidator(one_id)]
 
 
-class CocoImage(BaseModel):
-    """An entry of `images`."""
+class Identified(BaseModel):
+    """An entry that others name."""
 
     id: CocoId
+
+
+class CocoImage(Identified):
+    """An entry of `images`."""
+
     file_name: str
     width: int
     height: int
@@ -47,75 +55,88 @@ class CocoAnnotation(BaseModel):
         return x, y, x + width, y + height
 
 
-class CocoCategory(BaseModel):
+class CocoCategory(Identified):
     """An entry of `categories`."""
 
-    id: CocoId
     name: str
 
 
-Entry = TypeVar("Entry", CocoImage, CocoAnnotation, CocoCategory)
+Named = TypeVar("Named", bound=Identified)
 
 
-def entries(file: Path, key: str, model: type[Entry]) -> Iterator[Entry | Rejected]:
-    """The list under `key`, one entry at a time, without polygons, which are most of such a file."""
-    for item in json_array(file, f"{key}.item"):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        where, row = item
+def id_in(row: object, key: str) -> int | str | None:
+    """The id under `key` of an entry that may be of any shape."""
+    value = one_id(row.get(key)) if isinstance(row, dict) else None
+    return value if isinstance(value, int | str) else None
+
+
+def by_id(file: Path, key: str, model: type[Named]) -> Generator[Rejected, None, dict[int | str, Named | None]]:
+    """Yields the faults of the list under `key`, and returns its entries by their ids. None stands for those that can't
+    be used: of the wrong shape, or several with one id, since nobody knows which is meant."""
+    found: dict[int | str, Named | None] = {}
+    for where, row in json_array(file, f"{key}.item"):
         try:
-            yield model.model_validate(row)
+            entry = model.model_validate(row)
+        except ValidationError as error:
+            yield wrong_schema(error, where)
+            if (id := id_in(row, "id")) is not None:
+                found[id] = None
+            continue
+        if found.setdefault(entry.id, entry) != entry:
+            yield Rejected(f"several {key} of one id", f"{where}: id {entry.id}")
+            found[entry.id] = None
+    return found
+
+
+def annotation_entries(file: Path) -> Iterator[CocoAnnotation | Rejected]:
+    """The annotations, one at a time, without polygons, which are most of such a file."""
+    for where, row in json_array(file, "annotations.item"):
+        try:
+            yield CocoAnnotation.model_validate(row)
         except ValidationError as error:
             yield wrong_schema(error, where)
 
 
-def category_names(file: Path) -> dict[int | str, str]:
-    """Category id -> name."""
-    return {c.id: c.name for c in entries(file, "categories", CocoCategory) if not isinstance(c, Rejected)}
+def category_names(file: Path) -> Generator[Rejected, None, dict[int | str, str]]:
+    """Category id -> name, as `by_id`."""
+    found = yield from by_id(file, "categories", CocoCategory)
+    return {id: category.name for id, category in found.items() if category}
 
 
 def read_coco(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """Expressions generated from the labels of each image; the split is what the file's name ends with."""
     split = split_of(annotations)
-    names: dict[int | str, str] = {}
-    for category in entries(annotations, "categories", CocoCategory):
-        if isinstance(category, Rejected):
-            yield category
-        elif name := readable_name(category.name):
-            names[category.id] = name
+    names: dict[int | str | None, str] = {}
+    for id, said in (yield from category_names(annotations)).items():
+        if name := readable_name(said):
+            names[id] = name
         else:
-            yield Rejected(NAMELESS, f"{annotations.name}: category {category.id}")
-    things: dict[object, list[Thing]] = {}
+            yield Rejected(NAMELESS, f"{annotations.name}: category {id}")
+    pictures = yield from by_id(annotations, "images", CocoImage)
+    things: dict[int | str | None, list[Thing]] = {}
     lost: set[str | None] = set()  # names of objects whose image is unknown
     where = ""
-    for item in json_array(annotations, "annotations.item"):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        where, row = item
+    for where, row in json_array(annotations, "annotations.item"):
+        image_id, category_id = id_in(row, "image_id"), id_in(row, "category_id")
+        name, box, crowd = names.get(category_id), None, False
         try:
             entry = CocoAnnotation.model_validate(row)
+            box, crowd = entry.box_xyxy, bool(entry.iscrowd)
+            if image_id not in pictures:
+                yield Rejected("annotation of an unknown image", f"{where}: image {image_id}")
+            elif name is None:
+                yield Rejected("unknown category", f"{where}: category {category_id}")
         except ValidationError as error:
             yield wrong_schema(error, where)
-            said = row if isinstance(row, dict) else {}
-            image_id, category_id = one_id(said.get("image_id")), one_id(said.get("category_id"))
-            name = names.get(category_id) if isinstance(category_id, int | str) else None
-            if isinstance(image_id, int | str):
-                things.setdefault(image_id, []).append(Thing(name, None))
-            else:
-                lost.add(name)
-            continue
-        if entry.category_id not in names:
-            yield Rejected("unknown category", f"{annotations.name}: annotation {entry.id}")
-        thing = Thing(names.get(entry.category_id), entry.box_xyxy, bool(entry.iscrowd))
-        things.setdefault(entry.image_id, []).append(thing)
+        if image_id in pictures:
+            things.setdefault(image_id, []).append(Thing(name, box, crowd))
+        else:
+            lost.add(name)
     if not where:
         raise AnnotationError(f"{annotations} has no annotations: a COCO file has images, annotations and categories")
-    classes = sure(sorted(set(names.values())), lost)
-
-    def convert(image: CocoImage, where: str) -> Iterable[Record | Rejected]:
-        labelled = Labelled(image.file_name, image.width, image.height, things.get(image.id, []), split)
-        return describe(labelled, classes, images)
-
-    yield from to_records(json_array(annotations, "images.item"), CocoImage, convert)
+    labelled = (
+        Labelled(image.file_name, image.width, image.height, things.get(id, []), split)
+        for id, image in pictures.items()
+        if image is not None
+    )
+    yield from describe_each(labelled, sure(sorted(set(names.values())), lost), images)

@@ -115,8 +115,10 @@ def square_to_pixels(box: Box, width: int, height: int) -> Box:
 
 
 def _parse(answer: str) -> Box:
-    found = BOX.search(answer)
+    found = BOX.findall(answer)
     if not found:
         raise RowError("no box in the answer")
-    x1, y1, x2, y2 = (float(number) for number in found.groups())
+    if len(found) > 1:
+        raise RowError("several boxes in one answer")
+    x1, y1, x2, y2 = map(float, found[0])
     return x1, y1, x2, y2

@@ -1,7 +1,7 @@
 """Generates referring expressions from the detection labels of an image, for the readers of such formats."""
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from referent.core.boxes import Box
 from referent.core.prompts import ExpressionError, clean_expression
 from referent.data.expressions import describe_objects
 from referent.data.image_files import upright_size
-from referent.data.records import LOST_LETTER, Record, Rejected, RowError, check_box
+from referent.data.records import LOST_LETTER, Record, Rejected, RowError, check_box, check_image_path
 
 NAMELESS = "label without a name that can be read"
 EXPRESSIONS_PER_IMAGE = 8
@@ -31,7 +31,7 @@ class Labelled(NamedTuple):
     image: str
     width: int
     height: int
-    things: Sequence[Thing]
+    things: list[Thing]
     split: str
 
 
@@ -49,10 +49,33 @@ def sure(classes: Sequence[str], vague: Collection[str | None]) -> list[str]:
     return [] if None in vague else [name for name in classes if name not in vague]
 
 
+def describe_each(
+    entries: Iterable[Labelled | Rejected], classes: Sequence[str], images: Path | None
+) -> Iterator[Record | Rejected]:
+    """`describe` for each image, with the things of all its entries. An entry of another size than the first one's is
+    not used: its things are somewhere in the image."""
+    merged: dict[str, Labelled] = {}
+    for entry in entries:
+        if isinstance(entry, Rejected):
+            yield entry
+            continue
+        whole = merged.setdefault(entry.image, entry._replace(things=[]))
+        agrees = (entry.width, entry.height) == (whole.width, whole.height)
+        if not agrees:
+            yield Rejected("image size differs from an earlier entry of the image", entry.image)
+        whole.things.extend(thing if agrees else Thing(thing.name, None) for thing in entry.things)
+    for labelled in merged.values():
+        try:
+            yield from describe(labelled, classes, images)
+        except RowError as error:
+            yield Rejected(str(error), labelled.image)
+
+
 def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) -> Iterator[Record | Rejected]:
     """Unambiguous expressions, the same on every run, and names of other classes as absent objects. If the image is
     there, labels made at another size are scaled to it. Absent names assume that every class was labelled in every
     image; if a label has no name, there are none. Raises `RowError`."""
+    check_image_path(labelled.image)
     if labelled.width <= 0 or labelled.height <= 0:
         raise RowError("image has no size")
     width, height = upright_size(images / labelled.image) if images else (labelled.width, labelled.height)
@@ -66,9 +89,8 @@ def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) ->
         if name is None or labelled_box is None:  # its reader has counted it
             vague.add(name)
             continue
-        x1, y1, x2, y2 = labelled_box
         try:
-            box = check_box((x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y), width, height)
+            x1, y1, x2, y2 = check_box(labelled_box, labelled.width, labelled.height)
         except RowError as error:
             yield Rejected(str(error), f"{labelled.image}: object {number}")
             crowd = True  # it is somewhere in the image, so its name would be ambiguous
@@ -76,7 +98,7 @@ def describe(labelled: Labelled, classes: Sequence[str], images: Path | None) ->
             vague.add(name)
         else:
             names.append(name)
-            boxes.append(box)
+            boxes.append((x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y))
     known = [i for i, name in enumerate(names) if name not in vague]
     names, boxes = [names[i] for i in known], [boxes[i] for i in known]
     absent = sure(classes, vague)

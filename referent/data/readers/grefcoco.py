@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator
 
 from referent.core.boxes import Box
-from referent.data.readers.coco import CocoAnnotation, CocoId, CocoImage, category_names, entries
+from referent.data.readers.coco import CocoId, CocoImage, annotation_entries, by_id, category_names
 from referent.data.readers.refer import Sentence, refs_file
 from referent.data.readers.rows import json_array, to_records
 from referent.data.records import Record, Rejected, RowError
@@ -41,15 +41,10 @@ def read_grefcoco(annotations: Path, images: Path | None) -> Iterator[Record | R
     """A grefs file, or a folder with exactly one; every sentence is a record, with the split of its ref."""
     file = refs_file(annotations, "grefs(*).json")
     instances = file.parent / "instances.json"
-    names = category_names(instances)
-    sizes: dict[int | str, CocoImage] = {}
+    names = yield from category_names(instances)
+    sizes = yield from by_id(instances, "images", CocoImage)
     objects: dict[int | str, tuple[int | str, int | str, Box]] = {}  # image, category, box
-    for image in entries(instances, "images", CocoImage):
-        if isinstance(image, Rejected):
-            yield image
-        else:
-            sizes[image.id] = image
-    for entry in entries(instances, "annotations", CocoAnnotation):
+    for entry in annotation_entries(instances):
         if isinstance(entry, Rejected):
             yield entry
         else:
@@ -58,8 +53,11 @@ def read_grefcoco(annotations: Path, images: Path | None) -> Iterator[Record | R
     def convert(ref: GeneralRef, where: str) -> Iterator[Record]:
         chosen = list(dict.fromkeys(ref.ann_id))
         none = chosen in ([NO_TARGET], [])
-        if ref.image_id not in sizes or not (none or all(ann_id in objects for ann_id in chosen)):
+        image = sizes.get(ref.image_id)
+        if image is None or not (none or all(ann_id in objects for ann_id in chosen)):
             raise RowError("no annotation or image for this ref")
+        if not chosen and not ref.no_target:
+            raise RowError("an empty ann_id without no_target")
         if ref.no_target is not None and ref.no_target != none:
             raise RowError("no_target and ann_id contradict each other")
         found = [] if none else [objects[ann_id] for ann_id in chosen]
@@ -67,7 +65,6 @@ def read_grefcoco(annotations: Path, images: Path | None) -> Iterator[Record | R
             raise RowError("annotation of another image")
         classes = {names.get(category, str(category)) for _, category, _ in found}
         tags = {"class": classes.pop()} if len(classes) == 1 else {}
-        image = sizes[ref.image_id]
         for sentence in ref.sentences:
             yield Record.model_validate(
                 {

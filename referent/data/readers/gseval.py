@@ -7,9 +7,7 @@ from pydantic import BaseModel, NonNegativeInt
 
 from referent.core.boxes import Box
 from referent.data.readers.rows import json_rows, to_records
-from referent.data.records import Mask, Record, Rejected, RowError
-
-MAX_PIXELS = 50_000_000  # of a mask
+from referent.data.records import MAX_PIXELS, Mask, Record, Rejected, RowError
 
 
 class Segmentation(BaseModel):
@@ -48,14 +46,14 @@ def _mask(segmentation: Segmentation) -> Mask:
     """The mask, compressed; raises `RowError` if it can't be decoded."""
     from pycocotools import mask as coco
 
-    height, width = segmentation.size
-    counts, rle = segmentation.counts, segmentation.model_dump()
-    if not 0 < height * width <= MAX_PIXELS or (isinstance(counts, list) and sum(counts) != height * width):
-        raise RowError("mask does not fit its size")
+    counts = segmentation.counts
     try:
         if isinstance(counts, list):
-            rle = coco.frPyObjects(rle, height, width)
-        coco.decode(rle)
-    except ValueError as error:
+            if sum(counts) > MAX_PIXELS:
+                raise ValueError("COCO's own code would fail")
+            counts = coco.frPyObjects({"size": segmentation.size, "counts": counts}, *segmentation.size)[
+                "counts"
+            ].decode()
+        return Mask(size=segmentation.size, counts=counts)
+    except ValueError as error:  # also pydantic's
         raise RowError("mask does not fit its size") from error
-    return Mask(size=segmentation.size, counts=counts if isinstance(counts, str) else rle["counts"].decode())

@@ -1,13 +1,15 @@
 """Label Studio's JSON and JSON-MIN exports. For its COCO, YOLO and Pascal VOC exports, use the readers of those."""
 
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 
 from referent.core.boxes import Box
 from referent.core.images import IMAGE_SUFFIXES
@@ -17,21 +19,70 @@ from referent.data.readers.rows import json_array, split_of
 from referent.data.records import WRONG_SCHEMA, AnnotationError, Record, Rejected, RowError, wrong_schema
 
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # added to the name of an uploaded file
+UNDONE = "task without an annotation"
 NO_REGIONS = {"choices", "textarea", "relation", "rating", "number", "datetime", "taxonomy", "pairwise"}
 
 
-class Shape(BaseModel):
-    """The shape of a region, in percent of the image; `x`, `y` is the corner that a rectangle is rotated about, or the
-    centre of an ellipse. `rotation` is in degrees, clockwise."""
+class Rectangle(BaseModel):
+    """In percent of the image; `x`, `y` is the corner that it is rotated about, by degrees, clockwise."""
 
-    x: float = 0
-    y: float = 0
-    width: float = 0
-    height: float = 0
-    radius_x: float = Field(0, alias="radiusX")
-    radius_y: float = Field(0, alias="radiusY")
-    rotation: float = 0
-    points: list[tuple[float, float]] = []
+    x: FiniteFloat
+    y: FiniteFloat
+    width: FiniteFloat
+    height: FiniteFloat
+    rotation: FiniteFloat = 0
+
+    def xs_ys(self, aspect: float) -> tuple[list[float], list[float]]:
+        """The coordinates of its corners; `aspect` is the image's width divided by its height, since one percent of
+        them differs in length."""
+        cos, sin = math.cos(math.radians(self.rotation)), math.sin(math.radians(self.rotation))
+        along = (self.width * cos, self.width * sin * aspect)
+        down = (-self.height * sin / aspect, self.height * cos)
+        xs = [self.x, self.x + along[0], self.x + down[0], self.x + along[0] + down[0]]
+        ys = [self.y, self.y + along[1], self.y + down[1], self.y + along[1] + down[1]]
+        return xs, ys
+
+
+class Ellipse(BaseModel):
+    """In percent of the image; `x`, `y` is its centre."""
+
+    x: FiniteFloat
+    y: FiniteFloat
+    radius_x: FiniteFloat = Field(alias="radiusX")
+    radius_y: FiniteFloat = Field(alias="radiusY")
+    rotation: FiniteFloat = 0
+
+    def xs_ys(self, aspect: float) -> tuple[list[float], list[float]]:
+        """The coordinates of its outermost points."""
+        cos, sin = math.cos(math.radians(self.rotation)), math.sin(math.radians(self.rotation))
+        x = math.hypot(self.radius_x * cos, self.radius_y * sin / aspect)
+        y = math.hypot(self.radius_x * sin * aspect, self.radius_y * cos)
+        return [self.x - x, self.x + x], [self.y - y, self.y + y]
+
+
+class Polygon(BaseModel):
+    """Its corners in percent of the image."""
+
+    points: list[tuple[FiniteFloat, FiniteFloat]] = Field(min_length=1)
+    rotation: FiniteFloat = 0  # Label Studio turns no polygon
+
+    def xs_ys(self, aspect: float) -> tuple[list[float], list[float]]:
+        """The coordinates of its corners."""
+        return [x for x, _ in self.points], [y for _, y in self.points]
+
+
+SHAPES: dict[str, type[Rectangle | Ellipse | Polygon]] = {
+    "points": Polygon,
+    "radiusX": Ellipse,
+    "height": Rectangle,
+}  # by the key that only such a shape has
+
+
+class Canvas(BaseModel):
+    """What a result says about its image; some programs write its size as text or as 200.0."""
+
+    original_width: PositiveInt
+    original_height: PositiveInt
 
 
 class Region(NamedTuple):
@@ -43,38 +94,51 @@ class Region(NamedTuple):
 
 
 class AnnotatedImage(NamedTuple):
-    """An image with its regions."""
+    """An image with the regions of all its tasks."""
 
-    image: str
+    where: str  # the first of them
     size: tuple[int, int] | None  # (width, height); None if no region has it
     regions: list[Region]
-    unread: list[str]  # reasons why regions could not be read
 
 
 def read_label_studio(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """Expressions generated from the labels of each image, and texts that annotators wrote about a region. The split is
-    what the file's name ends with.
+    what the file's name ends with. Several tasks of one image are read as one.
 
     If a task has several annotations, the one marked as ground truth is used, or else the last. A task without any is
     left out, since its content is unknown. Raises `AnnotationError` if the file is not such an export.
     """
-    found = [picture for _, picture in _pictures(annotations) if isinstance(picture, AnnotatedImage)]
-    classes = sorted({name for picture in found for region in picture.regions for name in region.names if name})
-    for where, picture in _pictures(annotations):
-        if isinstance(picture, str):
-            yield Rejected(picture, where)
-            continue
-        yield from (Rejected(reason, where) for reason in picture.unread)
+    pictures: dict[str, AnnotatedImage] = {}
+    where = ""
+    for where, task in json_array(annotations, "item"):
         try:
-            yield from _records(picture, classes, images, split_of(annotations))
+            data, results = _exported(task)
+            image = _image_in(data, results)
         except RowError as error:
             yield Rejected(str(error), where)
+            continue
+        size, regions, unread = _read_results(results)
+        yield from (Rejected(reason, where) for reason in unread)
+        earlier = pictures.get(image, AnnotatedImage(where, None, []))
+        pictures[image] = AnnotatedImage(earlier.where, size or earlier.size, earlier.regions + regions)
+    if not where:
+        raise AnnotationError(f"{annotations} holds no tasks: export the project of Label Studio as JSON or JSON-MIN")
+    drawn = [region for picture in pictures.values() for region in picture.regions]
+    classes = sorted({name for region in drawn for name in region.names if name})
+    files = {image: _file_of(image, images) for image in pictures}
+    used = Counter(files.values())
+    for image, picture in pictures.items():
+        try:
+            if used[files[image]] > 1:
+                raise RowError("several images of Label Studio have the name of this file")
+            yield from _records(files[image], picture, classes, images, split_of(annotations))
+        except RowError as error:
+            yield Rejected(str(error), f"{picture.where}: {files[image]}")
 
 
 def _records(
-    picture: AnnotatedImage, classes: list[str], images: Path | None, split: str
+    image: str, picture: AnnotatedImage, classes: list[str], images: Path | None, split: str
 ) -> Iterator[Record | Rejected]:
-    image = _file_of(picture.image, images)
     size = upright_size(images / image) if images else picture.size
     if size is None:
         raise RowError("no region says the image's size: give --images")
@@ -97,57 +161,45 @@ def _records(
         yield from describe(Labelled(image, width, height, things, split), classes, None)
 
 
-def _pictures(file: Path) -> Iterator[tuple[str, AnnotatedImage | str]]:
-    """The place of each task, and its image or the reason why it has none. Raises `AnnotationError` without tasks."""
-    where = ""
-    for item in json_array(file, "item"):
-        where, task = item if not isinstance(item, Rejected) else (item.where, None)
-        if not isinstance(task, dict):
-            yield where, f"{WRONG_SCHEMA}a task is an object"
-        else:
-            yield where, _exported(task) if isinstance(task.get("data"), dict) else _minimal(task)
-    if not where:
-        raise AnnotationError(f"{file} holds no tasks: export the project of Label Studio as JSON or JSON-MIN")
-
-
-def _exported(task: Mapping[str, Any]) -> AnnotatedImage | str:
-    """The image of a task of the JSON export, or the reason why it has none."""
-    image = _image_in(task["data"])
-    if image is None:
-        return "no image in the task's data"
-    said = task.get("annotations")
+def _exported(task: object) -> tuple[Mapping[str, Any], list[Any]]:
+    """The data of a task, which names its image, and the results of its annotation. Raises `RowError`."""
+    if not isinstance(task, dict):
+        raise RowError(f"{WRONG_SCHEMA}a task is an object")
+    data, said = task.get("data"), task.get("annotations")
+    if not isinstance(data, dict):
+        return task, _minimal(task)
     if not isinstance(said, list) or not all(isinstance(annotation, dict) for annotation in said):
-        return f"{WRONG_SCHEMA}annotations"
+        raise RowError(f"{WRONG_SCHEMA}annotations")
     done = [annotation for annotation in said if not annotation.get("was_cancelled")]
     if not done:
-        return "task without an annotation"
+        raise RowError(UNDONE)
     chosen = next((annotation for annotation in done if annotation.get("ground_truth")), done[-1])
     results = chosen.get("result")
     if not isinstance(results, list):
-        return f"{WRONG_SCHEMA}annotations.result"
-    return _picture(image, results)
+        raise RowError(f"{WRONG_SCHEMA}annotations.result")
+    return data, results
 
 
-def _minimal(task: Mapping[str, Any]) -> AnnotatedImage | str:
-    """The same of the JSON-MIN export: a task has the image and the results under the name of each control tag."""
-    image = _image_in(task)
-    if image is None:
-        return "no image in the task"
+def _minimal(task: Mapping[str, Any]) -> list[Any]:
+    """The results of a task of JSON-MIN: they stand under the name of each control tag. Results of one shape belong to
+    one region, since they have no id. Raises `RowError`."""
     if "annotation_id" not in task:
-        return "task without an annotation"
+        raise RowError(UNDONE)
     drawn = [result for value in task.values() if isinstance(value, list) for result in value]
-    return _picture(image, [{"value": result} | _parts(result) for result in drawn if isinstance(result, dict)])
+    return [_result(said) for said in drawn if isinstance(said, dict)]
 
 
-def _parts(result: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = [key for key in result if key.endswith("labels")]
-    return {"type": kinds[0] if kinds else "rectangle"} | {
-        key: result.get(key) for key in ("original_width", "original_height")
+def _result(said: Mapping[str, Any]) -> dict[str, Any]:
+    kind = next((key for key in said if key.endswith("labels")), "rectangle")
+    shape = {key: value for key, value in said.items() if key != kind}
+    return {"type": kind, "id": json.dumps(shape, sort_keys=True), "value": said} | {
+        key: said.get(key) for key in Canvas.model_fields
     }
 
 
-def _picture(image: str, results: list[Any]) -> AnnotatedImage:
-    """Results with the same id belong to one region: its shape, its labels, its texts."""
+def _read_results(results: list[Any]) -> tuple[tuple[int, int] | None, list[Region], list[str]]:
+    """The image's (width, height) if a result says it, the regions, and reasons why some could not be read. Results of
+    one id belong to one region: its shape, its labels, its texts."""
     grouped: dict[object, list[dict[str, Any]]] = {}
     unread = []
     regions: list[Region] = []
@@ -159,14 +211,18 @@ def _picture(image: str, results: list[Any]) -> AnnotatedImage:
             continue
         key = result.get("id") if isinstance(result.get("id"), str) else number
         grouped.setdefault(key, []).append(result)
-        sides = result.get("original_width"), result.get("original_height")
-        if all(isinstance(side, int) and side > 0 for side in sides):
-            size = sides
-    for parts in grouped.values():
-        region = _region(parts, unread)
-        if region:
-            regions.append(region)
-    return AnnotatedImage(image, size, regions, unread)  # type: ignore[arg-type]
+        size = _size(result) or size
+    found = [_region(parts, unread) for parts in grouped.values()]
+    return size, [*regions, *(region for region in found if region)], unread
+
+
+def _size(result: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The (width, height) of the image of a result, if it says so."""
+    try:
+        canvas = Canvas.model_validate(result)
+    except ValidationError:
+        return None
+    return canvas.original_width, canvas.original_height
 
 
 def _region(parts: list[dict[str, Any]], unread: list[str]) -> Region | None:
@@ -174,6 +230,7 @@ def _region(parts: list[dict[str, Any]], unread: list[str]) -> Region | None:
     names: list[str | None] = []
     texts: list[str] = []
     boxes: list[Box | None] = []
+    drawn = [part for part in parts if str(part.get("type")) not in NO_REGIONS]
     for part in parts:
         kind, value = str(part.get("type")), part.get("value")
         said = value if isinstance(value, dict) else {}
@@ -187,55 +244,55 @@ def _region(parts: list[dict[str, Any]], unread: list[str]) -> Region | None:
             readable_name(label) if isinstance(label, str) else None
             for label in (labels if isinstance(labels, list) else [labels])
         ]
+        if kind == "labels" and len(drawn) > 1 and not SHAPES.keys() & said.keys():
+            continue  # the shape stands in another result
         try:
-            boxes.append(_box(kind, Shape.model_validate(value), part))
+            boxes.append(_box(kind, said, part))
         except ValidationError as error:
             boxes.append(None)
             unread.append(wrong_schema(error, "").reason)
         except RowError as error:
             boxes.append(None)
             unread.append(str(error))
-    if not boxes:
+    if not drawn:
         return None
     distinct = dict.fromkeys(names)
     unread += [NAMELESS] * (None in distinct or not (names or texts))
-    return Region(tuple(distinct), None if None in boxes else boxes[0], tuple(texts))
+    return Region(tuple(distinct), boxes[0] if boxes and None not in boxes else None, tuple(texts))
 
 
-def _box(kind: str, shape: Shape, result: Mapping[str, Any]) -> Box:
-    """The box x1, y1, x2, y2 around the shape, in percent. Raises `RowError`."""
+def _box(kind: str, said: Mapping[str, Any], result: Mapping[str, Any]) -> Box:
+    """The box x1, y1, x2, y2 around the shape, in percent. Raises `RowError` and ValidationError."""
     if result.get("image_rotation"):
         raise RowError("the image was turned in Label Studio")
-    wide, high = result.get("original_width"), result.get("original_height")
-    if shape.rotation and not (isinstance(wide, int) and isinstance(high, int) and wide > 0 and high > 0):
+    model = next((SHAPES[key] for key in SHAPES if key in said), None)
+    if model is None:
+        raise RowError(f"{kind}: a region without a box")
+    shape, size = model.model_validate(said), _size(result)
+    if shape.rotation and size is None:
         raise RowError("a turned region without the size of its image")
-    aspect = wide / high if wide and high else 1.0  # one percent of the width and of the height differ in length
-    cos, sin = math.cos(math.radians(shape.rotation)), math.sin(math.radians(shape.rotation))
-    match kind:
-        case "rectangle" | "rectanglelabels":
-            along = (shape.width * cos, shape.width * sin * aspect)
-            down = (-shape.height * sin / aspect, shape.height * cos)
-            xs = [shape.x, shape.x + along[0], shape.x + down[0], shape.x + along[0] + down[0]]
-            ys = [shape.y, shape.y + along[1], shape.y + down[1], shape.y + along[1] + down[1]]
-        case "ellipse" | "ellipselabels":
-            x = math.hypot(shape.radius_x * cos, shape.radius_y * sin / aspect)
-            y = math.hypot(shape.radius_x * sin * aspect, shape.radius_y * cos)
-            xs, ys = [shape.x - x, shape.x + x], [shape.y - y, shape.y + y]
-        case "polygon" | "polygonlabels" if shape.points:
-            xs, ys = [list(numbers) for numbers in zip(*shape.points, strict=True)]
-        case _:
-            raise RowError(f"{kind}: a region without a box")
+    xs, ys = shape.xs_ys(size[0] / size[1] if size else 1.0)
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _image_in(data: Mapping[str, Any]) -> str | None:
-    """The value under "image", or else the only one that looks like the name of an image file."""
-    named = data.get("image")
-    if isinstance(named, str) and named:
-        return named
-    paths = [value for value in data.values() if isinstance(value, str)]
-    found = [path for path in paths if urlsplit(path).path.lower().endswith(IMAGE_SUFFIXES)]
-    return found[0] if len(found) == 1 else None
+def _image_in(data: Mapping[str, Any], results: list[Any]) -> str:
+    """The image that the regions are of: the value under "image", or one that looks like the name of an image file. Of
+    several, the one that the results name. Raises `RowError`."""
+    drawn = [result for result in results if isinstance(result, dict) and str(result.get("type")) not in NO_REGIONS]
+    named = {str(result.get("to_name")) for result in drawn} or {"image"}
+    texts = {key: value for key, value in data.items() if isinstance(value, str) and value}
+    found = {key: text for key, text in texts.items() if key == "image" or _looks_like_an_image(text)}
+    if len(found) > 1:
+        found = {key: text for key, text in found.items() if key in named}
+    elif not found:
+        raise RowError("no image in the task's data")
+    if len(named) > 1 or not found:
+        raise RowError("task with several images")
+    return next(iter(found.values()))
+
+
+def _looks_like_an_image(text: str) -> bool:
+    return urlsplit(text).path.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _file_of(image: str, images: Path | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from referent.core.boxes import Box
-from referent.data.readers.coco import CocoAnnotation, CocoImage, category_names, one_id
+from referent.data.readers.coco import CocoAnnotation, CocoImage, by_id, category_names, id_in
 from referent.data.readers.grefcoco import NO_TARGET, referents
 from referent.data.readers.rows import json_array, split_of, to_records
 from referent.data.records import AnnotationError, Record, Rejected, RowError, wrong_schema
@@ -29,23 +29,25 @@ class CaptionAnnotation(CocoAnnotation):
 
 def read_refdrone(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """The split is taken from the file's name. An expression without annotations, or with one that can't be read, is
-    left out, since the number of its objects is unknown."""
-    names = category_names(annotations)
-    meant: dict[object, list[CaptionAnnotation | None]] = {}  # None: one that can't be read
+    left out, since the number of its objects is unknown. Raises `AnnotationError` for an annotation that may belong to
+    any expression."""
+    names = yield from category_names(annotations)
+    expressions = yield from by_id(annotations, "images", CaptionedImage)
+    meant: dict[int | str, list[CaptionAnnotation | None]] = {}  # None: one that can't be read
     where = ""
-    for item in json_array(annotations, "annotations.item"):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        where, row = item
+    for where, row in json_array(annotations, "annotations.item"):
+        image_id = id_in(row, "image_id")
+        if image_id is None or image_id not in expressions:
+            raise AnnotationError(
+                f"{annotations.with_name(where)}: image_id {image_id} is that of no expression, so the number of "
+                "objects of every expression is unknown: correct it, or remove the annotation"
+            )
+        entry = None
         try:
             entry = CaptionAnnotation.model_validate(row)
-            meant.setdefault(entry.image_id, []).append(entry)
         except ValidationError as error:
             yield wrong_schema(error, where)
-            said = one_id(row.get("image_id")) if isinstance(row, dict) else None
-            if isinstance(said, int | str):
-                meant.setdefault(said, []).append(None)
+        meant.setdefault(image_id, []).append(entry)
     if not where:
         raise AnnotationError(f"{annotations} has no annotations: a file of this layout has images and annotations")
     split = split_of(annotations.with_name(annotations.name.replace("_mdetr", "")))
@@ -62,7 +64,8 @@ def read_refdrone(annotations: Path, images: Path | None) -> Iterator[Record | R
             | referents(boxes)
         )  # fmt: skip
 
-    yield from to_records(json_array(annotations, "images.item"), CaptionedImage, convert)
+    rows = ((f"{annotations.name}: image {id}", image) for id, image in expressions.items() if image is not None)
+    yield from to_records(rows, CaptionedImage, convert)
 
 
 def _objects(entries: list[CaptionAnnotation | None]) -> tuple[list[Box], list[int | str]]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from referent.core.boxes import Box
 from referent.data.pickles import load_pickle
-from referent.data.readers.coco import CocoAnnotation, CocoImage, category_names, entries
+from referent.data.readers.coco import CocoImage, annotation_entries, by_id, category_names
 from referent.data.readers.rows import to_records
 from referent.data.records import AnnotationError, Record, Rejected, RowError
 
@@ -38,24 +38,19 @@ def read_refer(annotations: Path, images: Path | None) -> Iterator[Record | Reje
     if not isinstance(refs, list):
         raise AnnotationError(f"{file.name} holds a {type(refs).__name__}; a list of refs is expected")
     wanted = {ann_id for ref in refs if isinstance(ref, dict) and isinstance(ann_id := ref.get("ann_id"), int)}
-    names = category_names(instances)
-    sizes: dict[int | str, CocoImage] = {}
+    names = yield from category_names(instances)
+    sizes = yield from by_id(instances, "images", CocoImage)
     boxes: dict[int | str, Box] = {}
-    for image in entries(instances, "images", CocoImage):
-        if isinstance(image, Rejected):
-            yield image
-        else:
-            sizes[image.id] = image
-    for annotation in entries(instances, "annotations", CocoAnnotation):
+    for annotation in annotation_entries(instances):
         if isinstance(annotation, Rejected):
             yield annotation
         elif annotation.id in wanted:
             boxes[annotation.id] = annotation.box_xyxy
 
     def convert(ref: Ref, where: str) -> Iterator[Record]:
-        if ref.ann_id not in boxes or ref.image_id not in sizes:
+        image = sizes.get(ref.image_id)
+        if ref.ann_id not in boxes or image is None:
             raise RowError("no annotation or image for this ref")
-        image = sizes[ref.image_id]
         for sentence in ref.sentences:
             yield Record(
                 id=str(sentence.sent_id), image=image.file_name, width=image.width, height=image.height,

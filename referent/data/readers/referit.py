@@ -52,7 +52,7 @@ def _rows(queries: dict[str, Any], boxes: dict[str, Any], sizes: dict[str, Any])
 def _load(file: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{file.name} is not JSON: {error}") from error
     if not isinstance(loaded, dict):
         raise AnnotationError(f"{file.name} is a JSON {type(loaded).__name__}; an object is expected")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from referent.core.text_files import TableRow, read_table
-from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name, sure
+from referent.core.text_files import TableRow, has_end, read_table
+from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe_each, readable_name, sure
 from referent.data.readers.rows import split_of
 from referent.data.records import LOST_LETTER, WRONG_SCHEMA, AnnotationError, Record, Rejected, RowError, wrong_schema
 
@@ -39,35 +39,39 @@ def read_csv(annotations: Path, images: Path | None) -> Iterator[Record | Reject
             f"{annotations}:{heading.line}: no column {', '.join(missing)}: the first line names the columns, "
             f"{', '.join(COLUMNS)}"
         )
-    labelled: dict[str, list[CsvRow]] = {}
+    if twice := [name for name in COLUMNS if columns.count(name) > 1]:
+        raise AnnotationError(f"{annotations}:{heading.line}: column {', '.join(twice)} occurs twice: keep one")
+    split = split_of(annotations)
+    labelled: list[Labelled] = []
     unreadable: dict[str, list[Thing]] = {}
     lost: set[str | None] = set()  # names of objects whose image is unknown
     for line, cells, text in rows:
         where = f"{annotations.name}:{line}"
-        if len(cells) < len(columns) and not text.endswith(("\n", "\r")):
-            raise AnnotationError(f"{annotations}:{line} is cut off: get the whole file")
         try:
             row = _row(columns, cells)
         except ValidationError as error:
-            yield wrong_schema(error, where)
+            fault = wrong_schema(error, where)
         except RowError as error:
-            yield Rejected(str(error), where)
+            fault = Rejected(str(error), where)
         else:
-            labelled.setdefault(row.filename, []).append(row)
+            thing = Thing(row.name, (row.xmin, row.ymin, row.xmax, row.ymax))
+            labelled.append(Labelled(row.filename, row.width, row.height, [thing], split))
             continue
+        if not has_end(text):
+            raise AnnotationError(
+                f"{annotations}:{line} is cut off: get the whole file, or correct this line and end it"
+            )
+        yield fault
         said = {} if any(cells[len(columns) :]) else dict(zip(columns, cells, strict=False))
         image, name = said.get("filename"), readable_name(said.get("class"))
         if image and LOST_LETTER not in image:
             unreadable.setdefault(image, []).append(Thing(name, None))
         else:
             lost.add(name)
-    classes = sure(sorted({thing.name for things in labelled.values() for thing in things}), lost)
-    for image, things in labelled.items():
-        try:
-            described = _image(image, things, unreadable.get(image, []), split_of(annotations))
-            yield from describe(described, classes, images)
-        except RowError as error:
-            yield Rejected(str(error), image)
+    classes = sure(sorted({thing.name for entry in labelled for thing in entry.things if thing.name}), lost)
+    first = {entry.image: entry for entry in reversed(labelled)}
+    more = [first[image]._replace(things=things) for image, things in unreadable.items() if image in first]
+    yield from describe_each([*labelled, *more], classes, images)
 
 
 def _row(columns: Sequence[str], cells: Sequence[str]) -> CsvRow:
@@ -81,8 +85,3 @@ def _row(columns: Sequence[str], cells: Sequence[str]) -> CsvRow:
     if LOST_LETTER in row.filename:
         raise RowError("image name of another encoding")
     return row.model_copy(update={"name": name})
-
-
-def _image(name: str, rows: Sequence[CsvRow], unreadable: Sequence[Thing], split: str) -> Labelled:
-    things = [Thing(row.name, (row.xmin, row.ymin, row.xmax, row.ymax)) for row in rows]
-    return Labelled(name, rows[0].width, rows[0].height, [*things, *unreadable], split)

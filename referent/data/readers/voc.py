@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from pydantic import BaseModel, Field, ValidationError
 
 from referent.core.text_files import read_lines
-from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name
+from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe_each, readable_name
 from referent.data.readers.rows import AnnotationRows, to_records
 from referent.data.records import WRONG_SCHEMA, AnnotationError, Record, Rejected, wrong_schema
 
@@ -38,33 +38,33 @@ class VocImage(BaseModel):
 def read_voc(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:
     """The folder of XML files, or the one above it with `Annotations` and, for the splits, `ImageSets/Main`."""
     folder = annotations / "Annotations" if (annotations / "Annotations").is_dir() else annotations
-    files = sorted(folder.glob("*.xml"))
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".xml") if folder.is_dir() else []
     if not files:
         raise AnnotationError(f"{annotations} holds no XML files of annotations")
     splits: dict[str, str] = {}
     for split in SPLITS:
         listing = folder.parent / "ImageSets" / "Main" / f"{split}.txt"
         if listing.exists():
-            splits |= dict.fromkeys("".join(read_lines(listing, "replace")).split(), split)
-    named = (readable_name(name) for file in files for name in _names(file))
-    classes = sorted({name for name in named if name})
+            splits |= {line.strip(): split for line in read_lines(listing, "replace")}
 
-    def convert(image: VocImage, where: str) -> Iterator[Record | Rejected]:
+    def convert(image: VocImage, where: str) -> Iterator[Labelled | Rejected]:
         things = []
         for number, fields in enumerate(image.objects, 1):
             name, box = readable_name(fields["name"]), None
             try:
                 found = VocObject.model_validate(fields)
-                box = (max(0, found.xmin - 1), max(0, found.ymin - 1), found.xmax, found.ymax)
+                box = (found.xmin - 1, found.ymin - 1, found.xmax, found.ymax)
                 if name is None:
                     yield Rejected(NAMELESS, f"{where}: object {number}")
             except ValidationError as error:
                 yield wrong_schema(error, f"{where}: object {number}")
             things.append(Thing(name, box))
         split = splits.get(Path(where).stem, "train")
-        yield from describe(Labelled(image.filename, image.width, image.height, things, split), classes, images)
+        yield Labelled(image.filename, image.width, image.height, things, split)
 
-    return to_records(_rows(files), VocImage, convert)
+    labelled: list[Labelled | Rejected] = list(to_records(_rows(files), VocImage, convert))
+    named = {thing.name for item in labelled if isinstance(item, Labelled) for thing in item.things}
+    return describe_each(labelled, sorted(name for name in named if name), images)
 
 
 def _rows(files: Iterable[Path]) -> AnnotationRows:
@@ -79,11 +79,6 @@ def _rows(files: Iterable[Path]) -> AnnotationRows:
             for thing in root.iterfind("object")
         ]
         yield file.name, fields | {"objects": objects}
-
-
-def _names(file: Path) -> list[str]:
-    root = _parse(file)
-    return [] if root is None else [thing.findtext("name", "") for thing in root.iterfind("object")]
 
 
 def _parse(file: Path) -> ElementTree.Element | None:

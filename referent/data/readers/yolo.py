@@ -11,7 +11,7 @@ import yaml
 
 from referent.core.boxes import Box
 from referent.core.images import IMAGE_SUFFIXES
-from referent.core.text_files import read_lines
+from referent.core.text_files import has_end, read_lines
 from referent.data.image_files import upright_size
 from referent.data.readers.detection import NAMELESS, Labelled, Thing, describe, readable_name
 from referent.data.readers.rows import need_images
@@ -63,7 +63,7 @@ def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
                     yield item
                 else:
                     things.append(item)
-            split = _split_of(picture, data)
+            split = _split_of(picture, folder, data)
             yield from describe(Labelled(where, width, height, things, split), classes, None)
         except RowError as error:
             yield Rejected(str(error), where)
@@ -103,6 +103,8 @@ def _things(labels: Path, data: YoloSet, width: int, height: int) -> Iterator[Th
         except KeyError:
             yield Rejected("unknown class", where)
         except ValueError:
+            if not has_end(text):
+                raise RowError("file of labels is cut off, or its last line is wrong") from None
             yield Rejected(LABEL, where)
         yield Thing(name, box)
 
@@ -139,11 +141,20 @@ def _labels_of(picture: Path, folder: Path, root: Path) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _split_of(picture: Path, data: YoloSet) -> str:
-    """The split in the YAML file, or else of the nearest folder that has a split's name."""
-    places = (picture.resolve(), *picture.resolve().parents)
-    said = next((data.splits[place] for place in places if place in data.splits), None)
-    return said or next((SPLITS[place.name.lower()] for place in places if place.name.lower() in SPLITS), "train")
+def _split_of(picture: Path, folder: Path, data: YoloSet) -> str:
+    """The split in the YAML file, or else of the nearest folder of the data set that has a split's name."""
+    here = _absolute(picture)
+    for place in (here, *here.parents, picture.resolve(), *picture.resolve().parents):
+        if place in data.splits:
+            return data.splits[place]
+    root = _absolute(data.root)
+    folders = here.relative_to(root if here.is_relative_to(root) else _absolute(folder)).parent.parts
+    return next((SPLITS[name.lower()] for name in reversed(folders) if name.lower() in SPLITS), "train")
+
+
+def _absolute(path: Path) -> Path:
+    """The path without `..`. Links stay, since an image may be a link into a folder of all images."""
+    return Path(os.path.abspath(path))
 
 
 def _data_set(annotations: Path) -> YoloSet:
@@ -154,7 +165,11 @@ def _data_set(annotations: Path) -> YoloSet:
     for file in files:
         said = _yaml(file)
         if isinstance(said, dict) and "names" in said:
-            return YoloSet(root, _names(said["names"], file), _keypoints(said, file), dict(_splits(said, root)))
+            splits = dict(_splits(said, root))
+            places = {path.resolve(): splits[path] for path in splits} | {
+                _absolute(path): splits[path] for path in splits
+            }
+            return YoloSet(root, _names(said["names"], file), _keypoints(said, file), places)
         if file == annotations:
             raise AnnotationError(f"{file} has no `names`: the names of the classes, in order or by number")
     for file in (root / name for name in NAME_FILES):
@@ -166,10 +181,23 @@ def _data_set(annotations: Path) -> YoloSet:
     )
 
 
+class _TextLoader(yaml.BaseLoader):
+    """YAML without types, since `yes`, `007` and dates may be names of classes. A key may occur only once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice} occurs twice: keep one", node.start_mark)
+        return found
+
+
 def _yaml(file: Path) -> Any:
+    text = "".join(read_lines(file))
     try:
-        return yaml.safe_load("".join(read_lines(file)))
-    except yaml.YAMLError as error:
+        return yaml.load(text, _TextLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise AnnotationError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -179,7 +207,7 @@ def _names(said: object, file: Path) -> dict[int, str | None]:
         names = {int(number): name for number, name in numbered.items()}  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError):
         raise AnnotationError(f"{file}: `names` is neither a list nor numbers with names") from None
-    return {number: readable_name(str(name)) if isinstance(name, str | int) else None for number, name in names.items()}
+    return {number: readable_name(name) if isinstance(name, str) else None for number, name in names.items()}
 
 
 def _keypoints(said: Mapping[str, Any], file: Path) -> int:
@@ -203,7 +231,7 @@ def _splits(said: Mapping[str, Any], root: Path) -> Iterator[tuple[Path, str]]:
             found = (base / path for base in bases for path in (str(entry), near) if (base / path).exists())
             if place := next(found, None):
                 if place.is_dir():
-                    yield place.resolve(), split
+                    yield place, split
                 else:
                     lines = (line.strip() for line in read_lines(place, "replace"))
-                    yield from (((place.parent / line).resolve(), split) for line in lines if line)
+                    yield from ((place.parent / line, split) for line in lines if line)

@@ -62,6 +62,7 @@ def test_every_question_for_a_box_is_a_record_and_others_are_counted(tmp_path: P
     [
         ("wide.jpg", "There is none.", "no box in the answer"),
         ("wide.jpg", "[0.1, 0.2]", "no box in the answer"),
+        ("wide.jpg", "[0.1, 0.3, 0.2, 0.4] and [0.5, 0.3, 0.6, 0.4]", "several boxes in one answer"),
         ("wide.jpg", "[nan, 0.2, 0.3, 0.4]", "box is not a number"),
         ("wide.jpg", "[0.1, 0.3, 1.4, 0.4]", "box outside the image"),
         ("wide.jpg", "[0.1, 0.0, 0.2, 0.1]", "box outside the image"),  # in the padding

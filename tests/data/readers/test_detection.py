@@ -9,38 +9,7 @@ from PIL import Image
 
 from referent.data.readers import AnnotationError, read
 from referent.data.records import Record, Rejected
-
-DOGS, CAT = [(10, 40, 30, 60), (90, 40, 110, 60), (150, 40, 170, 60)], (60, 5, 80, 20)
-VOC = """<annotation><filename>wide.jpg</filename><size><width>200</width><height>100</height><depth>3</depth></size>
-{}</annotation>"""
-VOC_OBJECT = """<object><name>{}</name><difficult>0</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
-<ymax>{}</ymax></bndbox></object>"""
-
-
-def write(tmp_path: Path, format: str, things: list[tuple[str, tuple]], width: int = 200, height: int = 100) -> Path:
-    names = ["bird", "cat", "dog"]
-    if format == "coco":
-        annotations = [
-            {"id": i, "image_id": 1, "category_id": names.index(name), "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}
-            for i, (name, (x1, y1, x2, y2)) in enumerate(things)
-        ]
-        image = {"id": 1, "file_name": "wide.jpg", "width": width, "height": height}
-        content = {"images": [image], "annotations": annotations,
-                   "categories": [{"id": i, "name": name} for i, name in enumerate(names)]}  # fmt: skip
-        file = tmp_path / "instances_train2014.json"
-        file.write_text(json.dumps(content))
-        return file
-    if format == "voc":
-        folder = tmp_path / "Annotations"
-        folder.mkdir()
-        objects = [VOC_OBJECT.format(name, x1 + 1, y1 + 1, x2, y2) for name, (x1, y1, x2, y2) in things]
-        (folder / "wide.xml").write_text(VOC.format("".join(objects)))
-        (folder / "other.xml").write_text(VOC.replace("wide", "tall").format(VOC_OBJECT.format("bird", 1, 1, 9, 9)))
-        return tmp_path
-    file = tmp_path / "labels.csv"
-    rows = [f"wide.jpg,{width},{height},{name},{','.join(map(str, box))}" for name, box in things]
-    file.write_text("\n".join(["filename,width,height,class,xmin,ymin,xmax,ymax", *rows]))
-    return file
+from tests.support.detection_labels import CAT, COCO_CAT, DOGS, HEADING, VOC, VOC_OBJECT, absent, csv_of, scene, write
 
 
 def said(items: list) -> dict[str, tuple | None]:
@@ -84,16 +53,6 @@ def test_a_name_with_a_broken_box_is_not_used_in_its_image(tmp_path: Path) -> No
     assert not any("dog" in item.expression for item in rest)
 
 
-def test_a_crowd_makes_its_name_unusable(tmp_path: Path) -> None:
-    file = write(tmp_path, "coco", [("dog", DOGS[0]), ("dog", DOGS[1]), ("cat", CAT)])
-    content = json.loads(file.read_text())
-    content["annotations"][1]["iscrowd"] = 1
-    file.write_text(json.dumps(content))
-    found = list(read("coco", file))
-    assert found
-    assert not any("dog" in item.expression for item in found)
-
-
 def test_voc_corners_count_from_one_and_splits_are_those_of_the_lists(tmp_path: Path) -> None:
     folder = write(tmp_path, "voc", [("cat", (0, 0, 200, 100))])
     (folder / "ImageSets" / "Main").mkdir(parents=True)
@@ -101,6 +60,30 @@ def test_voc_corners_count_from_one_and_splits_are_those_of_the_lists(tmp_path: 
     records = {item.image: item for item in read("voc", folder) if item.present}
     assert records["wide.jpg"].box_xyxy == (0, 0, 200, 100)
     assert (records["wide.jpg"].split, records["tall.jpg"].split) == ("val", "train")
+
+
+def test_voc_corners_from_zero_and_names_in_capitals_are_read(tmp_path: Path) -> None:
+    tiny = VOC.replace(">200<", ">9<").replace(">100<", ">9<").format(VOC_OBJECT.format("cat", 0, 0, 8, 8))
+    (tmp_path / "a.XML").write_text(tiny)
+    (record,) = read("voc", tmp_path)
+    assert record.box_xyxy == (0, 0, 8, 8)
+
+
+def test_names_in_lists_of_voc_may_have_spaces(tmp_path: Path) -> None:
+    folder = write(tmp_path, "voc", [("cat", CAT)])
+    (folder / "Annotations/wide.xml").rename(folder / "Annotations/my photo.xml")
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "val.txt").write_text(" my photo \r\n")
+    assert {item.split for item in read("voc", folder) if item.image == "wide.jpg"} == {"val"}
+
+
+def test_a_voc_file_that_is_cut_off_is_no_image(tmp_path: Path) -> None:
+    folder = write(tmp_path, "voc", [("dog", DOGS[0]), ("cat", CAT)])
+    file = folder / "Annotations/wide.xml"
+    file.write_text(file.read_text()[:-60])
+    rejected, *rest = read("voc", folder)
+    assert rejected == Rejected("wrong schema: xml", "wide.xml")
+    assert {item.image for item in rest} == {"tall.jpg"}
 
 
 def test_files_that_are_no_annotations_are_named(tmp_path: Path) -> None:
@@ -116,127 +99,46 @@ def test_files_that_are_no_annotations_are_named(tmp_path: Path) -> None:
     ]
 
 
-def scene(annotations: list[object], categories: dict[int, object] | None = None) -> dict:
-    """Twenty images, all with a dog, and what is annotated besides."""
-    names = {1: "dog", 2: "cat", 3: "bird"} if categories is None else categories
-    dogs = [{"id": n, "image_id": n, "category_id": 1, "bbox": [10, 40, 30, 30]} for n in range(20)]
-    birds = [{"id": 100 + n, "image_id": n, "category_id": 3, "bbox": [90, 40, 30, 30]} for n in range(0, 20, 2)]
-    return {
-        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 200, "height": 100} for n in range(20)],
-        "categories": [{"id": id, "name": name} for id, name in names.items()],
-        "annotations": [*dogs, *birds, *annotations],
-    }
+def in_two_entries(tmp_path: Path, format: str, width: int = 200) -> Path:
+    """Each image has a dog in its first entry and a cat, labelled at a size of `width` x 100, in its second."""
+    cat = VOC.replace(">200<", f">{width}<").format(VOC_OBJECT.format("cat", 61, 11, 90, 40))
+    if format == "coco":
+        content = scene([COCO_CAT | {"id": 900 + n, "image_id": 100 + n} for n in range(20)])
+        again = [{"id": 100 + n, "file_name": f"{n}.jpg", "width": width, "height": 100} for n in range(20)]
+        content["images"] += again
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        return tmp_path / "a.json"
+    if format == "csv":
+        (tmp_path / "a.csv").write_text(csv_of(*(f"{n}.jpg,{width},100,cat,60,10,90,40" for n in range(20))))
+        return tmp_path / "a.csv"
+    for n in range(20):
+        (tmp_path / f"{n}.xml").write_text(VOC.replace("wide", str(n)).format(VOC_OBJECT.format("dog", 10, 40, 40, 70)))
+        (tmp_path / f"{n}_again.xml").write_text(cat.replace("wide", str(n)))
+    return tmp_path
 
 
-def absent(items: list, *images: str) -> set[str]:
-    """What is said not to be in the images, or in any."""
-    records = [item for item in items if isinstance(item, Record) and not item.present]
-    named = [record for record in records if not images or record.image in images]
-    return {record.expression.removeprefix("find ").removeprefix("the ") for record in named}
-
-
-COCO_CAT: dict = {"id": 900, "image_id": 7, "category_id": 2, "bbox": [60, 10, 30, 30]}
-
-
-def without(name: str) -> Callable[[dict], object]:
-    return lambda annotation: {key: value for key, value in annotation.items() if key != name}
-
-
-def changed(**fields: object) -> Callable[[dict], object]:
-    return lambda annotation: annotation | fields
-
-
-UNREADABLE: dict[str, Callable[[dict], object]] = {
-    "no bbox": without("bbox"),
-    "bbox null": changed(bbox=None),
-    "bbox empty": changed(bbox=[]),
-    "bbox rotated": changed(bbox=[60, 10, 30, 30, 0.3]),
-    "bbox of words": changed(bbox=["a", "b", "c", "d"]),
-    "bbox of nothing": changed(bbox=[60, 10, 0, 0]),
-    "no category": without("category_id"),
-    "unknown category": changed(category_id=77),
-    "category in words": changed(category_id="cat"),
-    "no image": without("image_id"),
-    "image null": changed(image_id=None),
-    "a list": lambda annotation: [1, 2],
-    "null": lambda annotation: None,
-}
-
-
-@pytest.mark.parametrize("kind", UNREADABLE)
-def test_an_annotation_that_cannot_be_read_is_never_an_absence(tmp_path: Path, kind: str) -> None:
-    """Each image has a cat that cannot be read."""
-    file = tmp_path / "a.json"
-    cats = [UNREADABLE[kind](COCO_CAT | {"id": 900 + number, "image_id": number}) for number in range(20)]
-    file.write_text(json.dumps(scene(cats)))
-    found = list(read("coco", file))
-    assert sum(isinstance(item, Rejected) for item in found) == 20
-    assert len({item.image for item in found if isinstance(item, Record)}) == 20  # nothing else is lost
+@pytest.mark.parametrize("format", ["coco", "voc", "csv"])
+def test_entries_of_one_image_are_one_image(tmp_path: Path, format: str) -> None:
+    found = list(read(format, in_two_entries(tmp_path, format)))
     assert "cat" not in absent(found)
+    assert any(item.expression.endswith("cat") and item.box_xyxy == (60, 10, 90, 40) for item in found)
+    assert len({item.id for item in found}) == len(found)
 
 
-@pytest.mark.parametrize("kind", ["no image", "image null", "a list"])
-def test_what_may_be_in_any_image_is_absent_from_none(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(scene([UNREADABLE[kind](COCO_CAT)])))
-    assert "cat" not in absent(list(read("coco", tmp_path / "a.json")))
+@pytest.mark.parametrize("format", ["coco", "voc", "csv"])
+def test_an_entry_of_another_size_is_rejected_and_its_objects_are_no_absence(tmp_path: Path, format: str) -> None:
+    found = list(read(format, in_two_entries(tmp_path, format, width=100)))
+    rejected = [item.reason for item in found if isinstance(item, Rejected)]
+    assert rejected == ["image size differs from an earlier entry of the image"] * len(rejected)
+    assert len(rejected) >= 20
+    assert not any("cat" in item.expression for item in found if isinstance(item, Record))
 
 
-def test_the_control_says_what_is_absent(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(scene([COCO_CAT])))
-    found = list(read("coco", tmp_path / "a.json"))
-    assert absent(found) == {"cat", "bird"}
-    assert not any(isinstance(item, Rejected) for item in found)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"image_id": "7"}, {"image_id": 7.0}, {"id": "7f3a"}, {"iscrowd": None}, {"category_id": "2"}]
-)
-def test_ids_may_be_written_in_several_ways(tmp_path: Path, fields: dict) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(scene([COCO_CAT | fields])))
-    found = list(read("coco", tmp_path / "a.json"))
-    assert not any(isinstance(item, Rejected) for item in found)
-    assert "cat" not in absent(found, "7.jpg")
-    assert any("cat" in item.expression and item.box_xyxy == (60, 10, 90, 40) for item in found)
-
-
-@pytest.mark.parametrize("name", ["", "  ", None, 5, "gar\ufffdon", "a\u0000b"])
-def test_a_category_without_a_readable_name_is_counted_and_said_of_nothing(tmp_path: Path, name: object) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(scene([COCO_CAT], {1: "dog", 2: name, 3: "bird"})))
-    found = list(read("coco", tmp_path / "a.json"))
-    counted = [item.reason for item in found if isinstance(item, Rejected)]
-    assert len(counted) == 2  # the category and its annotation
-    words = {item.expression for item in found if isinstance(item, Record)}
-    assert not [text for text in words if text.split()[-1] in ("the", "of", "left", "right") or "\ufffd" in text]
-    assert absent(found) == {"bird"}
-    assert not absent(found, "7.jpg")
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda text: text[:-40],
-        lambda text: text[: len(text) // 2],
-        lambda text: text.replace('"bbox": [60', '"area": NaN, "bbox": [60'),
-        lambda text: text.replace('"annotations"', '"annotation"'),
-        lambda text: text.replace('"bbox": [60', '"bbox": [60\ufffe\x01'),
-    ],
-    ids=["cut at the end", "cut in the middle", "NaN", "no annotations", "broken"],
-)
-def test_a_coco_file_that_cannot_be_read_to_its_end_stops_everything(
-    tmp_path: Path, spoil: Callable[[str], str]
-) -> None:
-    (tmp_path / "a.json").write_text(spoil(json.dumps(scene([COCO_CAT]))))
-    with pytest.raises(AnnotationError, match=r"a\.json"):
-        list(read("coco", tmp_path / "a.json"))
-
-
-HEADING = "filename,width,height,class,xmin,ymin,xmax,ymax"
-
-
-def csv_of(*rows: str, heading: str = HEADING, end: str = "\n") -> str:
-    dogs = [f"{n}.jpg,200,100,dog,10,40,40,70" for n in range(20)]
-    birds = [f"{n}.jpg,200,100,bird,90,40,120,70" for n in range(0, 20, 2)]
-    return "\n".join([heading, *dogs, *birds, "1.jpg,200,100,cat,60,10,90,40", *rows]) + end
+@pytest.mark.parametrize("format", ["coco", "csv"])
+def test_boxes_in_shares_of_the_image_are_not_pixels(tmp_path: Path, format: str) -> None:
+    rejected, *rest = read(format, write(tmp_path, format, [("dog", (0.1, 0.2, 0.5, 0.9)), ("cat", CAT)]))
+    assert rejected.reason == "box in shares of the image, where pixels are expected"
+    assert not any("dog" in item.expression for item in rest)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +190,8 @@ def test_csv_as_spreadsheets_write_it_says_the_same(tmp_path: Path, change: Call
     ("text", "message"),
     [
         (csv_of("7.jpg,200,100,cat,60", end=""), r"a\.csv:33 is cut off"),
+        (csv_of("7.jpg,200,100,cat,60,10,90,", end=""), r"a\.csv:33 is cut off"),
+        (csv_of(heading=f"{HEADING},class"), "a.csv:1: column class occurs twice: keep one"),
         (csv_of('7.jpg,200,100,"cat,60'), r"a\.csv:33: .*quotation mark"),
         (csv_of(heading="file,width,height,label,xmin,ymin,xmax,ymax"), "a.csv:1: no column filename, class: .*xmin"),
         ("", "a.csv:1: no column filename"),
@@ -313,12 +217,25 @@ def test_another_encoding_loses_its_own_labels_alone(tmp_path: Path) -> None:
     [
         VOC_OBJECT.format("cat", "", 1, 9, 9),
         VOC_OBJECT.format("cat", "nan", 1, "wide", 9),
+        VOC_OBJECT.format("cat", "nan", 1, 9, 9),
+        VOC_OBJECT.format("cat", "-inf", 1, 9, 9),
+        VOC_OBJECT.format("cat", -500, 1, 9, 9),
         "<object><name>cat</name></object>",
         VOC_OBJECT.format("", 1, 1, 9, 9),
         VOC_OBJECT.format("gar\ufffdon", 1, 1, 9, 9),
         "<object/>",
     ],
-    ids=["no number", "no numbers", "no box", "no name", "another encoding", "nothing"],
+    ids=[
+        "no number",
+        "no numbers",
+        "not a number",
+        "infinite",
+        "far outside",
+        "no box",
+        "no name",
+        "another encoding",
+        "nothing",
+    ],
 )
 def test_a_voc_object_that_cannot_be_read_is_never_an_absence(tmp_path: Path, odd: str) -> None:
     dog, cat = VOC_OBJECT.format("dog", 10, 40, 40, 70), VOC_OBJECT.format("cat", 60, 10, 90, 40)

@@ -64,12 +64,77 @@ SHAPES = {
     "labels apart from the shape": region() | {"type": "rectangle"},
 }
 SHAPES["labels apart from the shape"]["value"]["labels"] = ["cup"]
+SHAPES["labels with the shape"] = SHAPES["labels apart from the shape"] | {"type": "labels"}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_other_shapes_give_the_box_around_them(tmp_path: Path, shape: str) -> None:
     expected = (40, 10, 60, 50) if shape == "turned about its corner" else CUP_BOX
     assert boxes(found(tmp_path, task(SHAPES[shape])), "cup") == {expected}
+
+
+BARE = {key: value for key, value in region()["value"].items() if key != "rectanglelabels"}
+
+
+@pytest.mark.parametrize("repeated", [BARE, {}], ids=["shape in both", "shape in one"])
+def test_labels_and_shape_may_be_two_results_of_a_region(tmp_path: Path, repeated: dict) -> None:
+    shape = region() | {"type": "rectangle", "value": BARE}
+    named = region() | {"type": "labels", "value": repeated | {"labels": ["cup"]}}
+    items = found(tmp_path, task(shape, named))
+    assert boxes(items, "cup") == {CUP_BOX}
+    assert len(items) == 1
+
+
+def test_labels_and_shape_may_be_two_results_in_json_min(tmp_path: Path) -> None:
+    size = {"original_width": 200, "original_height": 100}
+    flat = {
+        "id": 1,
+        "annotation_id": 5,
+        "image": "a.jpg",
+        "rect": [BARE | size],
+        "label": [BARE | size | {"labels": ["cup"]}],
+    }
+    items = found(tmp_path, flat)
+    assert boxes(items, "cup") == {CUP_BOX}
+    assert len(items) == 1
+
+
+@pytest.mark.parametrize("size", [("200", "100"), (200.0, 100.0)])
+@pytest.mark.parametrize("rotation", [0, 1e-9])
+def test_sizes_may_be_text_or_have_a_point(tmp_path: Path, size: tuple, rotation: float) -> None:
+    said = region(rotation=rotation) | {"original_width": size[0], "original_height": size[1]}
+    assert boxes(found(tmp_path, task(said)), "cup") == {CUP_BOX}
+
+
+def test_tasks_of_one_image_are_one(tmp_path: Path) -> None:
+    pairs = [[task(region(), image=f"{n}.jpg"), task(PLATE, image=f"{n}.jpg")] for n in range(20)]
+    items = found(tmp_path, *(each for pair in pairs for each in pair))
+    assert not absent(items)
+    assert len({item.id for item in records(items)}) == len(items)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_images_that_share_the_name_of_a_file_are_left_out(tmp_path: Path, images: Path, given: bool) -> None:
+    names = ["/data/upload/1/11111111-wide.jpg", "/data/upload/2/22222222-wide.jpg", "/data/upload/2/22222222-tall.jpg"]
+    items = found(tmp_path, *(task(region(), image=name) for name in names), images=images if given else None)
+    assert [item.reason for item in items if isinstance(item, Rejected)] == [
+        "several images of Label Studio have the name of this file"
+    ] * 2
+    assert {item.image for item in records(items)} == {"tall.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "images"),
+    [(["image"], {"a.jpg"}), (["image2"], {"b.jpg"}), (["image", "image2"], set()), (["picture"], set())],
+)
+def test_of_a_task_with_several_images_the_one_that_was_drawn_on_counts(
+    tmp_path: Path, targets: list[str], images: set[str]
+) -> None:
+    drawn = task(*(region(number=target) | {"to_name": target} for target in targets))
+    drawn["data"] = {"image": "a.jpg", "image2": "b.jpg"}
+    items = found(tmp_path, drawn)
+    assert {item.image for item in records(items)} == images
+    assert [item.reason for item in items if isinstance(item, Rejected)] == ["task with several images"] * (not images)
 
 
 def test_what_annotators_wrote_of_a_region_is_an_expression(tmp_path: Path) -> None:
@@ -126,6 +191,15 @@ def test_the_control_says_what_is_absent(tmp_path: Path) -> None:
 UNREADABLE: dict[str, Callable[[], object]] = {
     "no shape": lambda: PLATE | {"value": None},
     "no number": lambda: region("plate", x="left"),
+    "no x": lambda: PLATE | {"value": {"width": 20, "height": 40, "rectanglelabels": ["plate"]}},
+    "an ellipse without x": lambda: region("plate", "ellipselabels", y=5, radiusX=5, radiusY=5),
+    "infinite": lambda: region("plate", x="inf"),
+    "infinite rotation": lambda: region("plate", rotation="inf"),
+    "no corners": lambda: region("plate", "polygonlabels", points=[]),
+    "a corner that is no number": lambda: region("plate", "polygonlabels", points=[[1, 1], [9, 1], ["nan", 9]]),
+    "a list for a type": lambda: PLATE | {"type": ["rectanglelabels"]},
+    "labels alone": lambda: region("plate", "labels"),
+    "turned without a size": lambda: region("plate", rotation=5) | {"original_width": "wide"},
     "no area": lambda: region("plate", width=0),
     "outside": lambda: region("plate", x=500),
     "a brush": lambda: region("plate", "brushlabels", rle=[1, 2]),
@@ -155,8 +229,8 @@ def test_a_label_that_cannot_be_read_is_never_an_absence(tmp_path: Path, kind: s
     "odd", [None, 3, "text", [], {}, {"data": 5}, {"data": {}}, {"data": {"image": 5}, "annotations": []}]
 )
 def test_tasks_of_any_shape_are_counted_and_the_rest_read(tmp_path: Path, odd: object) -> None:
-    items = found(tmp_path, task(region()), odd, task(region()))
-    assert [isinstance(item, Rejected) for item in items] == [False, True, False]
+    items = found(tmp_path, task(region(), image="a.jpg"), odd, task(region(), image="b.jpg"))
+    assert [isinstance(item, Rejected) for item in items] == [True, False, False]
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "", '[{"id": 1'])

@@ -1,9 +1,11 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from referent.data.readers import READERS, AnnotationError, read
+from referent.data.readers.rows import split_of
 from referent.data.records import Record, Rejected
 
 
@@ -96,3 +98,32 @@ def test_letters_of_another_encoding_are_no_expression(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(record.model_dump_json() + "\n")
     (found,) = read("jsonl", tmp_path / "r.jsonl")
     assert found == Rejected("letters of the expression were lost in another encoding", "r.jsonl: 7")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("latest.csv", "none"), ("contest.csv", "none"), ("VAL.csv", "val"), ("Test.json", "test"),
+        ("instances_train2014.json", "train"), ("refcoco_testA.jsonl", "testA"), ("refcoco-TESTB.jsonl", "testB"),
+        ("voc_trainval.json", "trainval"), ("instances_val2017.json", "val"), ("2014test.json", "test"),
+    ],
+)  # fmt: skip
+def test_the_split_is_a_word_at_the_end_of_the_name(name: str, split: str) -> None:
+    assert split_of(Path(name), default="none") == split
+
+
+@pytest.mark.parametrize("format", ["voc", "yolo"])
+def test_a_name_of_another_encoding_costs_its_own_image_alone(tmp_path: Path, images: Path, format: str) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    (images / f"{odd}.jpg").write_bytes((images / "wide.jpg").read_bytes())
+    (images / "classes.txt").write_text("cup\n")
+    for name in ("wide", odd):
+        (images / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        (images / f"{name}.xml").write_text("<annotation>")
+    found = list(read(format, images, images))
+    assert "caf\ufffd" in "".join(item.where for item in found if isinstance(item, Rejected))
+    for item in found:
+        str(item).encode()
+    if format == "yolo":
+        assert Rejected("image name of another encoding", "caf\ufffd.jpg") in found
+        assert "wide.jpg" in {item.image for item in found if isinstance(item, Record)}

@@ -74,6 +74,23 @@ def test_an_expression_whose_objects_are_not_all_known_is_left_out(
     assert [item.reason for item in found if isinstance(item, Rejected)][-1] == reason
 
 
+@pytest.mark.parametrize("image_id", [None, 9, "a.jpg", [0]])
+def test_an_annotation_of_no_expression_stops_since_it_may_be_of_any(write: Write, image_id: object) -> None:
+    file = write(["Both cars."], [thing(0, 10), thing(0, 50) | {"image_id": image_id}])
+    with pytest.raises(AnnotationError, match=r"mdetr\.json:annotations\.2: image_id .* is that of no expression"):
+        list(read("refdrone", file))
+
+
+def test_expressions_of_one_id_are_left_out(write: Write) -> None:
+    file = write(["The car.", "The van."], [thing(0, 10), thing(1, 50)])
+    content = json.loads(file.read_text())
+    content["images"].append(content["images"][0] | {"file_name": "b.jpg"})
+    file.write_text(json.dumps(content))
+    rejected, record = read("refdrone", file)
+    assert rejected == Rejected("several images of one id", f"{file.name}:images.3: id 0")
+    assert record.expression == "The van."
+
+
 def test_an_empty_annotation_needs_no_flag(write: Write) -> None:
     (record,) = read("refdrone", write(["The buses."], [{"image_id": 0, "category_id": -1, "bbox": [0, 0, 0, 0]}]))
     assert not record.present

@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
 
-from referent.data.readers import read
+import pytest
+
+from referent.data.readers import AnnotationError, read
 from referent.data.records import Record, Rejected
 
 
@@ -14,6 +16,14 @@ def test_every_query_of_a_region_is_a_record(tmp_path: Path) -> None:
     assert sky.box_xyxy == (0, 0, 480, 100)  # the last column and row belong to the region
     assert (sky.id, again.id, again.expression) == ("12_1-0", "12_1-1", "the sky")
     assert sea == Rejected("wrong schema: box", "13_2")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 50_000])
+def test_what_is_no_json_object_stops(tmp_path: Path, text: str) -> None:
+    (tmp_path / "referit_query_val.json").write_text("{}")
+    (tmp_path / "referit_bbox.json").write_text(text)
+    with pytest.raises(AnnotationError, match=r"referit_bbox\.json is"):
+        list(read("referit", tmp_path))
 
 
 def test_true_files(data_folder: Path) -> None:

@@ -19,7 +19,7 @@ def picture(file: Path) -> None:
 
 def labels(file: Path, *lines: str, encoding: str = "utf-8") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes("\n".join(lines).encode(encoding))
+    file.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
 
 
 def data_set(root: Path, *lines: str, config: str = "names: [cup, plate]\n", count: int = 20) -> Path:
@@ -116,6 +116,39 @@ def test_a_label_that_cannot_be_read_is_never_an_absence(tmp_path: Path, line: s
     assert not absent(found)
 
 
+def test_a_file_of_labels_that_is_cut_off_leaves_its_image_out(tmp_path: Path) -> None:
+    root = data_set(tmp_path)
+    (root / "labels/3.txt").write_text(f"{CUP}\n{CUP}\n1 0.7 0.5")
+    (root / "labels/4.txt").write_text(f"{CUP}\n{PLATE}")
+    assert rejected(root) == ["file of labels is cut off, or its last line is wrong"]
+    assert {item.image for item in records(root)} == {f"images/{n}.jpg" for n in range(20) if n != 3}
+
+
+@pytest.mark.parametrize(
+    ("names", "name"), [("[yes, no]", "yes"), ("{0: 007}", "007"), ("[2024-13-01]", "2024-13-01"), ("[1.50]", "1.50")]
+)
+def test_names_of_classes_stay_as_they_are_written(tmp_path: Path, names: str, name: str) -> None:
+    root = data_set(tmp_path, config=f"date: 2024-13-01\nnames: {names}\n", count=1)
+    assert {item.expression.split()[-1] for item in records(root) if item.present} == {name}
+
+
+def test_an_image_that_is_a_link_has_the_split_of_its_place(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    picture(root / "pool/a.jpg")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cup, plate]\n")
+    for split in ("train", "val"):
+        (root / f"images/{split}").mkdir(parents=True)
+        (root / f"images/{split}/a.jpg").symlink_to(root / "pool/a.jpg")
+        labels(root / f"labels/{split}/a.txt", CUP)
+    found = {item.image: item.split for item in records(root)}
+    assert found == {"images/train/a.jpg": "train", "images/val/a.jpg": "val"}
+
+
+def test_folders_above_the_data_set_name_no_split(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "test/mine", count=1)
+    assert {item.split for item in records(root)} == {"train"}
+
+
 def test_an_image_without_labels_says_nothing_and_an_empty_file_says_that_nothing_is_there(tmp_path: Path) -> None:
     root = data_set(tmp_path)
     for number in range(20):
@@ -161,6 +194,8 @@ def test_a_class_without_a_readable_name_is_said_of_nothing(tmp_path: Path, name
         ({"data.yaml": "names: [cup"}, "data.yaml is not YAML"),
         ({"data.yaml": "names: cup"}, "`names` is neither"),
         ({"data.yaml": "names: [cup]\nkpt_shape: 5"}, "`kpt_shape` is not"),
+        ({"data.yaml": "names: {0: cup, 0: plate}"}, "data.yaml is not YAML: key 0 occurs twice: keep one .*line 1"),
+        ({"data.yaml": f"names: {'[' * 3_000}"}, "data.yaml is not YAML"),
         ({"data.yaml": "[]"}, "no names of classes"),
     ],
 )
