@@ -21,7 +21,7 @@ from referent.data.downloads import DownloadLimits, download
 from referent.data.image_files import decoded_size
 from referent.data.readers import READERS, place, read
 from referent.data.readers.pixmo import pixmo_downloads
-from referent.data.records import Record, Rejected, RowError, record_line
+from referent.data.records import Record, Rejected, RowError, read_records, record_line
 from referent.data.statistics import Statistics
 
 STATS_FILE = "stats.json"
@@ -71,14 +71,14 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the dataset and return the content of stats.json. Without `images`, image files are not checked.
 
-    All files appear at the end. Raises `PreparationError` if no sample can be used, if a split of an earlier run would
-    remain beside these or, if strict, at the first sample that can't be used; `AnnotationError` and `OSError` as `read`
-    does.
+    All files appear at the end. Raises `PreparationError` if no sample can be used, if a split of an earlier run has one
+    of these images or, if strict, at the first sample that can't be used; `AnnotationError` and `OSError` as `read` does.
     """
     out.mkdir(parents=True, exist_ok=True)
     rejected: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     parts: dict[str, _Part] = {}
+    written: set[str] = set()  # images
     items = ((file, item) for file in annotations for item in read(format, file, images))
     with ExitStack() as files:
         placed = _placed(items, options)
@@ -87,6 +87,7 @@ def prepare(
                 temporary = files.enter_context(atomic(out / f"{record.split}.jsonl"))
                 parts[record.split] = _Part(files.enter_context(temporary.open("wb")))
             parts[record.split].write(record)
+            written.add(record.image)
         if not parts:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
             names = ", ".join(map(str, annotations))
@@ -94,12 +95,13 @@ def prepare(
                 f"no sample of {names} can be used: {reasons or f'none was found; is the format {format}?'}; "
                 f"{format} expects {READERS[format].expects}"
             )
-        if remaining := _earlier_splits(out) - set(parts):
-            names = ", ".join(str(out / f"{name}.jsonl") for name in sorted(remaining))
-            raise PreparationError(
-                f"{names} of an earlier run may hold the same images: remove it, give another --out, or give all "
-                "annotations at once"
-            )
+        for file in sorted(file for file in out.glob("*.jsonl") if file.stem not in parts):
+            earlier = (item.image for item in read_records(file) if isinstance(item, Record))
+            if shared := next((image for image in earlier if image in written), None):
+                raise PreparationError(
+                    f"{shared} is also in {file}, of an earlier run: remove that file, give another --out, or give all "
+                    "annotations at once"
+                )
     stats = {
         "format": format,
         "annotations": {str(file): md5(file) if file.is_file() else None for file in annotations},
@@ -116,15 +118,6 @@ def prepare(
     with atomic(out / STATS_FILE) as temporary:
         temporary.write_text(json.dumps(stats, indent=2) + "\n")
     return stats
-
-
-def _earlier_splits(out: Path) -> set[str]:
-    """Splits that an earlier run wrote into the folder and that are still there."""
-    try:
-        names = set(json.loads((out / STATS_FILE).read_bytes())["splits"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return set()
-    return {name for name in names if (out / f"{name}.jsonl").exists()}
 
 
 def _placed(

@@ -104,12 +104,16 @@ def test_a_split_of_an_earlier_run_is_not_left_beside_new_ones(tmp_path: Path) -
     file = write(tmp_path / "r.jsonl", [SOUND | {"image": f"{i}.jpg"} for i in range(40)])
     halves = PreparationOptions({"train": 0.5, "val": 0.5})
     first = prepare("jsonl", [file], None, tmp_path / "out", halves)
-    with pytest.raises(PreparationError, match=r"out/val\.jsonl of an earlier run .*: remove it, give another --out"):
+    with pytest.raises(
+        PreparationError, match=r"\.jpg is also in .*out/val\.jsonl, of an earlier run: remove that file"
+    ):
         prepare("jsonl", [file], None, tmp_path / "out", PreparationOptions())
     assert json.loads((tmp_path / "out" / "stats.json").read_text()) == first
     assert prepare("jsonl", [file], None, tmp_path / "out", halves) == first
     (tmp_path / "out" / "val.jsonl").unlink()
     assert set(prepare("jsonl", [file], None, tmp_path / "out", PreparationOptions())["splits"]) == {"train"}
+    other = write(tmp_path / "val.jsonl", [SOUND | {"image": "other.jpg", "split": "val"}])
+    assert set(prepare("jsonl", [other], None, tmp_path / "out", PreparationOptions())["splits"]) == {"val"}
 
 
 @pytest.mark.parametrize(
