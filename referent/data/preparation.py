@@ -71,8 +71,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the dataset and return the content of stats.json. Without `images`, image files are not checked.
 
-    All files appear at the end. Raises `PreparationError` if no sample can be used, if a split of an earlier run has one
-    of these images or, if strict, at the first sample that can't be used; `AnnotationError` and `OSError` as `read` does.
+    All files appear at the end. Raises `PreparationError` if no sample can be used, if a split of an earlier run has
+    one of these images or, if strict, at the first sample that can't be used; `AnnotationError` and `OSError` as `read`
+    does.
     """
     out.mkdir(parents=True, exist_ok=True)
     rejected: Counter[str] = Counter()
