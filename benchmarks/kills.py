@@ -108,7 +108,10 @@ class Service:
     def memory_mb(self) -> list[Row]:
         """Resident memory by program."""
         named: dict[str, subprocess.Popen[Any]] = {
-            "launcher": self.launcher, "gateway": self.gateways[0], "gateway that is ended": self.gateways[1]}
+            "launcher": self.launcher,
+            "gateway": self.gateways[0],
+            "gateway that is ended": self.gateways[1],
+        }
         return memory_mb(**{name: started.pid for name, started in named.items()})
 
     def _start_gateway(self, port: int) -> subprocess.Popen[bytes]:

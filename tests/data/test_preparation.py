@@ -104,9 +104,7 @@ def test_a_split_of_an_earlier_run_is_not_left_beside_new_ones(tmp_path: Path) -
     file = write(tmp_path / "r.jsonl", [SOUND | {"image": f"{i}.jpg"} for i in range(40)])
     halves = PreparationOptions({"train": 0.5, "val": 0.5})
     first = prepare("jsonl", [file], None, tmp_path / "out", halves)
-    with pytest.raises(
-        PreparationError, match=r"is also in .*out/val\.jsonl, of an earlier run: remove that"
-    ):
+    with pytest.raises(PreparationError, match=r"is also in .*out/val\.jsonl, of an earlier run: remove that"):
         prepare("jsonl", [file], None, tmp_path / "out", PreparationOptions())
     assert json.loads((tmp_path / "out" / "stats.json").read_text()) == first
     assert prepare("jsonl", [file], None, tmp_path / "out", halves) == first
