@@ -5,6 +5,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from referent.core.bundle import Bundle
 from referent.core.contract import DIGEST_PARAMETER, Step, Tensor, dims_of, dtype_of, part_name
 from referent.kinds import kind_of
+from referent.triton.repository import only
 
 ONNXRUNTIME = "onnxruntime"
 CUDA = {  # instead of what costs up to twice the memory, and a search at the start of every shape
@@ -77,11 +78,6 @@ def ensemble_config(bundle: Bundle, digest: str, sizes: dict[str, int], max_batc
         entry.output_map.update({tensor.name: tensor.name for tensor in kind.step_outputs(step, bundle)})
     config.parameters[DIGEST_PARAMETER].string_value = digest
     return config
-
-
-def only(version: int) -> triton.ModelVersionPolicy:
-    """The policy that serves only this version, although others, also refused ones, are beside it."""
-    return triton.ModelVersionPolicy(specific=triton.ModelVersionPolicy.Specific(versions=[version]))
 
 
 def _tensor(tensor: Tensor, bundle: Bundle, sizes: dict[str, int]) -> dict[str, object]:

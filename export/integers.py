@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from export.parity import ParityError
 from referent.core.contract import Step
+from referent.core.files import atomic
 from referent.core.kind import Arrays
 from referent.core.processor import Processor
 from referent.data.records import Record, read_records
@@ -52,13 +53,13 @@ def quantize_throughout(
     exact = answers(files, steps, given)
     for file, step in zip(files, steps, strict=True):
         if step.suffix in large:
-            new = file.with_suffix(".new")
             feeds = [{tensor.name: tensors[tensor.name] for tensor in step.inputs} for tensors in exact[:PICTURES]]
-            quantize_static(
-                file, new, _Feeds(feeds), per_channel=True, reduce_range=True, op_types_to_quantize=OPERATORS,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True},
-            )  # fmt: skip
-            new.replace(file)
+            with atomic(file) as new:
+                quantize_static(
+                    file, new, _Feeds(feeds), per_channel=True, reduce_range=True, op_types_to_quantize=OPERATORS,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                    extra_options={"MatMulConstBOnly": True},
+                )  # fmt: skip
     found = [tensors[judged] for tensors in answers(files, steps, given[PICTURES:])]
     expected = [tensors[judged] for tensors in exact[PICTURES:]]
     difference, other = (_mean_difference(found, each) for each in (expected, expected[1:] + expected[:1]))

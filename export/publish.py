@@ -21,7 +21,7 @@ from typing import Literal
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.config import HEADER, ensemble_config, only, part_config
+from export.config import HEADER, ensemble_config, part_config
 from referent.core.bundle import (
     BUNDLE_FILE,
     CONFIG_FILE,
@@ -35,10 +35,10 @@ from referent.core.bundle import (
     version_numbers,
 )
 from referent.core.contract import DIGEST_PARAMETER, part_name
-from referent.core.files import locked
+from referent.core.files import atomic, locked
 from referent.core.spec import ModelSpec
 from referent.kinds import kind_of
-from referent.triton.repository import read_config
+from referent.triton.repository import only, read_config
 
 MINIMUM_ONNXRUNTIME = "1.27.0"  # older CUDA providers compute opset 23's fp16 norms wrongly
 STAGING = ".publish-"  # in the names of folders that are not yet, or no longer, in their place
@@ -259,6 +259,5 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _write(file: Path, config: ModelConfig) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(HEADER + text_format.MessageToString(config))
-    os.replace(new, file)
+    with atomic(file) as temporary:
+        temporary.write_text(HEADER + text_format.MessageToString(config))

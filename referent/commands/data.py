@@ -3,9 +3,8 @@
 import math
 import os
 from concurrent.futures import BrokenExecutor
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zipfile import BadZipFile
 
 import typer
@@ -18,24 +17,8 @@ app = typer.Typer(help="Prepare your own or published data, or generate scenes."
 TRAINING_MIX = "photo=.3,cut=.15,icons=.25,crowd=.06,alike=.12,rows=.12"
 
 
-class Split(StrEnum):
-    """A split of the card photographs and of the seeds."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-
-
-class Set(StrEnum):
-    """The sets that `scenes` can write."""
-
-    mix = "mix"
-    scenes = "scenes"
-    unseen_style = "unseen_style"
-    val_style = "val_style"
-    several = "several"
-    cards = "cards"
-    several_cards = "several_cards"
+Split = Literal["train", "val", "test"]  # of the card photographs and of the seeds
+Set = Literal["mix", "scenes", "unseen_style", "val_style", "several", "cards", "several_cards"]
 
 
 @app.command()
@@ -117,32 +100,32 @@ def scenes(
         from referent.mini.rendering import PHOTOGRAPHS, SceneSet, render
         from referent.mini.scenes import SCENE_KINDS, Materials
 
-        if backgrounds and split != Split.train:
-            raise ValueError(f"--backgrounds is only for training: leave it out with --split {split.value}")
+        if backgrounds and split != "train":
+            raise ValueError(f"--backgrounds is only for training: leave it out with --split {split}")
         shares = parse_shares(mix, SCENE_KINDS)
-        names = sets or [Set.mix]
+        names = sets or ["mix"]
         materials = Materials.load(artwork, backgrounds, cards, split_file, split)
         chosen = [
             SceneSet.model_validate(
                 {
-                    "name": name.value,
+                    "name": name,
                     "count": len(materials.photos) if name in PHOTOGRAPHS else count,
-                    "seed": seed or split.value,
-                    "mix": shares if name == Set.mix else {},
-                    "several": several if name == Set.mix else 0,
+                    "seed": seed or split,
+                    "mix": shares if name == "mix" else {},
+                    "several": several if name == "mix" else 0,
                 }
             )
             for name in dict.fromkeys(names)
         ]
         sources = {"artwork_md5": md5(artwork), "split_file_md5": md5(split_file)}
         sources["background_photographs"] = str(len(materials.backgrounds))
-        report = render(materials, chosen, split.value, out, sources, workers or os.cpu_count() or 1)
+        report = render(materials, chosen, split, out, sources, workers or os.cpu_count() or 1)
     except KeyError as error:
         raise failure(f"--artwork, --cards or --split-file lacks {error}") from error
     except (OSError, ValueError, BadZipFile, BrokenExecutor) as error:
         raise failure(str(error)) from error
     records, absent = report["statistics"]["records"], report["statistics"]["absent_share"]
-    typer.echo(f"{records} records ({absent:.0%} absent) -> {out / split.value}.jsonl")
+    typer.echo(f"{records} records ({absent:.0%} absent) -> {out / split}.jsonl")
     _print_counts("kind", report["statistics"]["kinds"])
     _print_counts("referents", report["statistics"]["referents"])
 

@@ -3,7 +3,7 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,16 +15,10 @@ from referent.core.text_forms import FORMS
 TextForm = StrEnum("TextForm", {name: name for name in FORMS})
 
 
-class Format(StrEnum):
-    """Formats of prediction files that contain the true boxes."""
-
-    rec_eval = "rec-eval"
-
-
 @needs("evaluating", "evaluate")
 def predictions(
     file: Annotated[Path, typer.Argument(help="Predictions beside their true boxes.")],
-    format: Annotated[Format, typer.Option(help="Format of the file.")],
+    format: Annotated[Literal["rec-eval"], typer.Option(help="Format of the file.")],
     form: Annotated[
         TextForm | None, typer.Option(help="How answers in text write boxes.", show_default="detected from the text")
     ] = None,

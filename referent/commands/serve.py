@@ -1,8 +1,7 @@
 """`referent serve`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,20 +9,6 @@ from referent.commands.installation import needs_clone
 from referent.commands.terminal import failure
 
 DEADLINE_GOLDENS = 5  # a request's deadline is at least so many golden inferences of the slowest model
-
-
-class DeviceOption(StrEnum):
-    """As typer reads it."""
-
-    cpu = "cpu"
-    gpu = "gpu"
-
-
-class ModeOption(StrEnum):
-    """As typer reads it."""
-
-    latency = "latency"
-    throughput = "throughput"
 
 
 @needs_clone("serving", "gateway", "local")
@@ -38,11 +23,13 @@ def serve(
         bool, typer.Option(help="Let gRPC callers register shared memory, as perf_analyzer does.")
     ] = False,
     device: Annotated[
-        DeviceOption | None, typer.Option(help="What the models run on.", show_default="the GPU, if one can be used")
+        Literal["cpu", "gpu"] | None,
+        typer.Option(help="What the models run on.", show_default="the GPU, if one can be used"),
     ] = None,
     mode: Annotated[
-        ModeOption, typer.Option(help="On CPUs: one instance with all cores, or one per core for more throughput.")
-    ] = ModeOption.latency,
+        Literal["latency", "throughput"],
+        typer.Option(help="On CPUs: one instance with all cores, or one per core for more throughput."),
+    ] = "latency",
     gpu_memory_gb: Annotated[
         float | None, typer.Option(help="GPU memory for each part besides its weights.", show_default="all")
     ] = None,
@@ -71,8 +58,8 @@ def serve(
             TritonServer(
                 settings.model_repository,
                 settings.triton_models,
-                device=device.value if device else None,
-                mode=mode.value,
+                device=device,
+                mode=mode,
                 gpu_memory_gb=gpu_memory_gb,
                 grpc_port=grpc_port,
                 shared_memory=grpc_shared_memory,

@@ -39,7 +39,7 @@ from referent.core.bundle import (
     version_numbers,
 )
 from referent.core.contract import DIGEST_PARAMETER
-from referent.core.files import locked, read_small, told
+from referent.core.files import atomic, locked, read_small, told
 from referent.kinds import load_processor
 from referent.triton.protocol import TritonError, check_config
 
@@ -241,14 +241,18 @@ def link(
     _place(private, ensemble, int(bundle.version), repository / bundle.name / bundle.version)
 
 
+def only(version: int) -> ModelVersionPolicy:
+    """The policy that serves only this version, although others, also refused ones, are beside it."""
+    return ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=[version]))
+
+
 def _place(private: Path, config: ModelConfig, version: int, files: Path) -> None:
-    config.version_policy.CopyFrom(ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=[version])))
+    config.version_policy.CopyFrom(only(version))
     folder = private / config.name
     folder.mkdir(exist_ok=True)
     _replace_link(folder / str(version), files.resolve())
-    file = folder / f"{CONFIG_FILE}.new"
-    file.write_text(text_format.MessageToString(config))
-    file.replace(folder / CONFIG_FILE)
+    with atomic(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(text_format.MessageToString(config))
 
 
 def _replace_link(path: Path, target: Path) -> None:

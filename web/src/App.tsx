@@ -15,6 +15,7 @@ import {
   expressionsOf,
   extentOf,
   failuresOf,
+  isThere,
   placesAt,
   placesThere,
   responsesOf,
@@ -51,7 +52,7 @@ export function App() {
     return found.map((row, index) => (rows.some((text) => text.trim() === question!.expressions[index]) ? row : []));
   }, [question, threshold, truths, rows]);
   const shown = results.filter((row) => row.length);
-  const found = shown.filter((row) => row.some(({ present }) => present)).length;
+  const found = shown.filter((row) => row.some(isThere)).length;
   const isComparing = question !== null && question.models.length > 1;
   const places = useMemo(() => placesThere(results), [results]);
   const warm = useMemo(() => (question ? warmOf(question) : []), [question]);

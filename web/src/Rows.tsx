@@ -7,6 +7,8 @@ import {
   CUT,
   extentOf,
   isCut,
+  isThere,
+  placesAt,
   truthKey,
   verdict,
   type Place,
@@ -68,13 +70,11 @@ export function Rows(props: Props) {
           const target = { expression: index };
           const isZoomed = zoomed !== null && isSame(zoomed, target);
           const truth = question && index >= 0 ? truths[truthKey(question.picture, text.trim())] : undefined;
-          const places = found.flatMap(({ places }) =>
-            places.some(isThere) ? places.filter(isThere) : places.slice(0, 1),
-          );
+          const places = placesAt(results, target);
           const classes = [
             found.length > 0 && "answered",
             active && active.expression === index && "active",
-            found.length > 0 && !found.some(({ present }) => present) && "absent",
+            found.length > 0 && !found.some(isThere) && "absent",
           ];
           const pointing = (to: Target | null) => found.length > 0 && dispatch({ type: "pointed", target: to });
           return (
@@ -233,8 +233,6 @@ function Finding({ result, showsModel, active, zoomed, onZoom, dispatch }: Findi
     </>
   );
 }
-
-const isThere = ({ present }: Place) => present;
 
 const labelOf = ({ referent, number, fit }: Place) =>
   [`Look closely at ${referent.expression}, place ${number}`, referent.score?.toFixed(2), fit]

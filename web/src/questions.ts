@@ -105,7 +105,7 @@ export function resultsOf(question: Question, threshold: number | null, truths: 
           fit: truth ? fit(truth, box, point) : null,
         };
       });
-      return { model, answer, places, colourIndex, present: places.some(({ present }) => present) };
+      return { model, answer, places, colourIndex, present: places.some(isThere) };
     });
   });
 }
@@ -115,13 +115,15 @@ function fit(truth: Box, box: Box | null, point: Point | null): string | null {
   return point && (contains(truth, point) ? "inside the true box" : "outside the true box");
 }
 
+export const isThere = ({ present }: { present: boolean }): boolean => present;
+
 export const placesThere = (results: Result[][]): Place[] =>
-  results.flat().flatMap(({ places }) => places.filter(({ present }) => present));
+  results.flat().flatMap(({ places }) => places.filter(isThere));
 
 /** The places of the target to zoom to; each model's best guess if nothing was found. */
 export function placesAt(results: Result[][], target: Target): Place[] {
   const shown = (results[target.expression] ?? []).flatMap(({ places }) => {
-    const there = places.filter(({ present }) => present);
+    const there = places.filter(isThere);
     return there.length ? there : places.slice(0, 1);
   });
   return shown.filter((place) => isAt(target, place.target));
@@ -153,7 +155,7 @@ export const CUT = "the list was cut off at the limit";
 export function verdict({ answer, places, present }: Result): string {
   if (answer.finish_reason === "error") return "this expression failed";
   if (!present) return !places.length && answer.present !== false ? "no place in the answer" : "not in the picture";
-  return places.length > 1 ? `${places.filter(({ present }) => present).length} found` : "found";
+  return places.length > 1 ? `${places.filter(isThere).length} found` : "found";
 }
 
 /** The highest score of all answers; null without scores. */
