@@ -3,6 +3,7 @@
 import math
 import os
 from concurrent.futures import BrokenExecutor
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import BadZipFile
@@ -18,7 +19,18 @@ TRAINING_MIX = "photo=.3,cut=.15,icons=.25,crowd=.06,alike=.12,rows=.12"
 
 
 Split = Literal["train", "val", "test"]  # of the card photographs and of the seeds
-Set = Literal["mix", "scenes", "unseen_style", "val_style", "several", "cards", "several_cards"]
+
+
+class Set(StrEnum):
+    """The sets that `scenes` can write; typer takes no list of literals."""
+
+    mix = "mix"
+    scenes = "scenes"
+    unseen_style = "unseen_style"
+    val_style = "val_style"
+    several = "several"
+    cards = "cards"
+    several_cards = "several_cards"
 
 
 @app.command()
@@ -76,7 +88,8 @@ def scenes(
     split: Annotated[Split, typer.Option(help="Which photographs and seeds.")],
     out: Annotated[Path, typer.Option(help="Folder for images/, SPLIT.jsonl and SPLIT.json.")],
     sets: Annotated[
-        list[Set] | None, typer.Option("--set", help="Which set; can be given several times.", show_default="mix")
+        list[Set] | None,
+        typer.Option("--set", help="Which set; can be given several times.", show_default="mix"),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Images in each set; cards always has all of the split.")] = 400,
     mix: Annotated[str, typer.Option(help="Share of each kind of scene in the set mix.")] = TRAINING_MIX,
@@ -103,16 +116,16 @@ def scenes(
         if backgrounds and split != "train":
             raise ValueError(f"--backgrounds is only for training: leave it out with --split {split}")
         shares = parse_shares(mix, SCENE_KINDS)
-        names = sets or ["mix"]
+        names = sets or [Set.mix]
         materials = Materials.load(artwork, backgrounds, cards, split_file, split)
         chosen = [
             SceneSet.model_validate(
                 {
-                    "name": name,
+                    "name": name.value,
                     "count": len(materials.photos) if name in PHOTOGRAPHS else count,
                     "seed": seed or split,
-                    "mix": shares if name == "mix" else {},
-                    "several": several if name == "mix" else 0,
+                    "mix": shares if name == Set.mix else {},
+                    "several": several if name == Set.mix else 0,
                 }
             )
             for name in dict.fromkeys(names)
