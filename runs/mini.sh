@@ -42,7 +42,7 @@ materials=(--artwork "$WORK/artwork.npz" --cards "$DATA/cards" --split "$SPLIT" 
 if [ "$FROM" = nothing ]; then
     start=(--dense-steps 1500)
 else
-    start=(--base "$WORK/restored/mini" "$WORK/restored/mini-all" --learning-rate "${LEARNING_RATE:-6e-4}" --seed "${SEED:-1}")
+    start=(--base "$WORK/restored/mini" "$WORK/restored/mini-all" --learning-rate "${LEARNING_RATE:-6e-4}" --seed "${SEED:-2}")
     for name in mini mini-all; do
         [ -d "$WORK/restored/$name" ] || $PYTHON -m export.restore "$name" --from "$FROM" --out "$WORK/restored/$name"
     done
