@@ -74,8 +74,6 @@ def test_what_a_command_names_is_there(command: Command) -> None:
 
 
 def _check_referent(words: list[str]) -> None:
-    if words[:1] == ["export"]:  # passes all on
-        return _check_python(["-m", *words])
     command = get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]

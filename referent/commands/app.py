@@ -7,12 +7,13 @@ import typer
 from typer.core import TyperGroup
 
 from referent import __version__
-from referent.commands import bench, data, export, import_, sweep
+from referent.commands import bench, data, import_, sweep
 from referent.commands.batch import batch
 from referent.commands.compare import compare
 from referent.commands.demo import demo
 from referent.commands.doctor import doctor
 from referent.commands.evaluate import evaluate
+from referent.commands.export import export
 from referent.commands.ground import ground
 from referent.commands.models import models
 from referent.commands.predictions import predictions
@@ -60,7 +61,7 @@ app.command()(serve)
 app.command()(ground)
 app.command()(batch)
 app.command()(models)
-app.command(context_settings=export.CONTEXT)(export.export)
+app.command()(export)
 app.command(context_settings=bench.CONTEXT)(bench.bench)
 app.command()(demo)
 app.command()(doctor)

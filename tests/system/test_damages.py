@@ -15,7 +15,7 @@ from export.versions import use
 from referent.core.bundle import Bundle, BundleError
 from referent.triton.golden import probe
 from referent.triton.protocol import TritonError
-from referent.triton.repository import build
+from referent.triton.repository import Placement, build
 from runtime.launcher import TritonServer
 from tests.support.load import Load, gateway, load, until
 from tests.support.plain_triton import PlainTriton
@@ -193,7 +193,7 @@ class TestPlainTriton:
     @classmethod
     def url(cls, repository: Path, good: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         private = tmp_path_factory.mktemp("private") / "models"
-        build(repository, "tiny", good, private, "cpu")
+        build(repository, "tiny", good, private, Placement("cpu"))
         with PlainTriton(private, "tiny") as triton:
             triton.wait_until_ready()
             with gateway(repository, triton.grpc_url, default_model="tiny") as url:
@@ -206,7 +206,7 @@ class TestPlainTriton:
         with unharmed(url):
             _, digest = deliver(repository, TOLD[damage])
             with pytest.raises(BundleError):
-                build(repository, "tiny", digest, tmp_path / "models", "cpu")
+                build(repository, "tiny", digest, tmp_path / "models", Placement("cpu"))
             assert not (tmp_path / "models").exists()
 
     @pytest.mark.parametrize("damage", ASKED)
@@ -216,7 +216,7 @@ class TestPlainTriton:
         """As a pod that is added: its readiness probe asks for the golden inference."""
         with unharmed(url):
             _, digest = publish_tiny(repository, edit=ASKED[damage])
-            build(repository, "tiny", digest, tmp_path / "models", "cpu")
+            build(repository, "tiny", digest, tmp_path / "models", Placement("cpu"))
             with PlainTriton(tmp_path / "models", "tiny") as added:
                 if added.comes_up():
                     with pytest.raises(TritonError):
@@ -235,11 +235,11 @@ class TestPlainTriton:
         steps += [(copy / p / "config.pbtxt", repository / p / "config.pbtxt") for p in (*bundle.parts, "tiny")]
         served = []
         for source, target in steps:
-            served.append(build(repository, "tiny", "", tmp_path / "models", "cpu").digest)
+            served.append(build(repository, "tiny", "", tmp_path / "models", Placement("cpu")).digest)
             os.rename(source, target)
-        served.append(build(repository, "tiny", "", tmp_path / "models", "cpu").digest)
+        served.append(build(repository, "tiny", "", tmp_path / "models", Placement("cpu")).digest)
         assert served == [before["tiny"]] * len(steps) + [digest]
-        assert build(repository, "tiny", good, tmp_path / "models", "cpu").digest == good
+        assert build(repository, "tiny", good, tmp_path / "models", Placement("cpu")).digest == good
 
 
 def test_committed_repository_is_served_by_a_plain_tritonserver() -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from referent.triton import liveness
-from referent.triton.repository import build
+from referent.triton.repository import Placement, build
 from runtime.launcher import TritonServer
 from tests.support.load import gateway, is_ready, load, process_of, until
 from tests.support.plain_triton import PlainTriton
@@ -110,7 +110,7 @@ def test_probes_fail_while_a_model_is_stuck_and_pass_once_triton_was_started_aga
     repository: Path, tmp_path: Path
 ) -> None:
     """As on Kubernetes: a container beside a plain Triton, which the kubelet starts again."""
-    build(repository, "tiny", "", tmp_path / "models", "cpu")
+    build(repository, "tiny", "", tmp_path / "models", Placement("cpu"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 

@@ -61,7 +61,7 @@ class CocoCategory(Identified):
     name: str
 
 
-Named = TypeVar("Named", bound=Identified)
+WithId = TypeVar("WithId", bound=Identified)
 
 
 def id_in(row: object, key: str) -> int | str | None:
@@ -70,10 +70,10 @@ def id_in(row: object, key: str) -> int | str | None:
     return value if isinstance(value, int | str) else None
 
 
-def by_id(file: Path, key: str, model: type[Named]) -> Generator[Rejected, None, dict[int | str, Named | None]]:
+def by_id(file: Path, key: str, model: type[WithId]) -> Generator[Rejected, None, dict[int | str, WithId | None]]:
     """Yields the faults of the list under `key`, and returns its entries by their ids. None stands for those that can't
     be used: of the wrong shape, or several with one id, since nobody knows which is meant."""
-    found: dict[int | str, Named | None] = {}
+    found: dict[int | str, WithId | None] = {}
     for where, row in json_array(file, f"{key}.item"):
         try:
             entry = model.model_validate(row)
