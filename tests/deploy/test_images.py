@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from referent.triton.golden import probe
-from referent.triton.repository import build
+from referent.triton.repository import Placement, build
 from runtime.distribution import find_distribution
 from runtime.launcher import TritonServer, free_port
 from tests.deploy.conftest import KUBERNETES, ROOT, run, tool
@@ -264,7 +264,7 @@ def started(command: list[str], folder: Path) -> Iterator[int]:
     program.chmod(0o755)
     environment = distribution.environment()
     environment["PATH"] = f"{binaries}:{environment['PATH']}"
-    build(MODEL_REPOSITORY, "mini", "", folder / "models", "cpu")
+    build(MODEL_REPOSITORY, "mini", "", folder / "models", Placement("cpu"))
     command = [word.replace("/private/models", str(folder / "models")) for word in command]
     with (
         (folder / "log").open("w") as log,
