@@ -18,7 +18,6 @@ from referent.kinds.head import BOX_HEAD
 from referent.mini.renewal import measure_norms
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_spec
 from referent.modeling.grounder import load_grounder
-from tests.support.text_model import GRAMMARS, save_text_checkpoint
 from tests.support.tiny import MODEL_REPOSITORY
 
 PICTURE = Path(__file__).parents[1] / "samples" / "scene-1.jpg"
@@ -127,8 +126,11 @@ def test_a_graph_that_does_not_fit_is_refused(weight: str, tmp_path: Path) -> No
 
 
 def test_models_of_another_shape_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    export(save_text_checkpoint(tmp_path / "text", GRAMMARS[0]), "words", tmp_path / "repository", quick_parity=True)
     export(tiny_checkpoint, "tiny", tmp_path / "repository", quick_parity=True)
-    for name, reason in (("words", "generator"), ("tiny", "trained from nothing"), ("none", "no version")):
+    for repository, name, reason in (
+        (MODEL_REPOSITORY, "mini-text", "generator"),
+        (tmp_path / "repository", "tiny", "trained from nothing"),
+        (tmp_path / "repository", "none", "no version"),
+    ):
         with pytest.raises(SystemExit, match=reason):
-            main([name, "--from", str(tmp_path / "repository"), "--out", str(tmp_path / name)])
+            main([name, "--from", str(repository), "--out", str(tmp_path / name)])
