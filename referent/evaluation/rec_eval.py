@@ -5,14 +5,16 @@
 `referent.core.text_forms`). Images and their sizes are not in the file, so points are read but not judged.
 """
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError
 
 from referent.core.boxes import Box, Floats
+from referent.core.text_files import TextFileError, open_utf8
 from referent.core.text_forms import read_text
 from referent.evaluation import metrics
 from referent.evaluation.predictions import PredictionsError
@@ -22,7 +24,7 @@ class Detection(BaseModel):
     """A box that a detector gives, with its score."""
 
     box: Box
-    score: float
+    score: FiniteFloat
 
 
 class RecEvalAnswer(BaseModel):
@@ -35,22 +37,35 @@ class RecEvalAnswer(BaseModel):
     text: str | None = None
 
 
+def _with_area(box_xywh: Box) -> Box:
+    if not (all(map(math.isfinite, box_xywh)) and min(box_xywh[2:]) > 0):
+        raise ValueError("a true box is x, y, width, height in pixels, and has an area")
+    return box_xywh
+
+
 class RecEvalRow(BaseModel):
     """One expression; `text` is the expression."""
 
     text: str
     prediction: RecEvalAnswer
-    gt_bbox: Box
+    gt_bbox: Annotated[Box, AfterValidator(_with_area)]
 
 
-class RecEval(RootModel[dict[str, dict[str, Annotated[list[RecEvalRow], Field(min_length=1)]]]]):
+Rows = Annotated[list[RecEvalRow], Field(min_length=1)]
+Models = Annotated[dict[str, Rows], Field(min_length=1)]
+
+
+class RecEval(RootModel[Annotated[dict[str, Models], Field(min_length=1)]]):
     """A whole file."""
 
 
 def read_rec_eval(file: Path) -> RecEval:
     """Raises OSError and `PredictionsError`."""
     try:
-        return RecEval.model_validate_json(file.read_bytes())
+        with open_utf8(file) as stream:
+            return RecEval.model_validate_json(stream.read())
+    except TextFileError as error:
+        raise PredictionsError(str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))

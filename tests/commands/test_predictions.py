@@ -82,6 +82,8 @@ def test_a_form_can_be_named(tmp_path: Path) -> None:
     [
         "",
         "[]",
+        "{}",
+        '{"a": {}}',
         '{"a": {"b": []}}',
         '{"a": 1}',
         '{"a": {"b": [{"text": "x"}]}}',
@@ -95,6 +97,21 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path: Path, content: 
     assert (code, output) == (1, "")
     assert "no file of REC-Eval" in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("box", [[0, 0, float("nan"), 5], [0, 0, -3, 5], [0, 0, 0, 5]])
+def test_a_true_box_without_an_area_is_not_the_models_miss(tmp_path: Path, box: list[float]) -> None:
+    file = write(tmp_path, [{"box": RIGHT}])
+    file.write_text(file.read_text().replace(json.dumps(TRUE), json.dumps(box)))
+    code, _, errors = run(file, "--format", "rec-eval", "--json")
+    assert (code, "has an area" in errors) == (1, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = write(tmp_path, [{"box": RIGHT}])
+    file.write_text(file.read_text(), encoding)
+    assert figures_of(file)["mean_iou"] == 1
 
 
 def test_a_missing_file_and_an_unknown_format_are_told(tmp_path: Path) -> None:
