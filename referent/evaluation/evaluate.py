@@ -95,8 +95,8 @@ class Results:
 def join(records: Iterable[Record], predictions: Iterable[Prediction]) -> Results:
     """Assigns predictions to their records, by id; predictions without a record are ignored.
 
-    Raises `PredictionsError` if an id occurs twice or no id is a record's, ValueError if there are no records or two
-    have the same id.
+    Raises `PredictionsError` if an id occurs twice, no id is a record's, or a mask is of another size than its image;
+    ValueError if there are no records or two have the same id.
     """
     records, by_id = list(records), {}
     for prediction in predictions:
@@ -113,6 +113,13 @@ def join(records: Iterable[Record], predictions: Iterable[Prediction]) -> Result
             f"no prediction is for any of the records: its ids are such as {next(iter(by_id))!r}, "
             f"theirs such as {records[0].id!r}"
         )
+    for record in records:
+        prediction = by_id.get(record.id)
+        if prediction and prediction.mask and prediction.mask.size != (record.height, record.width):
+            raise PredictionsError(
+                f"the mask of {record.id!r} has size {list(prediction.mask.size)}, its image "
+                f"{[record.height, record.width]} (height, width): give masks at the image's size"
+            )
     return Results(records, [by_id.get(record.id) for record in records])
 
 

@@ -148,6 +148,12 @@ def test_what_cannot_be_joined_is_told(ids: list[str], predicted: list[str], mes
     assert issubclass(PredictionsError, ValueError)
 
 
+def test_a_mask_of_another_size_than_its_image_is_told() -> None:
+    found = Prediction(id="a", mask=_mask(np.ones((100, 99), np.uint8)))
+    with pytest.raises(PredictionsError, match=r"the mask of 'a' has size \[100, 99\], its image \[100, 100\]"):
+        join([record("a")], [found])
+
+
 def test_gseval_predictions_are_scored_overall_and_by_class(data_folder: Path) -> None:
     rows = list(read("gseval", data_folder / "formats/gseval/GroundingSuite-Eval.jsonl"))
     records = [row for row in rows if isinstance(row, Record)]
