@@ -114,10 +114,10 @@ def join(records: Iterable[Record], predictions: Iterable[Prediction]) -> Result
             f"theirs such as {records[0].id!r}"
         )
     for record in records:
-        prediction = by_id.get(record.id)
-        if prediction and prediction.mask and prediction.mask.size != (record.height, record.width):
+        found = by_id.get(record.id)
+        if found and found.mask and found.mask.size != (record.height, record.width):
             raise PredictionsError(
-                f"the mask of {record.id!r} has size {list(prediction.mask.size)}, its image "
+                f"the mask of {record.id!r} has size {list(found.mask.size)}, its image "
                 f"{[record.height, record.width]} (height, width): give masks at the image's size"
             )
     return Results(records, [by_id.get(record.id) for record in records])

@@ -51,11 +51,11 @@ class RecEvalRow(BaseModel):
     gt_bbox: Annotated[Box, AfterValidator(_with_area)]
 
 
-Rows = Annotated[list[RecEvalRow], Field(min_length=1)]
-Models = Annotated[dict[str, Rows], Field(min_length=1)]
+_Rows = Annotated[list[RecEvalRow], Field(min_length=1)]
+_Models = Annotated[dict[str, _Rows], Field(min_length=1)]
 
 
-class RecEval(RootModel[Annotated[dict[str, Models], Field(min_length=1)]]):
+class RecEval(RootModel[Annotated[dict[str, _Models], Field(min_length=1)]]):
     """A whole file."""
 
 
