@@ -244,7 +244,7 @@ def memory(repository: Path, requests: int) -> list[Row]:
         data = PICTURE.read_bytes()
         for number in range(requests + 1):
             if number % (requests // SAMPLES) == 0:
-                samples += [{"requests": number} | program for program in memory_mb(gateway=service.process.pid)]
+                samples += [{"requests": number} | program for program in memory_mb({"gateway": service.process.pid})]
             expressions = EXPRESSIONS[: 1 + number % ROWS]
             client.post("/v1/ground", files={"image": data}, data={"expression": expressions}).raise_for_status()
     return samples

@@ -112,7 +112,7 @@ class Service:
             "gateway": self.gateways[0],
             "gateway that is ended": self.gateways[1],
         }
-        return memory_mb(**{name: started.pid for name, started in named.items()})
+        return memory_mb({name: started.pid for name, started in named.items()})
 
     def _start_gateway(self, port: int) -> subprocess.Popen[bytes]:
         settings = {

@@ -97,7 +97,7 @@ def main() -> None:
             start = time.monotonic()
             while True:
                 at = {"seconds": round(time.monotonic() - start), "requests": outcomes.total()}
-                samples.extend(at | program for program in memory_mb(gateway=served.process.pid))
+                samples.extend(at | program for program in memory_mb({"gateway": served.process.pid}))
                 print(at, dict(outcomes), flush=True)
                 if done.is_set():  # so that there is one of the end
                     return

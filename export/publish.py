@@ -79,6 +79,7 @@ def publish(
         f"{names[suffix]}/{file.name}": file_entry(file)
         for suffix, source in parts.items()
         for file in sorted(source.iterdir())
+        if file.name != CONFIG_FILE  # of a publication that failed
     }
     with staging(repository) as folder:
         try:

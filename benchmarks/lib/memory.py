@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import Any, NamedTuple
@@ -52,8 +52,8 @@ def memory_of(pid: int, itself: bool = True) -> Peak:
     return Peak(resident / 1e9, anonymous / 1e9)
 
 
-def memory_mb(**named: int) -> list[dict[str, Any]]:
-    """Resident memory by program, of processes and what they started; the stubs of Triton together."""
+def memory_mb(named: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Resident memory by program, of the processes with these ids and what they started; stubs of Triton together."""
     found: Counter[str] = Counter()
     for name, pid in named.items():
         with suppress(psutil.NoSuchProcess):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from referent.client.http import AsyncClient
 from referent.core.api import GroundResponse
-from referent.core.files import atomic
+from referent.core.files import atomic, printable
 from referent.core.images import IMAGE_SUFFIXES
 from referent.core.sources import is_url
 from referent.core.text_files import TableRow, read_lines, read_table
@@ -103,11 +103,6 @@ def check_outputs(
     folder = pictures.resolve()
     if source.is_dir() and folder.is_relative_to(source.resolve()):
         raise ValueError(f"--pictures {pictures} is in {source}, whose images are asked about: name a folder elsewhere")
-
-
-def printable(text: str) -> str:
-    """The text, with \\xNN for bytes of a file's name that are not UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _images_of(folder: Path) -> Rows:

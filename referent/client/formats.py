@@ -140,7 +140,8 @@ def write_pictures(results: Iterable[BatchResult], folder: Path) -> int:
         try:
             picture = picture_of(image.image)
             if picture.size != (image.size.width, image.size.height):
-                raise ValueError(f"it had {image.size.width}x{image.size.height} pixels, and now {picture.size}")
+                sizes = (f"{width}x{height}" for width, height in ((image.size.width, image.size.height), picture.size))
+                raise ValueError(f"it had {' pixels, and now '.join(sizes)}: ask about it again")
             drawn = draw(picture, image.answers)
             if max(drawn.size) > MOST_OF_A_JPEG:
                 raise ValueError(f"a JPEG has at most {MOST_OF_A_JPEG} pixels a side")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from referent.client.address import DEFAULT_URL
-from referent.client.batch import BatchItem, ResultsFile, ask, check_outputs, printable, read_items, read_results
+from referent.client.batch import BatchItem, ResultsFile, ask, check_outputs, read_items, read_results
 from referent.client.coco import write_coco
 from referent.client.failures import ServiceError, ServiceUnreachableError
 from referent.client.formats import write_csv, write_pictures, write_yolo
@@ -16,6 +16,7 @@ from referent.client.http import AsyncClient
 from referent.client.progress import progress_bar
 from referent.commands.options import KEY, MAX_INSTANCES, MODEL, URL
 from referent.commands.terminal import failure
+from referent.core.files import printable
 
 INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 

@@ -26,6 +26,11 @@ def atomic(file: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def printable(text: str) -> str:
+    """The text, with \\xNN for bytes of a file's name that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def read_small(file: Path) -> bytes:
     """The content of a file that may be anybody's. Raises OSError, also for what is not a regular file, since reading a
     pipe or a device may never end, and for more than `SMALL` bytes."""

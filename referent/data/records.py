@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from referent.core.answers import Point
 from referent.core.boxes import Box
+from referent.core.files import printable
 from referent.core.prompts import MAX_EXPRESSION_CHARACTERS, ExpressionError, clean_expression
 from referent.core.text_files import has_end, numbered_lines
 
@@ -196,11 +197,6 @@ def check_image_path(image: str) -> None:
     path = PurePosixPath(image)
     if not image or path.is_absolute() or ".." in path.parts:
         raise RowError("image path leaves the image folder")
-
-
-def printable(name: str) -> str:
-    """The name of a file, with marks in place of bytes that are not UTF-8."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def check_box(box_xyxy: Box, width: int, height: int) -> Box:

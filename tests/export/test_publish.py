@@ -199,6 +199,15 @@ def test_file_that_is_not_listed_is_not_published_again(repository: Path, tmp_pa
     assert not (tmp_path / "target/tiny_box_head/1/notes.txt").exists()
 
 
+def test_configs_that_a_failed_publication_left_are_written_anew(repository: Path) -> None:
+    def leave(parts: Path) -> None:
+        for file in parts.glob("*/model.onnx"):
+            file.with_name("config.pbtxt").write_text("stale")
+
+    publish_tiny(repository, edit=leave)
+    verify_files(repository, "tiny", "1")
+
+
 def test_graphs_of_a_publication_that_failed_are_kept(repository: Path, tmp_path: Path) -> None:
     def edit(parts: Path) -> None:
         shutil.copytree(parts, tmp_path / "kept")

@@ -65,7 +65,7 @@ def watched(repository: Path, triton_url: str, metrics_url: str, monkeypatch: py
     monkeypatch.setattr(liveness, "INTERVAL_S", 0.05)
     watched = Liveness(repository, triton_url, metrics_url, "tiny", ["tiny_head"], golden_s=0.01)
     watched.check()
-    time.sleep(0.35)
+    time.sleep(0.35)  # only time ends patience: nothing happens that could be awaited
     return watched
 
 

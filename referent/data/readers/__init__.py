@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from referent.core.files import printable
 from referent.core.text_files import TextFileError
 from referent.data.readers.coco import read_coco
 from referent.data.readers.conversations import read_conversations
@@ -19,7 +20,7 @@ from referent.data.readers.referit import read_referit
 from referent.data.readers.table import COLUMNS, read_csv
 from referent.data.readers.voc import read_voc
 from referent.data.readers.yolo import read_yolo
-from referent.data.records import AnnotationError, Record, Rejected, RowError, check_record, printable, read_records
+from referent.data.records import AnnotationError, Record, Rejected, RowError, check_record, read_records
 
 
 def read_jsonl(annotations: Path, images: Path | None) -> Iterator[Record | Rejected]:

@@ -18,8 +18,9 @@ def one_id(value: object) -> object:
     """Turns 7.0 and "7" into 7, since files write the same id in several ways."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    is_number = isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS
-    return int(value) if is_number else value  # type: ignore[call-overload]
+    if isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS:
+        return int(value)
+    return value
 
 
 CocoId = Annotated[int | str, BeforeValidator(one_id)]
