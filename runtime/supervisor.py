@@ -1,11 +1,12 @@
 """Keeps the models of a tritonserver loaded and up to date; the only code that loads or unloads them."""
 
 import logging
+import math
 import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ CHECK_TIMEOUT_S = 900  # for checking a version's files: 45 GB at 50 MB/s
 CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
 LOOKUP_TIMEOUT_S = 5  # for what Triton knows
 ABANDON_TIMEOUT_S = 2  # for unloading what is given up
+HANG_S = 3  # after a stub died: Triton tells of it within one or two seconds, or waits for it for ever
 FIRST_RETRY_S, LAST_RETRY_S = 1, 30  # between attempts to serve again what was served
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 class VersionError(RuntimeError):
     """A version can't be served."""
+
+
+class HangError(VersionError):
+    """Triton neither loads a model nor refuses it: whatever needs the same parts waits, until the server is ended."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,14 @@ class Named(NamedTuple):
 
 
 class Attempt:
-    """A version that is being tried beside the current one, in its own thread, which may never return."""
+    """A version that is being loaded in a thread of its own, which may never return."""
 
     def __init__(self, name: str, digest: str, others: deque[str], work: Callable[["Attempt"], Served]) -> None:
         self.name, self.digest, self.others = name, digest, others  # the others are tried if this one is no good
         self.superseded = False  # whether another was named meanwhile
-        self.candidate = f"{name}@candidate"
+        self.candidate = f"{name}@candidate{tag_of(digest)}"  # what it is called beside the one that serves
         self.deadline = time.monotonic() + CHECK_TIMEOUT_S  # to load it counts from when its files were checked
+        self.died = math.inf  # when one of its stubs did
         self.outcome: Future[Served] = Future()
         Thread(target=self._run, args=(work,), name=f"try {name}", daemon=True).start()
 
@@ -82,6 +89,16 @@ class Attempt:
             self.outcome.set_result(work(self))
         except Exception as error:
             self.outcome.set_exception(error)
+
+    def note(self, dead: set[str]) -> None:
+        """Call with the models that died."""
+        if any(model.endswith(tag_of(self.digest)) for model in dead):
+            self.died = min(self.died, time.monotonic())
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it still loads long after a stub of it died."""
+        return time.monotonic() > self.died + HANG_S and not self.outcome.done()
 
 
 class Supervisor:
@@ -127,7 +144,8 @@ class Supervisor:
         self._loaded: set[str] = set()  # names of those served that this process has
         self._attempt = None
         for name, served in self.served.items():
-            self._try_all(name, first=self._lost.get(name, served.release.digest))
+            digest = self._lost.get(name, served.release.digest)
+            self._try_all(name, first=digest, later=name in self._retries)
         self._look_for_publications()
 
     def note_end(self, crashed: bool) -> bool:
@@ -160,18 +178,17 @@ class Supervisor:
     def reconcile(self) -> None:
         """Checks the processes, Triton's models and the repository once, and acts on it. Returns soon, since versions
         are tried in other threads. Raises if Triton refuses; then call it again."""
-        dead = self._find_dead()
-        self._broken |= dead
+        self._note_dead(self._attempt)
         if self._attempt:
-            self._judge(self._attempt, dead)
+            self._judge(self._attempt)
         if not self._attempt:
             self._try_next()
         ready = self._ready()
+        broken, self._broken = self._broken, set()
         for name in sorted(self._loaded):
             served = self.served[name]
-            if self._broken.intersection(served.parts) or not ready.issuperset({name, *served.parts}):
-                self._restore(name, served, ready)
-        self._broken.clear()
+            if broken.intersection(served.parts) or not ready.issuperset({name, *served.parts}):
+                self._restore(name, served, broken, ready)
         for name, (moment, _) in self._retries.items():
             if time.monotonic() > moment and name not in self._candidates and not self._attempt:
                 if name in self._loaded:  # an older version
@@ -184,11 +201,13 @@ class Supervisor:
         """Ends the processes of a stuck model's parts; the next checks start them again. False if there are none, since
         the parts run in the server's own process."""
         parts = self.served[name].parts if name in self.served else []
-        stubs = [pid for pid, model in self._model_of_stub.items() if model in parts and psutil.pid_exists(pid)]
-        for pid in stubs:
+        ended = False
+        for pid, model in self._model_of_stub.items():
             with suppress(psutil.Error):
-                psutil.Process(pid).kill()
-        return bool(stubs)
+                if model in parts and (stub := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
+                    stub.kill()
+                    ended = True
+        return ended
 
     # --- trying versions ---------------------------------------------------------------------------------------------
 
@@ -216,7 +235,7 @@ class Supervisor:
         probe(self._repository, self._url, attempt.name, golden_timeout_s, served_as=attempt.candidate)
         return Served(release, time.monotonic() - start, lock)
 
-    def _judge(self, attempt: Attempt, dead: set[str]) -> None:
+    def _judge(self, attempt: Attempt) -> None:
         """Serves the version that was tried if it works; otherwise the previous one stays."""
         if attempt.outcome.done():
             try:
@@ -226,8 +245,8 @@ class Supervisor:
                 self._promote(attempt, new)
             except Exception as error:
                 self._refuse(attempt, error)
-        elif any(model.endswith(tag_of(attempt.digest)) for model in dead):
-            self._refuse(attempt, VersionError("a Python stub died while it was loaded; is onnxruntime installed?"))
+        elif attempt.hangs:
+            self._refuse(attempt, HangError("a Python stub died while it was loaded; is onnxruntime installed?"))
         elif time.monotonic() > attempt.deadline:
             self._refuse(
                 attempt,
@@ -267,6 +286,8 @@ class Supervisor:
         self._attempt = None
         if served and served.release.digest == attempt.digest and name not in self._loaded:
             self._lost[name] = attempt.digest
+        if isinstance(error, HangError) and self._lost.get(name) == attempt.digest:
+            self._end_server()
         if self._is_to_blame(attempt.digest):  # it would end the next server too
             self._lost.pop(name, None)
             self._retries.pop(name, None)
@@ -274,10 +295,7 @@ class Supervisor:
         elif self._lost.get(name) == attempt.digest or (served and name not in self._loaded and not attempt.others):
             pause_s = min(2 * self._retries.get(name, (0, FIRST_RETRY_S / 2))[1], LAST_RETRY_S)
             self._retries[name] = time.monotonic() + pause_s, pause_s
-        tag = tag_of(attempt.digest)
-        if served and served.release.digest == attempt.digest:
-            self._forget(attempt.candidate)  # and its parts stay: a restarted server shall have them again
-            return
+        tag = tag_of(attempt.digest)  # of parts that may have died: Triton would hold them for ready
         for pid, model in self._model_of_stub.items():
             if model.endswith(tag):  # a load that hangs would hold up the unloading
                 with suppress(psutil.Error):
@@ -293,6 +311,12 @@ class Supervisor:
         shutil.rmtree(self._private / model, ignore_errors=True)
 
     # --- keeping models loaded ---------------------------------------------------------------------------------------
+
+    def _note_dead(self, *loading: Attempt | None) -> None:
+        dead = self._find_dead()
+        self._broken |= dead
+        for attempt in filter(None, loading):
+            attempt.note(dead)
 
     def _find_dead(self) -> set[str]:
         """Models whose Python stub died. Triton reaps the stubs that it ends itself; one it lost stays a zombie."""
@@ -315,23 +339,38 @@ class Supervisor:
         index = self._client.get_model_repository_index(headers=self._headers, client_timeout=LOOKUP_TIMEOUT_S)
         return {model.name for model in index.models if model.state == "READY"}
 
-    def _restore(self, name: str, served: Served, ready: set[str]) -> None:
+    def _restore(self, name: str, served: Served, broken: set[str], ready: set[str]) -> None:
         """Loads again what died or was unloaded; if that fails, any version that can be served."""
-        lost = sorted(self._broken.intersection(served.parts))
+        lost = sorted(broken.intersection(served.parts))
         why = f"the Python stub of {', '.join(lost)} died" if lost else "it was unloaded"
         logger.warning("%s: %s; loading it again", name, why)
         timeout_s = self._load_timeout_s or served.release.load_timeout_s
-        try:
+
+        def load(_: Attempt) -> Served:
             for part in lost:  # Triton holds it for ready: loading alone would do nothing
                 self._client.unload_model(part, headers=self._headers, client_timeout=CONTROL_TIMEOUT_S)
             for part in served.parts:
                 if part in lost or part not in ready:
                     self._load(part, timeout_s)
             self._load(name, CONTROL_TIMEOUT_S)
-        except InferenceServerException as error:
+            return served
+
+        loading = Attempt(name, served.release.digest, deque(), load)
+        while not wait([loading.outcome], timeout=0.1).done and not loading.hangs:
+            self._note_dead(self._attempt, loading)
+        error = HangError("a Python stub died meanwhile") if loading.hangs else loading.outcome.exception()
+        if error:
             logger.error("%s could not be loaded again: %s", name, _told(error))
             self._loaded.discard(name)
-            self._try_all(name, first=served.release.digest)
+            if isinstance(error, HangError):
+                self._end_server()
+            else:
+                self._try_all(name, first=served.release.digest)
+
+    def _end_server(self) -> None:
+        logger.error("tritonserver hangs while it loads; ending it, since only a new one can load that again")
+        with suppress(psutil.Error):
+            self._server.kill()
 
     # --- the repository ----------------------------------------------------------------------------------------------
 
@@ -363,17 +402,24 @@ class Supervisor:
                 logger.info("%s is to be served as %s", name, digest)
                 self._published[name] = digest
 
-    def _try_all(self, name: str, first: str) -> None:
-        """Queues all versions to be tried until one works: this one, then those published before it, newest first."""
+    def _try_all(self, name: str, first: str, later: bool = False) -> None:
+        """Queues all versions to be tried until one works: this one, then those published before it, newest first.
+        `later`: all but the first, whose turn comes when its pause is over."""
         known = list(versions(self._repository, name).values())
         older = known[known.index(first) + 1 :] if first in known else known
-        if digests := [each for each in ([first] if first else []) + older if not self._is_to_blame(each)]:
+        first_of_all = [first] if first and not later else []
+        if digests := [each for each in first_of_all + older if not self._is_to_blame(each)]:
             self._candidates[name] = deque(digests)
-        else:
+        elif not later:
             self.faults.setdefault(name, BundleError(f"no version of {name!r} can be read in {self._repository}"))
 
     def _load(self, model: str, timeout_s: float) -> None:
-        self._client.load_model(model, headers=self._headers, client_timeout=timeout_s)
+        try:
+            self._client.load_model(model, headers=self._headers, client_timeout=timeout_s)
+        except InferenceServerException as error:
+            if "DEADLINE_EXCEEDED" in str(error.status()):
+                raise HangError(f"tritonserver did not load {model} within {timeout_s:g} s") from error
+            raise
 
 
 def tag_of(digest: str) -> str:
@@ -381,5 +427,5 @@ def tag_of(digest: str) -> str:
     return f"@{digest.removeprefix('sha256:')[:12]}"
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return str(error.message() if isinstance(error, InferenceServerException) else error)

@@ -20,6 +20,7 @@ from export.versions import use
 from referent.core.bundle import load_bundle
 from referent.triton.client import TritonClient
 from referent.triton.protocol import TritonError
+from runtime import supervisor
 from runtime.distribution import Distribution
 from runtime.launcher import CONTROL_HEADER, PREFIX, SHARED_MEMORY, TEMPORARY, TritonServer, TritonServerError
 from tests.support.load import process_of, until
@@ -45,10 +46,11 @@ def answers(server: TritonServer, cx: float) -> bool:
 def stubs(server: TritonServer, part: str = "") -> list[psutil.Process]:
     """The server's live stub processes."""
     live = []
-    for child in process_of(server).children():
-        with suppress(psutil.Error):  # one that ends meanwhile
-            if child.name() == "triton_python_backend_stub" and part in " ".join(child.cmdline()):  # a zombie has none
-                live += [child] if child.cmdline() else []
+    with suppress(psutil.NoSuchProcess):  # the server is being started again
+        for child in process_of(server).children():
+            with suppress(psutil.Error):  # one that ends meanwhile
+                if child.name() == "triton_python_backend_stub" and part in " ".join(child.cmdline()):
+                    live += [child] if child.cmdline() else []  # a zombie has none
     return live
 
 
@@ -110,6 +112,24 @@ def test_killed_stub_is_healed(server: TritonServer) -> None:
     [victim] = stubs(server, "tiny_box_head")
     victim.kill()
     until(lambda: stubs(server, "tiny_box_head") not in ([], [victim]))
+    until(lambda: answers(server, 0.5))
+    assert len(stubs(server)) == 3
+
+
+@pytest.mark.parametrize(("part", "running"), [("", 3), ("tiny_vision_encoder", 1), ("tiny_box_head", 1)])
+def test_stubs_that_die_again_while_they_are_restored_are_healed(
+    server: TritonServer, part: str, running: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that has no memory for some seconds: Triton itself may wait for them for ever."""
+    monkeypatch.setattr(supervisor, "HANG_S", 2)
+
+    def tried_in_vain() -> bool:
+        if len(stubs(server)) >= running:
+            for stub in stubs(server, part):
+                stub.kill()
+        return "cannot be served" in caplog.text
+
+    until(tried_in_vain)
     until(lambda: answers(server, 0.5))
     assert len(stubs(server)) == 3
 

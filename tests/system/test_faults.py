@@ -47,8 +47,11 @@ def url(server: TritonServer, repository: Path) -> Iterator[str]:
 
 def stub_of(server: TritonServer, step: str) -> psutil.Process | None:
     """The Python process that runs a part of mini, if one does."""
-    children = [child for child in process_of(server).children() if child.status() != psutil.STATUS_ZOMBIE]
-    return next((child for child in children if f"mini_{step}" in " ".join(child.cmdline())), None)
+    for child in process_of(server).children():
+        with suppress(psutil.NoSuchProcess):  # it ended while we looked
+            if child.status() != psutil.STATUS_ZOMBIE and f"mini_{step}" in " ".join(child.cmdline()):
+                return child
+    return None
 
 
 def test_killed_stub_costs_a_retry_at_most(server: TritonServer, url: str) -> None:
@@ -155,7 +158,8 @@ def process(command: list[str], **environment: str) -> Iterator[tuple[subprocess
         assert started.stdout
         lines = (line for line in started.stdout if "ready" in line)
         url = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        drain = threading.Thread(target=started.stdout.read)  # or a full pipe would stop it
+        output = started.stdout
+        drain = threading.Thread(target=lambda: print(output.read()))  # or a full pipe would stop it
         drain.start()
         try:
             yield started, url
