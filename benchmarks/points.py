@@ -25,7 +25,8 @@ from referent.core.answers import Answer
 from referent.core.boxes import Box
 from referent.data.plurals import plural
 from referent.mini.artwork import load_artwork
-from referent.mini.scenes import Materials, repeated_scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import repeated_scene
 
 MOST, FEWER = 30, 8
 AT_ONCE = 4  # requests

@@ -110,8 +110,9 @@ def scenes(
     """
     try:
         from referent.core.files import md5
+        from referent.mini.icons import Materials
         from referent.mini.rendering import PHOTOGRAPHS, SceneSet, render
-        from referent.mini.scenes import SCENE_KINDS, Materials
+        from referent.mini.scenes import SCENE_KINDS
 
         if backgrounds and split != "train":
             raise ValueError(f"--backgrounds is only for training: leave it out with --split {split}")

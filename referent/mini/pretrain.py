@@ -23,8 +23,9 @@ from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.mini import shape as mini
 from referent.mini.expressions import training_expressions
+from referent.mini.icons import Materials
 from referent.mini.renewal import measure_norms, translate
-from referent.mini.scenes import CLASSES, Materials, training_scene
+from referent.mini.scenes import CLASSES, training_scene
 from referent.mini.stream import ORDERS, RANKS, SceneStream, Stage
 from referent.mini.tokenizer import train_tokenizer
 from referent.mini.validation import (

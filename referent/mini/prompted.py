@@ -28,8 +28,10 @@ from referent.core.bundle import TOKENIZER_FILE
 from referent.core.frame import Frame
 from referent.core.processor import detector_inputs
 from referent.mini import shape as mini
+from referent.mini.canvas import Scene
+from referent.mini.icons import Materials
 from referent.mini.pretrain import mini_spec
-from referent.mini.scenes import CLASSES, Materials, Scene, make_scene
+from referent.mini.scenes import CLASSES, make_scene
 from referent.modeling.checkpoint import CheckpointSpec, load_checkpoint, save_checkpoint
 from referent.modeling.llava import add_visual_prompts
 from referent.modeling.vpp import QUERY_SIZE, STRIDE, VisualPrompts, VisualPromptsShape, draw_axis

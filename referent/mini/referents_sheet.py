@@ -15,8 +15,10 @@ from referent.client.drawing import draw
 from referent.client.http import Client
 from referent.data.plurals import plural
 from referent.mini.artwork import load_artwork
+from referent.mini.canvas import Scene
 from referent.mini.drawings import GAP, TILE
-from referent.mini.scenes import Materials, Scene, make_scene, repeated_scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import make_scene, repeated_scene
 
 COLUMNS = 3
 CAPTION = 22  # pixels below each picture

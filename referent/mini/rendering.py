@@ -22,7 +22,8 @@ from referent.core.files import atomic, md5
 from referent.data.records import Record, Rejected, read_records, write_records
 from referent.data.statistics import Statistics
 from referent.mini.artwork import EVALUATED_STYLES, UNSEEN_STYLE, VALIDATION_STYLE
-from referent.mini.scenes import CLASSES, Materials, SceneKind
+from referent.mini.icons import Materials
+from referent.mini.scenes import CLASSES, SceneKind
 from referent.mini.sets import (
     Example,
     card_photo,

@@ -17,7 +17,9 @@ from PIL import Image, ImageFilter
 
 from referent.core.boxes import Box
 from referent.mini.artwork import Icon, load_artwork
-from referent.mini.scenes import Materials, Scene, make_scene
+from referent.mini.canvas import Scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import make_scene
 
 STYLE = "noto"  # Noto Color Emoji, SIL Open Font License 1.1
 SOLID_STYLE = "fluent3d"  # Fluent Emoji, MIT

@@ -14,18 +14,11 @@ from referent.core.boxes import Box, Floats
 from referent.data.expressions import Expression, with_articles
 from referent.data.records import Record
 from referent.mini.artwork import EVALUATED_STYLES, UNSEEN_STYLE
+from referent.mini.canvas import SIDE, Scene
 from referent.mini.cards import RANKS
 from referent.mini.expressions import make_expressions, several_expressions, training_expressions
-from referent.mini.scenes import (
-    CLASSES,
-    SIDE,
-    Materials,
-    Scene,
-    SceneKind,
-    make_scene,
-    plain_card_photo,
-    training_scene,
-)
+from referent.mini.icons import Materials
+from referent.mini.scenes import CLASSES, SceneKind, make_scene, plain_card_photo, training_scene
 
 EXPRESSIONS_PER_IMAGE = 8
 NONE_PER_IMAGE = 2

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from referent.mini.artwork import load_artwork
 from referent.mini.expressions import training_expressions
-from referent.mini.scenes import CLASSES, Materials, SceneKind, training_scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import CLASSES, SceneKind, training_scene
 
 COLUMNS, ROWS, SIDE, CAPTION = 6, 4, 192, 16
 MIX: dict[SceneKind, float] = {"icons": 0.4, "alike": 0.3, "rows": 0.2, "crowd": 0.1}

@@ -19,8 +19,10 @@ from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
 from referent.data.expressions import area, centre
+from referent.mini.canvas import SIDE, Scene
 from referent.mini.expressions import training_expressions
-from referent.mini.scenes import SIDE, Materials, Scene, SceneKind, training_scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import SceneKind, training_scene
 from referent.training.encoding import TrainingRow, encode_row, frame_boxes
 from referent.training.losses import NO_LABEL
 

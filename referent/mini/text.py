@@ -25,8 +25,10 @@ from referent.core.packing import Bucket
 from referent.core.prompts import Prompt, PromptEncoder
 from referent.data.expressions import Expression
 from referent.mini import shape as mini
+from referent.mini.canvas import Scene
 from referent.mini.expressions import training_expressions
-from referent.mini.scenes import CLASSES, Materials, Scene, SceneKind, training_scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import CLASSES, SceneKind, training_scene
 from referent.mini.validation import add_arguments, load_materials, validation_examples, validator
 from referent.modeling.checkpoint import BASE_DIRECTORY, CheckpointSpec, load_checkpoint, save_checkpoint
 from referent.modeling.grounder import TextGrounder

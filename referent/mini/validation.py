@@ -14,7 +14,8 @@ from referent.evaluation.metrics import auroc
 from referent.evaluation.predictions import prediction_of
 from referent.evaluation.several import score_order_matches
 from referent.mini.artwork import VALIDATION_STYLE
-from referent.mini.scenes import CLASSES, Materials
+from referent.mini.icons import Materials
+from referent.mini.scenes import CLASSES
 from referent.mini.sets import (
     Example,
     card_photo,

@@ -6,7 +6,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from referent.mini.augmentation import ICON_WAYS, SCENE_WAYS, UNSEEN, Augmentation, ink, outlined, recolouring
-from referent.mini.scenes import SIDE, Materials, make_scene, training_scene
+from referent.mini.canvas import SIDE
+from referent.mini.icons import Materials
+from referent.mini.scenes import make_scene, training_scene
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from PIL import Image
 
 from referent.data.records import read_records
 from referent.mini import rendering
+from referent.mini.icons import Materials
 from referent.mini.rendering import SceneSet, SettingsError, render
-from referent.mini.scenes import CLASSES, Materials
+from referent.mini.scenes import CLASSES
 from referent.mini.sets import Example, icon_scenes
 
 SETS = [SceneSet(name="scenes", count=5, seed="test"), SceneSet(name="cards", count=1, seed="test")]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from referent.mini.expressions import training_expressions
-from referent.mini.scenes import CLASSES, Materials, training_scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import CLASSES, training_scene
 from referent.mini.sets import (
     Example,
     card_photos,

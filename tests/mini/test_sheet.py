@@ -1,7 +1,8 @@
 import numpy as np
 
 from referent.mini.artwork import TRAIN_STYLES
-from referent.mini.scenes import CLASSES, Materials
+from referent.mini.icons import Materials
+from referent.mini.scenes import CLASSES
 from referent.mini.sheet import COLUMNS, SIDE, sheet
 
 

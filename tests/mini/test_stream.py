@@ -9,7 +9,9 @@ from referent.core.boxes import area, cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from referent.core.packing import Bucket
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
-from referent.mini.scenes import SIDE, Materials, Scene, make_scene
+from referent.mini.canvas import SIDE, Scene
+from referent.mini.icons import Materials
+from referent.mini.scenes import make_scene
 from referent.mini.stream import ORDERS, SceneStream, encode_scene
 from referent.training.encoding import collate
 from referent.training.losses import NO_LABEL, PRETRAINING, box_loss, overlap

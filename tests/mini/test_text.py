@@ -11,8 +11,9 @@ from referent.core.grammar import NONE
 from referent.core.prompts import PromptEncoder
 from referent.data.expressions import Expression
 from referent.generation.questions import load_tokenizer
+from referent.mini.canvas import SIDE, Scene
+from referent.mini.icons import Materials
 from referent.mini.pretrain import mini_spec
-from referent.mini.scenes import SIDE, Materials, Scene
 from referent.mini.shape import SPECIAL_TOKENS, VOCABULARY_SIZE
 from referent.mini.text import GRAMMAR, MAX_INSTANCES, AnswerStream, question_and_answer, text_spec
 from referent.mini.tokenizer import train_tokenizer

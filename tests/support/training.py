@@ -15,7 +15,8 @@ from referent.core.spec import ModelSpec
 from referent.core.transform import ImageTransform
 from referent.data.records import Record, write_records
 from referent.mini.artwork import TRAIN_STYLES
-from referent.mini.scenes import SIDE, Materials
+from referent.mini.canvas import SIDE
+from referent.mini.icons import Materials
 from referent.mini.stream import SceneStream, Stage
 from referent.training.recipe import Recipe
 from tests.support.tiny import TINY_BUCKETS, TINY_PROMPT
