@@ -7,7 +7,7 @@ from queue import Queue
 from threading import Event, Thread
 
 from referent.triton.liveness import INTERVAL_S, Liveness, StuckError
-from runtime.supervisor import Served
+from runtime.attempt import Served
 
 logger = logging.getLogger(__name__)
 

@@ -1,17 +1,14 @@
 """Keeps the models of a tritonserver loaded and up to date; the only code that loads or unloads them."""
 
 import logging
-import math
 import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import psutil
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
@@ -19,40 +16,16 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException
 from referent.core.bundle import CONFIG_FILE, BundleError
 from referent.core.files import read_small
 from referent.triton.golden import probe, timeout_s_of
-from referent.triton.repository import Placement, Release, hold, link, named_digest, read_release, versions
+from referent.triton.repository import Placement, hold, link, named_digest, read_release, versions
+from runtime.attempt import Attempt, HangError, Served, VersionError, tag_of
 
 STUB = "triton_python_backend_stub"
-CHECK_TIMEOUT_S = 900  # for checking a version's files: 45 GB at 50 MB/s
 CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
 LOOKUP_TIMEOUT_S = 5  # for what Triton knows
 ABANDON_TIMEOUT_S = 2  # for unloading what is given up
-HANG_S = 3  # after a stub died: Triton tells of it within one or two seconds, or waits for it for ever
 FIRST_RETRY_S, LAST_RETRY_S = 1, 30  # between attempts to serve again what was served
 
 logger = logging.getLogger(__name__)
-
-
-class VersionError(RuntimeError):
-    """A version can't be served."""
-
-
-class HangError(VersionError):
-    """Triton neither loads a model nor refuses it: whatever needs the same parts waits, until the server is ended."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A version in the private repository. The names of its parts end with a tag of its digest, so that a broken
-    version can't affect another; `lock` keeps others from removing its files."""
-
-    release: Release
-    golden_s: float  # what its golden inference took
-    lock: IO[bytes]
-
-    @property
-    def parts(self) -> list[str]:
-        """Their names in the private repository."""
-        return [part + tag_of(self.release.digest) for part in self.release.parts]
 
 
 class Named(NamedTuple):
@@ -70,35 +43,6 @@ class Named(NamedTuple):
             return cls(read_small(file), status.st_ino, status.st_mtime_ns)
         except OSError:
             return cls()
-
-
-class Attempt:
-    """A version that is being loaded in a thread of its own, which may never return."""
-
-    def __init__(self, name: str, digest: str, others: deque[str], work: Callable[["Attempt"], Served]) -> None:
-        self.name, self.digest, self.others = name, digest, others  # the others are tried if this one is no good
-        self.superseded = False  # whether another was named meanwhile
-        self.candidate = f"{name}@candidate{tag_of(digest)}"  # what it is called beside the one that serves
-        self.deadline = time.monotonic() + CHECK_TIMEOUT_S  # to load it counts from when its files were checked
-        self.died = math.inf  # when one of its stubs did
-        self.outcome: Future[Served] = Future()
-        Thread(target=self._run, args=(work,), name=f"try {name}", daemon=True).start()
-
-    def _run(self, work: Callable[["Attempt"], Served]) -> None:
-        try:
-            self.outcome.set_result(work(self))
-        except Exception as error:
-            self.outcome.set_exception(error)
-
-    def note(self, dead: set[str]) -> None:
-        """Call with the models that died."""
-        if any(model.endswith(tag_of(self.digest)) for model in dead):
-            self.died = min(self.died, time.monotonic())
-
-    @property
-    def hangs(self) -> bool:
-        """Whether it still loads long after a stub of it died."""
-        return time.monotonic() > self.died + HANG_S and not self.outcome.done()
 
 
 class Supervisor:
@@ -420,11 +364,6 @@ class Supervisor:
             if "DEADLINE_EXCEEDED" in str(error.status()):
                 raise HangError(f"tritonserver did not load {model} within {timeout_s:g} s") from error
             raise
-
-
-def tag_of(digest: str) -> str:
-    """The ending of the names of a version's parts."""
-    return f"@{digest.removeprefix('sha256:')[:12]}"
 
 
 def _told(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from export.versions import use
 from referent.core.bundle import load_bundle
 from referent.triton.client import TritonClient
 from referent.triton.protocol import TritonError
-from runtime import supervisor
+from runtime import attempt
 from runtime.distribution import Distribution
 from runtime.launcher import CONTROL_HEADER, PREFIX, SHARED_MEMORY, TEMPORARY, TritonServer, TritonServerError
 from tests.support.load import process_of, until
@@ -121,7 +121,7 @@ def test_stubs_that_die_again_while_they_are_restored_are_healed(
     server: TritonServer, part: str, running: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine that has no memory for some seconds: Triton itself may wait for them for ever."""
-    monkeypatch.setattr(supervisor, "HANG_S", 2)
+    monkeypatch.setattr(attempt, "HANG_S", 2)
 
     def tried_in_vain() -> bool:
         if len(stubs(server)) >= running:

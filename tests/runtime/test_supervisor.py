@@ -13,7 +13,8 @@ import pytest
 from export.versions import use
 from referent.triton.repository import Placement, hold, read_release
 from runtime import supervisor
-from runtime.supervisor import Attempt, Served, Supervisor, VersionError
+from runtime.attempt import Attempt, Served, VersionError
+from runtime.supervisor import Supervisor
 from tests.support.releases import publish_tiny
 
 
