@@ -28,7 +28,7 @@ SLOW = (
 # what judges a service that is under load: of these, one at a time
 UNDER_LOAD = (
     "system/test_faults.py", "system/test_scale.py", "system/test_healing.py", "system/test_damages.py",
-    "runtime/test_launcher.py",
+    "runtime/test_launcher.py", "runtime/test_versions.py",
 )  # fmt: skip
 FIRST = (*UNDER_LOAD, *TRITON, *SLOW)  # the longest, so that processes end together
 

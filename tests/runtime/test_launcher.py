@@ -8,50 +8,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
-from export.versions import use
-from referent.core.bundle import load_bundle
-from referent.triton.client import TritonClient
-from referent.triton.protocol import TritonError
 from runtime import attempt
 from runtime.distribution import Distribution
 from runtime.launcher import CONTROL_HEADER, PREFIX, SHARED_MEMORY, TEMPORARY, TritonServer, TritonServerError
+from tests.support.launched import answers, ground, stubs
 from tests.support.load import process_of, until
-from tests.support.releases import deliver, publish_tiny, write_graph
-
-PICTURE = Image.new("RGB", (100, 50))
-
-
-def ground(server: TritonServer, name: str = "tiny") -> float:
-    """Where the model sees its box: the centre's share of the width."""
-    with TritonClient(server.grpc_url, name, server.model_repository, timeout_s=2) as client:
-        return round(client.ground(PICTURE, "the cup").results[0].box_cxcywh_normalized[0], 3)
-
-
-def answers(server: TritonServer, cx: float) -> bool:
-    """Whether the box is there; False while requests fail."""
-    try:
-        return ground(server) == cx
-    except (TritonError, TimeoutError):
-        return False
-
-
-def stubs(server: TritonServer, part: str = "") -> list[psutil.Process]:
-    """The server's live stub processes."""
-    live = []
-    with suppress(psutil.NoSuchProcess):  # the server is being started again
-        for child in process_of(server).children():
-            with suppress(psutil.Error):  # one that ends meanwhile
-                if child.name() == "triton_python_backend_stub" and part in " ".join(child.cmdline()):
-                    live += [child] if child.cmdline() else []  # a zombie has none
-    return live
+from tests.support.releases import break_head, publish_tiny
 
 
 @pytest.fixture(scope="module")
@@ -148,104 +116,6 @@ def test_killed_server_is_started_again(server: TritonServer) -> None:
     process_of(server).kill()
     until(lambda: not answers(server, 0.5))
     until(lambda: answers(server, 0.5))
-
-
-def test_published_version_is_served_next_and_rolled_back(tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    _, first = publish_tiny(repository, cx=0.4)
-    with TritonServer(repository) as server:
-        before = stubs(server)
-        publish_tiny(repository, cx=0.6)
-        until(lambda: answers(server, 0.6))
-        until(lambda: len(stubs(server)) == 3)
-        assert not any(stub.is_running() for stub in before)
-        use(repository, "tiny", first)
-        until(lambda: answers(server, 0.4))
-        process_of(server).kill()
-        until(lambda: not answers(server, 0.4))
-        until(lambda: answers(server, 0.4))
-    with TritonServer(repository) as server:
-        assert ground(server) == 0.4
-
-
-def test_version_of_other_shapes_takes_the_place_of_one(tmp_path: Path) -> None:
-    """Parts of two versions stand beside one another, each with a config of its own."""
-    repository = tmp_path / "repository"
-    publish_tiny(repository, cx=0.4)
-    with TritonServer(repository) as server:
-        publish_tiny(repository, cx=0.6, hidden_size=6)
-        until(lambda: answers(server, 0.6))
-
-
-def test_name_that_is_new_is_served_too(tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    publish_tiny(repository)
-    with TritonServer(repository) as server:
-        publish_tiny(repository, "other", cx=0.3)
-        with InferenceServerClient(server.grpc_url) as client:
-            until(lambda: bool(client.is_model_ready("other")))
-        assert (ground(server), ground(server, "other")) == (0.5, 0.3)
-        assert server.models == ["other", "tiny"]
-
-
-def break_head(repository: Path, name: str) -> None:
-    """Cuts the newest version's last part."""
-    bundle, _ = load_bundle(repository, name)
-    (repository / f"{name}_box_head" / bundle.version / "model.onnx").write_bytes(b"no model")
-
-
-def test_refused_versions_in_a_row_leave_the_good_one_whatever_dies(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    repository = tmp_path / "repository"
-    publish_tiny(repository, cx=0.4)
-
-    def cut(copy: Path, bundle: object) -> None:
-        break_head(copy, "tiny")
-
-    with TritonServer(repository) as server:
-        for _ in range(2):
-            _, refused = deliver(repository, cut)
-            until(lambda refused=refused: f"{refused} of tiny cannot be served, the one before stays" in caplog.text)
-            assert ground(server) == 0.4
-        stubs(server, "tiny_box_head")[0].kill()
-        until(lambda: "died" in caplog.text)
-        until(lambda: answers(server, 0.4))
-        process_of(server).kill()
-        until(lambda: not answers(server, 0.4))
-        until(lambda: answers(server, 0.4))
-    with TritonServer(repository) as server:
-        assert ground(server) == 0.4
-        publish_tiny(repository, cx=0.6)
-        until(lambda: answers(server, 0.6))
-        break_head(repository, "tiny")  # what serves is damaged: a server that starts again serves one before
-        process_of(server).kill()
-        until(lambda: answers(server, 0.4))
-
-
-def test_what_is_broken_keeps_nothing_else_from_being_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    repository = tmp_path / "repository"
-    publish_tiny(repository)
-    publish_tiny(repository, "cut")
-    break_head(repository, "cut")
-    publish_tiny(repository, "unnamed")
-    (repository / "unnamed" / "config.pbtxt").write_bytes(b"\xff{")
-    (repository / "junk" / "1").mkdir(parents=True)
-    (repository / "junk" / "1" / "bundle.json").write_text("{")
-    (repository / "empty").mkdir()
-    (repository / "file").write_text("")
-    (repository / "circle").symlink_to("circle")
-    (repository / "tiny" / "notes").mkdir()
-    (repository / "tiny" / "7").mkdir()
-    with TritonServer(repository) as server:
-        assert ground(server) == 0.5
-        assert ground(server, "unnamed") == 0.5  # its version is whole
-        assert "of cut cannot be served" in caplog.text
-        publish_tiny(repository, cx=0.6)
-        until(lambda: answers(server, 0.6))
-        process_of(server).kill()
-        until(lambda: not answers(server, 0.6))
-        until(lambda: answers(server, 0.6))
 
 
 @pytest.fixture
@@ -356,57 +226,3 @@ def test_stub_that_cannot_run_ends_the_start(server: TritonServer, monkeypatch: 
     monkeypatch.setattr(Distribution, "environment", lambda self: dict(os.environ))  # no library path
     with pytest.raises(TritonServerError, match=r"stub died(.|\n)*error while loading shared libraries"):
         TritonServer(server.model_repository).start()
-
-
-def busy(parts: Path) -> None:
-    """A box head whose loading folds constants for hours."""
-    powers = "\n".join(f"m{i + 1} = MatMul (m{i}, m{i})" for i in range(2000))
-    write_graph(
-        parts / "box_head" / "model.onnx",
-        f"""(float[B, N, 4] hidden_states) => (float[B, N, 4] boxes, float[B, N] scores) {{
-            shape = Constant <value = int64[2] {{2000, 2000}}> ()
-            m0 = ConstantOfShape <value = float[1] {{0.0}}> (shape)
-            {powers}
-            top = ReduceMax <keepdims = 0> (m2000)
-            boxes = Add (hidden_states, top)
-            last = Constant <value = int64[1] {{2}}> ()
-            scores = ReduceSum <keepdims = 0> (boxes, last)
-        }}""",
-    )
-
-
-def test_model_that_never_gets_ready_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    repository = tmp_path / "repository"
-    publish_tiny(repository, cx=0.4)
-    with TritonServer(repository, load_timeout_s=3, golden_timeout_s=1) as server:
-        publish_tiny(repository, edit=busy)
-        until(lambda: len(stubs(server, "tiny_box_head")) == 2)
-        stubs(server, "tiny_vision_encoder")[0].kill()  # what serves is healed meanwhile
-        until(lambda: answers(server, 0.4))
-        until(lambda: "cannot be served, the one before stays" in caplog.text)
-        until(lambda: len(stubs(server)) == 3)
-        publish_tiny(repository, cx=0.6)
-        until(lambda: answers(server, 0.6))
-
-
-def test_server_that_is_killed_while_a_version_is_tried_serves_both_in_turn(tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    publish_tiny(repository, cx=0.4)
-    with TritonServer(repository) as server:
-        publish_tiny(repository, cx=0.6)
-        until(lambda: len(stubs(server)) > 3)
-        process_of(server).kill()
-        until(lambda: answers(server, 0.6))
-
-
-def test_going_back_while_a_version_is_tried_goes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    repository = tmp_path / "repository"
-    _, first = publish_tiny(repository, cx=0.4)
-    with TritonServer(repository) as server:
-        publish_tiny(repository, cx=0.6)
-        until(lambda: len(stubs(server)) > 3)
-        use(repository, "tiny", first)
-        until(lambda: "cannot be served" in caplog.text or answers(server, 0.6))
-        until(lambda: answers(server, 0.4))
-        until(lambda: len(stubs(server)) == 3)
-        assert answers(server, 0.4)

@@ -10,7 +10,7 @@ from onnx import parser
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from export.publish import publish
-from referent.core.bundle import Bundle
+from referent.core.bundle import Bundle, load_bundle
 from referent.core.packing import Bucket
 from referent.core.prompts import Prompt
 from referent.core.spec import ModelSpec
@@ -118,3 +118,9 @@ def deliver(
     finally:
         shutil.rmtree(copy)
     return bundle, digest
+
+
+def break_head(repository: Path, name: str) -> None:
+    """Cuts the newest version's last part."""
+    bundle, _ = load_bundle(repository, name)
+    (repository / f"{name}_box_head" / bundle.version / "model.onnx").write_bytes(b"no model")
