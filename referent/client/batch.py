@@ -4,16 +4,15 @@ A line of results is JSON: image, expressions and model as asked, and `answer` (
 """
 
 import fcntl
-import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from referent.client.http import AsyncClient
 from referent.core.api import GroundResponse
-from referent.core.files import atomic, printable
+from referent.core.files import atomic, files_below, printable
 from referent.core.images import IMAGE_SUFFIXES
 from referent.core.sources import is_url
 from referent.core.text_files import TableRow, read_lines, read_table
@@ -106,14 +105,9 @@ def check_outputs(
 
 
 def _images_of(folder: Path) -> Rows:
-    def refuse(error: OSError) -> NoReturn:
-        raise error
-
-    found = []
-    for parent, _, names in os.walk(folder, onerror=refuse):
-        files = (Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES))
-        found += [str(file.relative_to(folder)) for file in files if file.is_file() or file.is_symlink()]
-    return ((image, ()) for image in sorted(found))
+    for file in files_below(folder):
+        if file.name.lower().endswith(IMAGE_SUFFIXES) and (file.is_file() or file.is_symlink()):
+            yield str(file.relative_to(folder)), ()
 
 
 def _read_names(file: Path) -> Rows:

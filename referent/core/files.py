@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 SMALL = 16 * 2**20  # bytes
 
@@ -45,6 +46,25 @@ def read_small(file: Path) -> bytes:
         return content
     finally:
         os.close(descriptor)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, in order of their paths. Links to folders are followed, since data sets often have them
+    instead of images; a folder that is reached twice is read once. Raises OSError."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        linked = {name for name in folders if Path(parent, name).is_symlink()}
+        folders[:] = sorted(set(folders) - linked) + sorted(linked)
+        found += [Path(parent, name) for name in names]
+    return sorted(found)
 
 
 def told(error: OSError, place: Path) -> str:

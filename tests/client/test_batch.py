@@ -256,6 +256,19 @@ def test_a_file_that_cannot_be_used_is_one_failed_line(service: Service, folder:
     assert len(service.asked) == 1
 
 
+def test_images_in_linked_folders_are_asked_about_once(tmp_path: Path) -> None:
+    """A data set may be links to where its pictures are, some of them to each other."""
+    for place in ("elsewhere/a.jpg", "images/real/b.jpg", "images/c.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    images = tmp_path / "images"
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / "again").symlink_to(images / "real")
+    (images / "real" / "up").symlink_to("..")
+    found = [str(Path(item.image).relative_to(images)) for item in read_items(images, ["q"])]
+    assert found == ["c.jpg", "linked/a.jpg", "real/b.jpg"]
+
+
 def test_an_image_whose_connection_is_always_lost_does_not_stop_the_others(tmp_path: Path) -> None:
     images = {name: name.encode() for name in ("one.jpg", "two.jpg", "three.jpg")}
     for name, content in images.items():

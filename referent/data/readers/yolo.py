@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from referent.core.boxes import Box
+from referent.core.files import files_below
 from referent.core.images import IMAGE_SUFFIXES
 from referent.core.text_files import has_end, read_lines
 from referent.data.image_files import upright_size
@@ -40,7 +41,7 @@ def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
     """
     folder = need_images(images, "labels of YOLO are shares of each image")
     data = _data_set(annotations)
-    pictures = [file for file in _files_below(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [file for file in files_below(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
         raise AnnotationError(f"{folder} holds no images: give the folder of the data set as --images")
     for number, name in data.names.items():
@@ -67,7 +68,7 @@ def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
             yield from describe(Labelled(where, width, height, things, split), classes, None)
         except RowError as error:
             yield Rejected(str(error), where)
-    for file in _files_below(data.root):
+    for file in files_below(data.root):
         if (
             "labels" in file.relative_to(data.root).parts
             and file.suffix == ".txt"
@@ -75,18 +76,6 @@ def read_yolo(annotations: Path, images: Path | None) -> Iterator[Record | Rejec
             and file.resolve() not in used
         ):
             yield Rejected(f"labels without an image ({', '.join(IMAGE_SUFFIXES)})", file.name)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """All files below a folder. Links to folders are followed, since data sets often have them instead of images."""
-    found, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:
-            folders.clear()  # a link to a folder above
-            continue
-        seen.add(real)
-        found += [Path(parent, name) for name in names]
-    return sorted(found)
 
 
 def _things(labels: Path, data: YoloSet, width: int, height: int) -> Iterator[Thing | Rejected]:
