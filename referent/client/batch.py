@@ -15,7 +15,7 @@ from referent.core.api import GroundResponse
 from referent.core.files import atomic, files_below, printable
 from referent.core.images import IMAGE_SUFFIXES
 from referent.core.sources import is_url
-from referent.core.text_files import TableRow, read_lines, read_table
+from referent.core.text_files import TableRow, fault_of, read_lines, read_table
 
 LISTS = (".txt", ".csv", ".jsonl")
 LINE_START = b'{"image":"'  # of a result
@@ -123,9 +123,7 @@ def _read_objects(file: Path) -> Rows:
         try:
             row = BatchRow.model_validate_json(line)
         except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"]))
-            raise ValueError(f"{file}:{number}: {where}: {fault['msg']}; a row is {{image, expressions}}") from None
+            raise ValueError(f"{file}:{number}: {fault_of(error)}; a row is {{image, expressions}}") from None
         yield row.image, row.expressions
 
 

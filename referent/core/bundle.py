@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from referent.core.files import read_small
 from referent.core.prompts import PromptEncoder
 from referent.core.spec import ModelSpec
+from referent.core.text_files import fault_of
 
 BUNDLE_FILE, TOKENIZER_FILE, CONFIG_FILE = "bundle.json", "tokenizer.json", "config.pbtxt"
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -94,10 +95,8 @@ def load_bundle(repository: Path, name: str, version: str | None = None) -> tupl
     except OSError as error:
         raise BundleError(f"{file} can't be read ({error}): export the model again") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
         raise BundleError(
-            f"{file} is not a bundle of this release ({where}: {first['msg']}): export the model again"
+            f"{file} is not a bundle of this release ({fault_of(error)}): export the model again"
         ) from error
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from pydantic import ValidationError
+
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 DELIMITERS = ",;\t"  # which one a spreadsheet writes depends on its locale
 
@@ -79,6 +81,13 @@ def _rows(file: Path, lines: Sequence[str], delimiter: str) -> Iterator[TableRow
 def has_end(line: str | bytes) -> bool:
     """Whether the line has an end. A last line without one may be cut off."""
     return line.endswith(("\n", "\r")) if isinstance(line, str) else line.endswith((b"\n", b"\r"))
+
+
+def fault_of(error: ValidationError) -> str:
+    """The first fault in JSON of a wrong form, in one line that begins with its place."""
+    first = error.errors()[0]
+    places = [".".join(map(str, first["loc"]))] if first["loc"] else []
+    return ": ".join([*places, first["msg"].removeprefix("Value error, ")])
 
 
 def _marked(start: bytes) -> str:

@@ -13,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from referent.core.answers import Answer, Point
 from referent.core.boxes import Box
-from referent.core.text_files import TextFileError, numbered_lines
+from referent.core.text_files import TextFileError, fault_of, numbered_lines
 from referent.data.records import Mask
 
 ID_NAMES, BOX_NAMES = ("id", "idx"), ("box_xyxy", "predicted_box")
@@ -98,11 +98,7 @@ def _prediction(line: bytes, where: str) -> Prediction:
     try:
         return Prediction.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise PredictionsError(
-            f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}".replace(": : ", ": ")
-        ) from error
+        raise PredictionsError(f"{where}: {fault_of(error)}") from error
 
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:

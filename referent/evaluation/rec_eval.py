@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError
 
 from referent.core.boxes import Box, Floats
-from referent.core.text_files import TextFileError, open_utf8
+from referent.core.text_files import TextFileError, fault_of, open_utf8
 from referent.core.text_forms import read_text
 from referent.evaluation import metrics
 from referent.evaluation.predictions import PredictionsError
@@ -67,9 +67,7 @@ def read_rec_eval(file: Path) -> RecEval:
     except TextFileError as error:
         raise PredictionsError(str(error)) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise PredictionsError(f"{file}: no file of REC-Eval: {field}: {first['msg']}".replace(": : ", ": ")) from error
+        raise PredictionsError(f"{file}: no file of REC-Eval: {fault_of(error)}") from error
 
 
 def rec_eval_figures(rows: list[RecEvalRow], form: str | None = None) -> dict[str, Any]:

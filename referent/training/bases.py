@@ -12,6 +12,7 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 from referent.core.bundle import TOKENIZER_FILE
 from referent.core.grammar import PointGrammar
 from referent.core.prompts import LOC_MARK, Prompt
+from referent.core.text_files import fault_of
 from referent.modeling.checkpoint import (
     ADAPTER_DIRECTORY,
     BASE_DIRECTORY,
@@ -103,7 +104,7 @@ def open_base(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
     try:
         trained = CheckpointSpec(**spec.model_dump() | updates)
     except ValidationError as error:
-        raise RecipeError(f"{recipe.base} cannot be trained so: {error.errors()[0]['msg']}") from error
+        raise RecipeError(f"{recipe.base} cannot be trained so: {fault_of(error)}") from error
     hidden_size = config.text_config.hidden_size
     head = load_head(recipe.base, spec, hidden_size) if keep_head else make_head(trained, hidden_size)
     model = make_model(llava, head)
