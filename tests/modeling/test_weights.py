@@ -129,7 +129,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "adapter: of a larger base": (
         _weights(ADAPTER, lambda w: {n: torch.cat([t, t], -1) if "lora_A" in n else t for n, t in w.items()}),
-        r"lora_A.*\[16, 128\] instead of \[16, 64\] and 6 more",
+        r"lora_A.*\[16, 128\] instead of \[16, 64\] and 3 more",
     ),
     "adapter: more layers": (
         _weights(ADAPTER, lambda w: w | {n.replace("s.1.", "s.7."): t.clone() for n, t in w.items() if "s.1." in n}),
@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint: Path, name: str
     assert len(str(refused.value)) < 700
 
 
-@pytest.mark.parametrize("part", ["vision_tower", "layers.2.self_attn.q_proj", "layers.0.mlp.down_proj", "lm_head"])
+@pytest.mark.parametrize("part", ["vision_tower", "layers.1.self_attn.q_proj", "layers.0.mlp.down_proj", "lm_head"])
 def test_a_base_of_the_same_shape_with_other_weights_is_refused(checkpoint: Path, part: str) -> None:
     _weights(BASE, lambda w: {n: t + 0.01 if part in n and t.ndim == 2 else t for n, t in w.items()})(checkpoint)
     with pytest.raises(CheckpointError, match="trained on another base than base: set `base`"):

@@ -66,10 +66,10 @@ def text_llava() -> LlavaForConditionalGeneration:
     """Random weights, large enough that answers depend on image, words and past; 4 image tokens of 28 x 28 pixels."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
     )
     text = LlamaConfig(
-        vocab_size=TEXT_VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        vocab_size=TEXT_VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=4096, bos_token_id=BOS_ID, eos_token_id=EOS_ID,
     )  # fmt: skip
     llava = LlavaForConditionalGeneration(
