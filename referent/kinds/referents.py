@@ -9,7 +9,6 @@ from referent.core.answers import Answer, Referent
 from referent.core.boxes import Floats
 from referent.core.bundle import Bundle
 from referent.core.contract import VISION_ENCODER, Step, Tensor
-from referent.core.frame import Frame
 from referent.core.kind import MAX_INSTANCES, Arrays, Options, Prepared
 from referent.core.spec import ModelSpec
 from referent.kinds.at_loc import HIDDEN_STATES, AtLoc, joined
@@ -53,12 +52,9 @@ class Referents(AtLoc):
 
     def answers(self, spec: ModelSpec, prepared: Prepared, outputs: Sequence[Arrays]) -> list[Answer]:
         boxes, scores, presence = (joined(prepared.inferences, outputs, t) for t in (BOXES, SCORES, PRESENCE))
-        most = prepared.options.max_instances or MAX_INSTANCES
         answers = [
-            self._answer(spec, prepared.frame, expression, *row)
-            for expression, *row in zip(
-                prepared.expressions, boxes[:, :most], scores[:, :most], presence.tolist(), strict=True
-            )
+            self._answer(spec, prepared, *row)
+            for row in zip(prepared.expressions, boxes, scores, presence.tolist(), strict=True)
         ]
         if not prepared.options.heatmap:
             return answers
@@ -71,11 +67,12 @@ class Referents(AtLoc):
         ]
 
     def _answer(
-        self, spec: ModelSpec, frame: Frame, expression: str, boxes: Floats, scores: Floats, presence: float
+        self, spec: ModelSpec, prepared: Prepared, expression: str, boxes: Floats, scores: Floats, presence: float
     ) -> Answer:
         """An answer from the referents that score enough; without any, its score is the lower one of presence and best
         score."""
         referents: list[Referent] = []
+        frame = prepared.frame
         lowest = spec.referent_threshold or 0
         if presence >= (spec.present_threshold or 0):
             used = (scores > 0) & (scores >= lowest)
@@ -84,6 +81,7 @@ class Referents(AtLoc):
                 x1, y1, x2, y2 = referent.box_xyxy or (0, 0, 0, 0)
                 if x2 > x1 and y2 > y1:  # not in the padding beside the image
                     referents.append(referent)
+        referents = referents[: prepared.options.max_instances or MAX_INSTANCES]
         return Answer.of(expression, referents, present=bool(referents), score=float(min(presence, scores[0])))
 
     def check_golden(self, outputs: Sequence[Arrays]) -> None:
