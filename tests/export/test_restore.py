@@ -18,6 +18,7 @@ from referent.kinds.head import BOX_HEAD
 from referent.mini.renewal import measure_norms
 from referent.modeling.checkpoint import load_checkpoint, load_checkpoint_spec
 from referent.modeling.grounder import load_grounder
+from tests.support.releases import publish_tiny
 from tests.support.tiny import MODEL_REPOSITORY
 
 PICTURE = Path(__file__).parents[1] / "samples" / "scene-1.jpg"
@@ -125,8 +126,8 @@ def test_a_graph_that_does_not_fit_is_refused(weight: str, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_models_of_another_shape_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    export(tiny_checkpoint, "tiny", tmp_path / "repository", quick_parity=True)
+def test_models_of_another_shape_are_refused(tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "repository")
     for repository, name, reason in (
         (MODEL_REPOSITORY, "mini-text", "generator"),
         (tmp_path / "repository", "tiny", "trained from nothing"),
