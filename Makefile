@@ -7,8 +7,9 @@ IMAGE ?= $(PLACEHOLDER)
 # the repository's URL, for the wheel's metadata: only the release knows where it is hosted
 SOURCE ?=
 
-# two processes, 2 GB of memory each; one runs all tests of a file (tests/conftest.py)
-WORKERS ?= 2
+# three processes, 2 GB of memory each: on two cores, since tests also wait; one runs all tests of a file
+# (tests/conftest.py)
+WORKERS ?= 3
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: serve test test-fast test-web lint format docs export bench perf-analyzer deploy-check image-check containers constraints audit image dist pin clean help page chromium web/openapi.json

@@ -22,6 +22,7 @@ SLOW = (
     "benchmarks/test_seven_billion.py",
     "mini/test_pretrain.py",
     "commands/test_installation.py",
+    "commands/test_export.py",
     "commands/test_wheel.py",
     "test_layers.py",
 )

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from export import versions
 from export.publish import STAGING, publish, republish
 from referent.core.bundle import BundleError, bundle_names, load_bundle, verify_files
 from referent.triton.repository import hold, named_digest, read_config, read_release
+from tests.support.commands import run_main
 from tests.support.releases import SPEC, publish_tiny
 from tests.support.tiny import MODEL_REPOSITORY
 
@@ -112,8 +112,7 @@ def test_what_an_older_release_published_gets_todays_layout(repository: Path, tm
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "export.versions", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True)
+    return run_main(versions.main, *arguments)
 
 
 def test_command_lists_and_goes_back(repository: Path) -> None:

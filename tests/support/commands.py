@@ -1,6 +1,12 @@
 """The command line in this process, and a service whose answers are given."""
 
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -37,6 +43,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
 def run(*arguments: object, stdin: bytes | None = None, **environment: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, [*map(str, arguments)], stdin, {"COLUMNS": "120"} | environment)
     return result.exit_code, result.stdout, result.stderr
+
+
+def run_main(main: Callable[[], object], *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """A module's `main` in this process, as `python -m` runs it."""
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    words = [main.__module__, *map(str, arguments)]
+    with patch.object(sys, "argv", words), redirect_stdout(out), redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+            if isinstance(end.code, str):
+                print(end.code, file=errors)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
 
 
 def cells(table: str) -> list[list[str]]:

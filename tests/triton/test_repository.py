@@ -17,12 +17,12 @@ from referent.core.bundle import BundleError, load_bundle
 from referent.triton import repository as layout
 from referent.triton.repository import Placement, named_digest, read_release
 from referent.triton.repository import build as make_private
+from tests.support.commands import run_main
 from tests.support.releases import publish_tiny
 
 
 def build(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "referent.triton.repository", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True)
+    return run_main(layout.main, *arguments)
 
 
 @pytest.fixture
