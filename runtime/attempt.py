@@ -62,6 +62,10 @@ class Attempt:
             self.died = min(self.died, time.monotonic())
 
     @property
+    def lost_a_stub(self) -> bool:
+        return self.died < math.inf
+
+    @property
     def hangs(self) -> bool:
         """Whether it still loads long after a stub of it died."""
         return time.monotonic() > self.died + HANG_S and not self.outcome.done()

@@ -20,6 +20,7 @@ from referent.triton.repository import Placement, hold, link, named_digest, read
 from runtime.attempt import Attempt, HangError, Served, VersionError, tag_of
 
 STUB = "triton_python_backend_stub"
+STUB_DIED = "a Python stub died while it was loaded: is onnxruntime installed?"
 CONTROL_TIMEOUT_S = 60  # for what takes no weights from a disk
 LOOKUP_TIMEOUT_S = 5  # for what Triton knows
 ABANDON_TIMEOUT_S = 2  # for unloading what is given up
@@ -188,9 +189,9 @@ class Supervisor:
                     raise VersionError("another version was named meanwhile")
                 self._promote(attempt, new)
             except Exception as error:
-                self._refuse(attempt, error)
+                self._refuse(attempt, VersionError(f"{STUB_DIED}; {_told(error)}") if attempt.lost_a_stub else error)
         elif attempt.hangs:
-            self._refuse(attempt, HangError("a Python stub died while it was loaded; is onnxruntime installed?"))
+            self._refuse(attempt, HangError(STUB_DIED))
         elif time.monotonic() > attempt.deadline:
             self._refuse(
                 attempt,
