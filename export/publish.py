@@ -134,7 +134,7 @@ def _remove_abandoned(repository: Path) -> None:
     """Removes folders of `staging` whose publisher was killed."""
     pattern = f"{glob.escape(_staged(repository))}*"
     for folder in (*repository.resolve().parent.glob(pattern), *repository.glob(f"*{STAGING}*")):
-        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+        with suppress(OSError), locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:  # it may be gone by now
             if alone:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -94,6 +94,14 @@ def test_publishers_at_the_same_time_get_numbers_of_their_own(repository: Path) 
         verify_files(repository, "tiny", version)
 
 
+@pytest.mark.parametrize("place", [".repository", "repository/"])
+def test_a_publisher_that_ends_meanwhile_stops_no_other(tmp_path: Path, place: str) -> None:
+    """Its folder is listed, and gone when it is looked at: here it is a link to nothing."""
+    publish_tiny(tmp_path / "repository")
+    (tmp_path / f"{place}{STAGING}x").symlink_to("nowhere")
+    assert publish_tiny(tmp_path / "repository")[0].version == "2"
+
+
 def test_what_an_older_release_published_gets_todays_layout(repository: Path, tmp_path: Path) -> None:
     old, _ = publish_tiny(tmp_path / "old")
     bundle_file = tmp_path / "old/tiny/1/bundle.json"
