@@ -63,6 +63,7 @@ class Attempt:
 
     @property
     def lost_a_stub(self) -> bool:
+        """Whether the load may have failed for that alone."""
         return self.died < math.inf
 
     @property

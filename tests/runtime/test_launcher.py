@@ -17,7 +17,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException
 from runtime import attempt
 from runtime.distribution import Distribution
 from runtime.launcher import CONTROL_HEADER, PREFIX, SHARED_MEMORY, TEMPORARY, TritonServer, TritonServerError
-from tests.support.launched import answers, ground, stubs
+from tests.support.launched import answers, ground, kill, stubs
 from tests.support.load import process_of, until
 from tests.support.releases import break_head, publish_tiny
 
@@ -113,9 +113,7 @@ def test_model_that_was_unloaded_is_served_again(server: TritonServer, model: st
 
 
 def test_killed_server_is_started_again(server: TritonServer) -> None:
-    process_of(server).kill()
-    until(lambda: not answers(server, 0.5))
-    until(lambda: answers(server, 0.5))
+    kill(server, 0.5)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from export.versions import use
 from runtime.launcher import TritonServer
-from tests.support.launched import answers, ground, stubs
+from tests.support.launched import answers, ground, kill, stubs
 from tests.support.load import process_of, until
 from tests.support.releases import break_head, deliver, publish_tiny, write_graph
 
@@ -23,9 +23,7 @@ def test_published_version_is_served_next_and_rolled_back(tmp_path: Path) -> Non
         assert not any(stub.is_running() for stub in before)
         use(repository, "tiny", first)
         until(lambda: answers(server, 0.4))
-        process_of(server).kill()
-        until(lambda: not answers(server, 0.4))
-        until(lambda: answers(server, 0.4))
+        kill(server, 0.4)
     with TritonServer(repository) as server:
         assert ground(server) == 0.4
 
@@ -67,9 +65,7 @@ def test_refused_versions_in_a_row_leave_the_good_one_whatever_dies(
         stubs(server, "tiny_box_head")[0].kill()
         until(lambda: "died" in caplog.text)
         until(lambda: answers(server, 0.4))
-        process_of(server).kill()
-        until(lambda: not answers(server, 0.4))
-        until(lambda: answers(server, 0.4))
+        kill(server, 0.4)
     with TritonServer(repository) as server:
         assert ground(server) == 0.4
         publish_tiny(repository, cx=0.6)
@@ -99,9 +95,7 @@ def test_what_is_broken_keeps_nothing_else_from_being_served(tmp_path: Path, cap
         assert "of cut cannot be served" in caplog.text
         publish_tiny(repository, cx=0.6)
         until(lambda: answers(server, 0.6))
-        process_of(server).kill()
-        until(lambda: not answers(server, 0.6))
-        until(lambda: answers(server, 0.6))
+        kill(server, 0.6)
 
 
 def busy(parts: Path) -> None:

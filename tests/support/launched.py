@@ -8,7 +8,7 @@ from PIL import Image
 from referent.triton.client import TritonClient
 from referent.triton.protocol import TritonError
 from runtime.launcher import TritonServer
-from tests.support.load import process_of
+from tests.support.load import process_of, until
 
 PICTURE = Image.new("RGB", (100, 50))
 
@@ -36,3 +36,10 @@ def stubs(server: TritonServer, part: str = "") -> list[psutil.Process]:
                 if child.name() == "triton_python_backend_stub" and part in " ".join(child.cmdline()):
                     live += [child] if child.cmdline() else []  # a zombie has none
     return live
+
+
+def kill(server: TritonServer, cx: float) -> None:
+    """Returns once the server that is started in its place finds the box where it was found."""
+    process_of(server).kill()
+    until(lambda: not answers(server, cx))
+    until(lambda: answers(server, cx))
