@@ -67,5 +67,5 @@ judge() { # CHECKPOINT NAME SET...: figures of the test sets, which go into the 
 judge "$WORK/base/head" mini cards scenes unseen_style
 judge "$WORK/base/referents" mini-all cards scenes unseen_style several several_cards
 [ -d "$WORK/text/checkpoint" ] || $PYTHON -m referent.mini.text "${materials[@]}" --base "$WORK/base/head" \
-    --out "$WORK/text" --steps "${TEXT_STEPS:-1500}" --batch 16 --eval-steps 750 --validation-scenes 12
+    --out "$WORK/text" --steps "${TEXT_STEPS:-2400}" --batch 16 --eval-steps 750 --validation-scenes 12
 judge "$WORK/text/checkpoint" mini-text cards scenes unseen_style several several_cards

@@ -17,7 +17,7 @@ from referent.data.plurals import plural
 from referent.mini.artwork import load_artwork
 from referent.mini.canvas import Scene
 from referent.mini.drawings import GAP, TILE
-from referent.mini.icons import Materials
+from referent.mini.icons import Look, Materials
 from referent.mini.scenes import make_scene, repeated_scene
 
 COLUMNS = 3
@@ -50,7 +50,7 @@ def panels(materials: Materials) -> Iterator[Panel]:
 def of_one_name(materials: Materials, name: str, count: int) -> Scene:
     """The first scene with so many things of that name."""
     for seed in range(100_000):
-        scene, shown = repeated_scene(random.Random(f"sheet/{seed}"), materials, count, ("noto", "fluent3d"))
+        scene, shown = repeated_scene(random.Random(f"sheet/{seed}"), materials, count, Look(("noto", "fluent3d")))
         if shown == name and scene.names.count(name) == count:
             return scene
     raise ValueError(f"no scene of {count} {name}s: choose fewer")

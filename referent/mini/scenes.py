@@ -18,9 +18,11 @@ from referent.mini.cards import RANKS, Photo
 from referent.mini.icons import Look, Materials, draw_icon, known_names, paste, put, random_look
 
 CLASSES = [*vocabulary(), *RANKS]  # the names of everything that scenes show
-SceneKind = Literal["icons", "crowd", "cut", "photo", "alike", "rows"]
+SceneKind = Literal["icons", "crowd", "cut", "photo", "alike", "rows", "many"]
+MOST = 30  # things of one name in a scene of kind `many`
 SCENE_KINDS: tuple[str, ...] = get_args(SceneKind)
 AUGMENTATION = Augmentation()
+PLAIN = Look(EVALUATED_STYLES)
 
 
 def training_scene(
@@ -38,10 +40,15 @@ def make_scene(
     augmentation: Augmentation | None = None,
 ) -> Scene:
     """`icons` 1-9 objects, `crowd` 12-22, `cut` cards cut from photographs among icons, `photo` an augmented card
-    photograph, `alike` 4-11 with several of one name, `rows` some in rows or columns. A style that stands in `styles`
-    several times is drawn as much more often. Evaluation sets have no augmentation."""
+    photograph, `alike` 4-11 with several of one name, `rows` some in rows or columns, `many` up to 30 of one name. A
+    style that stands in `styles` several times is drawn as much more often. Evaluation sets have no augmentation."""
     look = random_look(rng, styles, augmentation) if augmentation else Look(styles)
-    scene = _card_photo(rng, materials, look) if kind == "photo" else _icon_scene(rng, materials, kind, look)
+    if kind == "photo":
+        scene = _card_photo(rng, materials, look)
+    elif kind == "many":
+        scene, _ = repeated_scene(rng, materials, rng.randint(1, MOST), look)
+    else:
+        scene = _icon_scene(rng, materials, kind, look)
     if augmentation:
         if rng.random() < augmentation.scene and not any(name in COLOURED for name in scene.names):
             ways = augmentation.card_ways if kind in ("photo", "cut") else augmentation.scene_ways
@@ -52,17 +59,15 @@ def make_scene(
     return scene
 
 
-def repeated_scene(
-    rng: random.Random, materials: Materials, count: int, styles: Sequence[str] = EVALUATED_STYLES
-) -> tuple[Scene, str]:
+def repeated_scene(rng: random.Random, materials: Materials, count: int, look: Look = PLAIN) -> tuple[Scene, str]:
     """Icons of one name, at most `count` as there is room, and up to six of others; and that name."""
-    look = Look(styles)
     width, height = canvas_size(rng)
     scene = blank(background(rng, materials.backgrounds, width, height))
     name, *others = rng.sample(known_names(materials, look), 7)
     largest = min(0.4, 0.75 / math.sqrt(count))
+    behind = grey_level(scene.image) if look.augmentation else 0
     for shown in [name] * count + others[: rng.randint(0, 6)]:
-        icon = draw_icon(rng, materials, shown, look, SIDE * largest * rng.uniform(0.7, 1))
+        icon = draw_icon(rng, materials, shown, look, SIDE * largest * rng.uniform(0.7, 1), behind)
         paste(rng, scene, icon, shown, look, overlap=0.1)
     return scene, name
 
