@@ -63,7 +63,8 @@ def repeated_scene(rng: random.Random, materials: Materials, count: int, look: L
     """Icons of one name, at most `count` as there is room, and up to six of others; and that name."""
     width, height = canvas_size(rng)
     scene = blank(background(rng, materials.backgrounds, width, height))
-    name, *others = rng.sample(known_names(materials, look), 7)
+    known = known_names(materials, look)
+    name, *others = rng.sample(known, min(7, len(known)))
     largest = min(0.4, 0.75 / math.sqrt(count))
     behind = grey_level(scene.image) if look.augmentation else 0
     for shown in [name] * count + others[: rng.randint(0, 6)]:

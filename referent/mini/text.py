@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,16 +46,26 @@ GRAMMAR = BoxOrPointsGrammar(
 MAX_INSTANCES = 16  # of an expression where a request does not say
 POINT_TO = ("point to {}", "point at {}", "points of {}")
 POINTED_AT = 0.3  # of the expressions of one object or none, those asked with `POINT_TO`
-ROW = Bucket(mini.IMAGE_TOKENS + 640, 8)
-ANSWER_TOKENS = 560  # of a row: 30 points take 533
-MIX: dict[SceneKind, float] = {
-    "photo": 0.2, "cut": 0.1, "icons": 0.25, "crowd": 0.05, "alike": 0.1, "rows": 0.1, "many": 0.2,
-}  # fmt: skip
+MIX: dict[SceneKind, float] = {"photo": 0.2, "cut": 0.1, "icons": 0.3, "crowd": 0.1, "alike": 0.15, "rows": 0.15}
+MANY: dict[SceneKind, float] = {"many": 1.0}
+MANY_EVERY = 4  # batches: a batch of its own, since other rows need not be as long
+
+
+class Room(NamedTuple):
+    """What a row holds, and how many of its tokens belong to answers."""
+
+    row: Bucket
+    answers: int
+
+
+ROOM = Room(Bucket(mini.IMAGE_TOKENS + 368, 8), 320)
+ROOM_FOR_MANY = Room(Bucket(mini.IMAGE_TOKENS + 640, 8), 560)  # 30 points take 533
 
 
 @dataclass(frozen=True)
 class AnswerStream(Dataset[TrainingRow]):
-    """Map-style dataset: the k-th scene with its expressions and their answers; it depends on the seed and k alone.
+    """Map-style dataset: the k-th scene with its expressions and their answers; it depends on the seed, `batch` and k.
+    Every `MANY_EVERY`-th batch shows many things of a name, the others scenes of `mix`.
 
     A row has the tensors of `encode_row` and `answer_labels`.
     """
@@ -64,6 +75,7 @@ class AnswerStream(Dataset[TrainingRow]):
     encoder: PromptEncoder
     mix: Mapping[SceneKind, float]
     samples: int
+    batch: int
     seed: int
 
     def __len__(self) -> int:
@@ -71,21 +83,23 @@ class AnswerStream(Dataset[TrainingRow]):
 
     def __getitem__(self, index: int) -> TrainingRow:
         rng = random.Random(f"{self.seed}/{index}")
-        scene = training_scene(rng, self.materials, self.mix)
+        many = index // self.batch % MANY_EVERY == MANY_EVERY - 1
+        scene = training_scene(rng, self.materials, MANY if many else self.mix)
+        room = ROOM_FOR_MANY if many else ROOM
         frame = self.spec.frame(scene.image.size)
         suffixes: list[list[int]] = []
         answers: list[list[int]] = []
         size = scene.image.size
-        asked = training_expressions(rng, scene.names, scene.boxes, size, CLASSES, ROW.expressions)
+        asked = training_expressions(rng, scene.names, scene.boxes, size, CLASSES, room.row.expressions)
         for expression in sorted(asked, key=lambda each: -len(each.targets)):  # the longest answer always has room
             words, text = question_and_answer(rng, scene, expression, frame)
             ids = [*self.encoder.answer(text), mini.SPECIAL_TOKENS.index("</s>")]
-            if sum(map(len, answers)) + len(ids) <= ANSWER_TOKENS:
+            if sum(map(len, answers)) + len(ids) <= room.answers:
                 suffixes.append(self.encoder.suffix(words) + ids[:-1])
                 answers.append(ids)
         shown = suffixes or [self.encoder.suffix("object")]  # a row is never empty
-        row, _ = encode_row(scene.image, shown, [()] * len(suffixes), self.spec, self.encoder, ROW)
-        return row | answer_labels(row, answers, ANSWER_TOKENS)
+        row, _ = encode_row(scene.image, shown, [()] * len(suffixes), self.spec, self.encoder, room.row)
+        return row | answer_labels(row, answers, room.answers)
 
 
 def question_and_answer(rng: random.Random, scene: Scene, expression: Expression, frame: Frame) -> tuple[str, str]:
@@ -134,7 +148,9 @@ def main() -> None:
     objective = Objective(model, LossWeights())
     trainer = GroundingTrainer(
         objective,
-        AnswerStream(materials, spec, encoder, MIX, arguments.steps * arguments.batch, arguments.seed),
+        AnswerStream(
+            materials, spec, encoder, MIX, arguments.steps * arguments.batch, arguments.batch, arguments.seed
+        ),
         validator(TextGrounder(model, spec, encoder), validation_examples(arguments)),
         optimizers=(MuonAndAdamW(objective, arguments.learning_rate, 0.05), None),
         args=TrainingArguments(

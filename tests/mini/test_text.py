@@ -25,7 +25,7 @@ def answers(materials: Materials, tmp_path: Path) -> AnswerStream:
     train_tokenizer(["the red cup", "point to all cups"] * 50, tmp_path / TOKENIZER_FILE)
     spec = text_spec(mini_spec())
     encoder = PromptEncoder(spec.prompt, tmp_path / TOKENIZER_FILE, spec.image_tokens)
-    return AnswerStream(materials, spec, encoder, {"icons": 1.0}, 8, seed=0)
+    return AnswerStream(materials, spec, encoder, {"icons": 1.0}, 8, batch=2, seed=0)
 
 
 def test_what_is_learnt_is_what_stands_next_in_the_row(answers: AnswerStream) -> None:
