@@ -9,13 +9,15 @@ from referent.client.batch import BatchResult, without_repeats
 from referent.client.results import Grounding
 from referent.core.files import atomic
 
+NO_KEYPOINT = {"keypoints": [0, 0, 0], "num_keypoints": 0}
+
 
 def coco_of(results: Iterable[BatchResult]) -> dict[str, Any]:
     """`images`, `categories` and `annotations`: a category for each expression, an annotation for each referent.
 
     `bbox` is x, y, width, height in pixels. A point is `keypoints` x, y, 2 of a category with the one keypoint `point`;
-    its `bbox` has no area. `score` is there if the model gives one. Images whose line is an error are left out; those
-    in which nothing was found have no annotation.
+    its `bbox` has no area. Beside points, boxes have `num_keypoints` 0, as pycocotools needs. `score` is there if the
+    model gives one. Images whose line is an error are left out; those in which nothing was found have no annotation.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
@@ -31,6 +33,8 @@ def coco_of(results: Iterable[BatchResult]) -> dict[str, Any]:
                 row |= {"num_keypoints": 1, "bbox": [*found["keypoints"][:2], 0.0, 0.0]}
             annotations.append(row | {"area": row["bbox"][2] * row["bbox"][3]})
     pointed = {row["category_id"] for row in annotations if "keypoints" in row}
+    if pointed:
+        annotations = [NO_KEYPOINT | row for row in annotations]
     return {
         "images": list(images.values()),
         "categories": [

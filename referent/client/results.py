@@ -61,7 +61,8 @@ class Grounding(GroundResponse):
         """A row for each referent: `Detections` of boxes, `KeyPoints` (one each) of points.
 
         `class_id` is the expression's place in the request, `data["class_name"]` the expression. Raises
-        ModuleNotFoundError without the package supervision.
+        ModuleNotFoundError without the package supervision, and ValueError for an answer with boxes and points, which
+        no class of supervision holds together.
         """
         try:
             import supervision
@@ -74,6 +75,10 @@ class Grounding(GroundResponse):
         names: Any = {"class_name": np.array([referent.expression for _, referent in rows], str)}
         points = [referent.point_xy for _, referent in rows if referent.box_xyxy is None]
         if points:
+            if len(points) < len(rows):
+                raise ValueError(
+                    "the answer has boxes and points: ask for them in two questions, and convert each answer"
+                )
             return supervision.KeyPoints(
                 xy=np.array(points, np.float32).reshape(-1, 1, 2),
                 keypoint_confidence=None if confidence is None else confidence[:, None],
@@ -85,7 +90,8 @@ class Grounding(GroundResponse):
 
     def to_coco(self, image_id: int, categories: dict[str, int] | None = None) -> list[dict[str, Any]]:
         """COCO's results format, as pycocotools' `loadRes` reads it, a row for each referent: `bbox` is x, y, width,
-        height in pixels, or `keypoints` x, y, 2 of a point; `caption` is the expression.
+        height in pixels, or `keypoints` x, y, 2 of a point; `expression` is beside it. `loadRes` takes rows of one kind
+        at a time: choose those with `bbox`, or those with `keypoints`.
 
         `categories` gives the `category_id` of each expression; missing ones are added to it, numbered from 1. Pass the
         same dict for all pictures of a data set, or equal expressions get different ids in different pictures.
@@ -102,7 +108,7 @@ class Grounding(GroundResponse):
                 elif referent.point_xy is not None:
                     row["keypoints"] = [*referent.point_xy, 2]
                 score = {} if referent.score is None else {"score": referent.score}
-                rows.append({**row, **score, "caption": result.expression})
+                rows.append({**row, **score, "expression": result.expression})
         return rows
 
     def _repr_png_(self) -> bytes | None:

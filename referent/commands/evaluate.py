@@ -29,6 +29,9 @@ def evaluate(
     api_key: KEY = None,
     predictions: Annotated[Path | None, typer.Option(help="Take the predictions of this JSON-lines file.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of the service.", show_default="the service's")] = None,
+    max_instances: Annotated[
+        int | None, typer.Option(min=1, help="With --url: most referents of an expression.", show_default="the model's")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the service at a time.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass of the checkpoint.")] = 8,
     split: Annotated[str | None, typer.Option(help="Use only this split.", show_default="all")] = None,
@@ -49,6 +52,8 @@ def evaluate(
         raise failure(f"{which}: give one of {', '.join(sources)}", 2)
     if images is None and predictions is None:
         raise failure(f"{given[0]} needs the images: give --images DIR", 2)
+    if max_instances and url is None:
+        raise failure("--max-instances is for a service: give --url URL", 2)
     if record and checkpoint is None:
         raise failure("--record writes into a checkpoint: give --checkpoint DIR", 2)
     if checkpoint:
@@ -73,7 +78,7 @@ def evaluate(
             judged = _of_checkpoint(checkpoint)
         else:
             judged = _of_service(url, api_key, model)
-            found = _ask_service(url, api_key, records, images, judged["model"], concurrency)
+            found = _ask_service(url, api_key, records, images, judged["model"], max_instances, concurrency)
         results = join(records, found)
         reasons = [prediction.error if prediction else None for prediction in results.predictions]
         if all(reasons):
@@ -83,6 +88,7 @@ def evaluate(
             "source": f"{given[0]} {sources[given[0]]}", **judged, "latency": _clock(given[0], batch, concurrency),
             "format": format, "annotations": str(annotations), "annotations_digest": digest_of(annotations),
             "images": str(images.resolve()) if images else None, "split": split, "limit": limit,
+            "max_instances": max_instances,
             "rejected": dict(rejected), "referent": __version__, "evaluation_commit": commit(),
         }  # fmt: skip
         figures = analyse(results)
@@ -137,7 +143,13 @@ def _ask_checkpoint(directory: Path, records: "list[Record]", images: Path, batc
 
 
 def _ask_service(
-    url: str, api_key: str | None, records: "list[Record]", images: Path, model: str | None, concurrency: int
+    url: str,
+    api_key: str | None,
+    records: "list[Record]",
+    images: Path,
+    model: str | None,
+    max_instances: int | None,
+    concurrency: int,
 ) -> "Iterable[Prediction]":
     from tqdm import tqdm
 
@@ -145,7 +157,8 @@ def _ask_service(
     from referent.evaluation.predictors import ask_service
 
     with Client(url, api_key=api_key) as client:
-        return list(tqdm(ask_service(client, records, images, model, concurrency), total=len(records), desc=url))
+        answers = ask_service(client, records, images, model, max_instances, concurrency)
+        return list(tqdm(answers, total=len(records), desc=url))
 
 
 def _of_checkpoint(directory: Path) -> dict[str, str | None]:

@@ -15,6 +15,9 @@ Point = Annotated[
 FinishReason = Literal["stop", "length", "error"]
 
 
+Gives = Literal["boxes", "points", "boxes or points"]  # what a model's referents have
+
+
 class Referent(BaseModel):
     """One thing that an expression refers to. A model gives boxes or points; what it does not give is null."""
 

@@ -1,11 +1,11 @@
 """The service's answers and problems: the gateway writes them, the client reads them."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from referent.core.answers import Answer
+from referent.core.answers import Answer, Gives
 
 PROBLEM_JSON = "application/problem+json"  # the content type of a `Problem`
 TIMEOUT_HEADER = "X-Request-Timeout"  # seconds that the caller allows for a request
@@ -115,7 +115,7 @@ class ServedModel(BaseModel):
     version: str
     digest: str
     kind: str = Field(description="how it answers", examples=["head"])
-    gives: Literal["boxes", "points"] = Field(description="what a referent has")
+    gives: Gives = Field(description="what a referent has")
     several: bool = Field(description="whether an expression can have several referents")
     heatmaps: bool = Field(description="whether it can say where it looked")
     knows: str | None = Field(description="what it knows, in words for people")

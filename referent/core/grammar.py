@@ -13,6 +13,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from referent.core.answers import Gives
+
 Lead = Literal["", " "]
 NONE = "none"  # what a model writes where nothing is there, if it was taught so
 PERCENT, LOC_STEPS = 100, 1024
@@ -29,7 +31,7 @@ class Written(NamedTuple):
 
 class _Grammar(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    gives: ClassVar[Literal["boxes", "points"]] = "boxes"
+    gives: ClassVar[Gives] = "boxes"
     several: ClassVar[bool] = True
 
     none: bool = Field(False, description="whether the model was taught to say that nothing is there")
@@ -79,7 +81,7 @@ class BoxGrammar(_Grammar):
 class PointGrammar(_Grammar):
     """`<point x="39.04" y="39.16" alt="sky">sky</point>`, `<points x1=... y1=... x2=...>` or `none`; percent."""
 
-    gives: ClassVar[Literal["boxes", "points"]] = "points"
+    gives: ClassVar[Gives] = "points"
 
     form: Literal["points"] = "points"
     decimals: Literal[1, 2] = Field(2, description="at most; at least one is written")
@@ -129,6 +131,8 @@ class PointGrammar(_Grammar):
 
 class BoxOrPointsGrammar(_Grammar):
     """A box or points, as the expression asks: "the cup", "point to all cups". A point is read as a box of size 0."""
+
+    gives: ClassVar[Gives] = "boxes or points"
 
     form: Literal["box_or_points"] = "box_or_points"
     box: BoxGrammar

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from referent.core.answers import Answer
+from referent.core.answers import Answer, Gives
 from referent.core.bundle import Bundle
 from referent.core.contract import DETECTOR_INPUTS, PROMPTED_ENCODER, VISION_ENCODER, Step, Tensor
 from referent.core.frame import Frame
@@ -68,7 +68,7 @@ class Kind(ABC):
         return self.outputs(bundle)
 
     @abstractmethod
-    def gives(self, spec: ModelSpec) -> Literal["boxes", "points"]:
+    def gives(self, spec: ModelSpec) -> Gives:
         """What a referent of this model has."""
 
     @abstractmethod

@@ -172,11 +172,6 @@ def check_record(record: Record) -> Record:
     if LOST_LETTER in expression:
         raise RowError("letters of the expression were lost in another encoding")
     check_image_path(record.image)
-    for x, y in record.points or ():
-        if not (math.isfinite(x) and math.isfinite(y)):
-            raise RowError("point is not a number")
-        if not (0 <= x <= record.width and 0 <= y <= record.height):
-            raise RowError("point outside the image")
     if record.mask and not record.present:
         raise RowError("mask without a box or points")
     if record.mask and record.mask.size != (record.height, record.width):
@@ -185,9 +180,10 @@ def check_record(record: Record) -> Record:
         raise RowError("both box_xyxy and boxes_xyxy")
     box = record.box_xyxy and check_box(record.box_xyxy, record.width, record.height)
     boxes = record.boxes_xyxy and tuple(check_box(each, record.width, record.height) for each in record.boxes_xyxy)
-    if (expression, box, boxes) == (record.expression, record.box_xyxy, record.boxes_xyxy):
+    points = record.points and tuple(_check_point(point, record.width, record.height) for point in record.points)
+    if (expression, box, boxes, points) == (record.expression, record.box_xyxy, record.boxes_xyxy, record.points):
         return record
-    return record.model_copy(update={"expression": expression, "box_xyxy": box, "boxes_xyxy": boxes})
+    return record.model_copy(update={"expression": expression, "box_xyxy": box, "boxes_xyxy": boxes, "points": points})
 
 
 def check_image_path(image: str) -> None:
@@ -197,6 +193,22 @@ def check_image_path(image: str) -> None:
     path = PurePosixPath(image)
     if not image or path.is_absolute() or ".." in path.parts:
         raise RowError("image path leaves the image folder")
+
+
+def _leaves(box_xyxy: Box, width: int, height: int) -> bool:
+    """Whether it leaves the image by more than `OVERHANG` and more than a pixel."""
+    x1, y1, x2, y2 = box_xyxy
+    slack = max(1, OVERHANG * max(width, height))
+    return min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack
+
+
+def _check_point(point: Point, width: int, height: int) -> Point:
+    x, y = point
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise RowError("point is not a number")
+    if _leaves((x, y, x, y), width, height):
+        raise RowError("point outside the image")
+    return min(max(0.0, x), float(width)), min(max(0.0, y), float(height))
 
 
 def check_box(box_xyxy: Box, width: int, height: int) -> Box:
@@ -209,8 +221,7 @@ def check_box(box_xyxy: Box, width: int, height: int) -> Box:
         raise RowError("box has no area")
     if max(box_xyxy) <= 1 < max(width, height):
         raise RowError("box in shares of the image, where pixels are expected")
-    slack = max(1, OVERHANG * max(width, height))
-    if min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
+    if _leaves(box_xyxy, width, height):
         raise RowError("box outside the image")
     clipped = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:

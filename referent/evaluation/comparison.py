@@ -63,7 +63,7 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
                 f"{len(ids[0])} and {len(ids[1])}): evaluate both on the same ones"
             )
     if not first.results.boxed.any():
-        raise ComparisonError("the runs' records have no boxes to compare by")
+        raise ComparisonError("the runs' records have no boxes to compare by; figures of points are in their reports")
     return runs
 
 

@@ -81,6 +81,16 @@ class Results:
         return ious
 
     @cached_property
+    def point_f1(self) -> Floats:
+        """(M,) F1 of the predicted points; NaN for a record without points."""
+        found = np.full(len(self.records), np.nan)
+        for index, record in enumerate(self.records):
+            if record.points:
+                pair = [points_of(self.predictions[index])], [_array(record.points)]
+                found[index] = metrics.point_metrics(*pair, self.sizes[index : index + 1])["f1"]
+        return found
+
+    @cached_property
     def unit_boxes(self) -> tuple[Floats, Floats]:
         """Predicted and true boxes, (M, 4) cx, cy, w, h in shares of the image."""
         unit = np.tile(self.sizes, 2)
@@ -217,22 +227,32 @@ def several_figures(results: Results) -> dict[str, Any]:
         for index, record in enumerate(results.records)
         if record.boxes or not (record.present or record.mask is not None)
     ]
-    if all(len(results.records[index].boxes) == 1 for index in chosen):
+    counts = {len(results.records[index].boxes) for index in chosen}
+    if counts <= {1} or (counts == {0} and any(record.points for record in results.records)):
         return {}
-    predictions = (results.predictions[index] for index in chosen)
     return several.several_figures(
-        [_table(() if prediction is None else prediction.boxes) for prediction in predictions],
+        [_found(results.predictions[index]) for index in chosen],
         [_table(results.records[index].boxes) for index in chosen],
     )
 
 
-def _table(boxes_xyxy: Sequence[Box]) -> Floats:
+def _found(prediction: Prediction | None) -> Floats:
+    """(P, 4) predicted boxes; a point is a box that is never right."""
+    if prediction is None:
+        return _table(())
+    return _table(prediction.boxes or [NO_BOX] * len(prediction.points or ()))
+
+
+def _table(boxes_xyxy: Sequence[Box | Floats]) -> Floats:
     return np.array(boxes_xyxy, np.float64).reshape(-1, 4)
 
 
 def point_figures(results: Results) -> dict[str, Any]:
-    """Figures of points; empty if no record has points. A prediction that has only a box points at its centre."""
-    return metrics.point_metrics(*pointed) if (pointed := _pointed(results)) else {}
+    """Figures of points; empty if no record has points. A box points at its centre."""
+    if not (pointed := _pointed(results)):
+        return {}
+    cut = sum(p is not None and p.finish_reason == "length" for p in results.predictions)
+    return metrics.point_metrics(*pointed) | {"cut": cut}
 
 
 def point_vlm_figures(results: Results) -> dict[str, Any]:
@@ -240,12 +260,13 @@ def point_vlm_figures(results: Results) -> dict[str, Any]:
     return metrics.point_vlm_metrics(*pointed) if (pointed := _pointed(results)) else {}
 
 
-def _pointed(results: Results) -> tuple[list[Floats], list[Floats], Floats] | None:
-    """Predicted and true points, and the images' sizes; None where no record has points."""
+def _pointed(results: Results) -> tuple[list[Floats | None], list[Floats], Floats] | None:
+    """Predicted and true points, and the images' sizes, of records with points or nothing; None where no record has
+    points."""
     chosen = [index for index, record in enumerate(results.records) if record.points or not results.present[index]]
     if not any(results.records[index].points for index in chosen):
         return None
-    predicted = [_points(results.predictions[index], results.boxes_xyxy[index]) for index in chosen]
+    predicted = [points_of(results.predictions[index]) for index in chosen]
     true = [_array(results.records[index].points or ()) for index in chosen]
     return predicted, true, results.sizes[chosen]
 
@@ -269,10 +290,16 @@ def _box(box_xyxy: Sequence[float] | None, mask: Mask | None) -> Sequence[float]
     return NO_BOX if mask is None else metrics.mask_box(mask.model_dump())
 
 
-def _points(prediction: Prediction | None, box_xyxy: Floats) -> Floats:
-    if prediction is not None and prediction.points is not None:
+def points_of(prediction: Prediction | None) -> Floats | None:
+    """(P, 2), none at all if the answer says so; None without an answer that can be read."""
+    if prediction is None or prediction.error is not None:
+        return None
+    if prediction.points is not None:
         return _array(prediction.points)
-    return (box_xyxy[:2] + box_xyxy[2:])[None] / 2  # NaN, and so no point, where there is no valid box
+    if prediction.boxes_xyxy is None and prediction.box_xyxy is None:
+        return None
+    boxes = metrics.without_invalid(_table(prediction.boxes))
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def _array(points: Sequence[Sequence[float]]) -> Floats:

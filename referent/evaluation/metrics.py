@@ -109,21 +109,26 @@ def expected_calibration_error(curve: Sequence[dict[str, float]]) -> float:
     return sum(b["n"] * abs(b["score"] - b["iou"]) for b in curve) / sum(b["n"] for b in curve)
 
 
-def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Floats) -> dict[str, Any]:
-    """Points in pixels, (P, 2) and (T, 2) for each of M images; sizes (M, 2) are the images' width and height.
+def point_metrics(predicted: Sequence[Floats | None], true: Sequence[Floats], sizes: Floats) -> dict[str, Any]:
+    """Points in pixels, (P, 2) and (T, 2) for each of M images; sizes (M, 2) are the images' width and height. A
+    prediction is None if no answer could be read, and has no points if the answer says that nothing is there.
 
     Distances are from a true point to the nearest prediction, over true points of images with a prediction. Success is
     the share of all true points that have a prediction within 5% of the diagonal. For precision, recall and F1, each
-    prediction is matched with at most one true point; duplicates and points for an absent object (T = 0) are false
-    positives. The parse rate is the share of images with a true point that have a prediction.
+    prediction is matched with at most one true point; duplicates, invalid points, and points for an absent object
+    (T = 0) are false positives. The parse rate is the share of answers that could be read. T-acc is the share of images
+    with a true point that have a prediction, N-acc that of the others whose answer says so.
     """
-    offsets, diagonals, matched, guesses, parsed = [], [], 0, 0, 0
-    for points, targets, diagonal in zip(predicted, true, np.hypot(*sizes.T), strict=True):
-        points = points[np.isfinite(points).all(axis=1)]
-        guesses += len(points)
+    offsets, diagonals, matched, guesses, pointed, denied = [], [], 0, 0, 0, 0
+    for answer, targets, diagonal in zip(predicted, true, np.hypot(*sizes.T), strict=True):
+        if answer is None:
+            continue
+        guesses += len(answer)
+        denied += not len(answer) and not len(targets)
+        points = answer[np.isfinite(answer).all(axis=1)]
         if not len(points) or not len(targets):
             continue
-        parsed += 1
+        pointed += 1
         difference = points[None] - targets[:, None]  # (T, P, 2)
         distance = np.hypot(difference[..., 0], difference[..., 1])
         offsets.append(difference[np.arange(len(targets)), distance.argmin(axis=1)])
@@ -134,7 +139,9 @@ def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Fl
         matched += int(near[linear_sum_assignment(cost)].sum())
     total, shown = sum(map(len, true)), sum(len(targets) > 0 for targets in true)
     figures: dict[str, Any] = {"n": len(true), "points": total, "predicted": guesses, "answered": len(diagonals)}
-    figures["parse_rate"] = parsed / shown if shown else None
+    figures["parse_rate"] = sum(answer is not None for answer in predicted) / len(true)
+    figures["t_acc"] = pointed / shown if shown else None
+    figures["n_acc"] = denied / (len(true) - shown) if shown < len(true) else None
     if diagonals:
         offset = np.concatenate(offsets)  # (answered, 2)
         pixels = np.hypot(*offset.T)
@@ -152,7 +159,7 @@ def point_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Fl
     return figures | {"precision": precision, "recall": recall, "f1": f1}
 
 
-def point_vlm_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes: Floats) -> dict[str, Any]:
+def point_vlm_metrics(predicted: Sequence[Floats | None], true: Sequence[Floats], sizes: Floats) -> dict[str, Any]:
     """As `point_metrics`, by the definition behind point-vlm's published table, for comparison with that alone.
 
     It measures x and y in percent of the image's sides, yet divides by the diagonal in pixels: success is easier in
@@ -161,10 +168,12 @@ def point_vlm_metrics(predicted: Sequence[Floats], true: Sequence[Floats], sizes
     """
     rows = []
     shown = 0
-    for points, targets, size in zip(predicted, true, sizes, strict=True):
-        points = points[np.isfinite(points).all(axis=1)]
+    for answer, targets, size in zip(predicted, true, sizes, strict=True):
         shown += len(targets) > 0
-        if not len(points) or not len(targets):
+        if answer is None or not len(targets):
+            continue
+        points = answer[np.isfinite(answer).all(axis=1)]
+        if not len(points):
             continue
         difference = 100 * (points[None] - targets[:, None]) / size  # (T, P, 2)
         distance = np.hypot(difference[..., 0], difference[..., 1])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from referent.core.answers import Answer, Point
+from referent.core.answers import Answer, FinishReason, Point
 from referent.core.boxes import Box
 from referent.core.text_files import TextFileError, fault_of, numbered_lines
 from referent.data.records import Mask
@@ -34,10 +34,13 @@ class Prediction(BaseModel):
         None, description="pixels, of all referents, if these are not just `box_xyxy`: several, or none"
     )
     score: float | None = Field(None, description="predicted IoU in 0..1, low where the object is absent")
-    points: tuple[Point, ...] | None = Field(None, description="pixels of the image")
+    points: tuple[Point, ...] | None = Field(
+        None, description="pixels of the image; none at all where the answer says so, null where it could not be read"
+    )
     mask: Mask | None = None
     ms: float | None = Field(None, description="how long the request took, as its source measured it")
     error: str | None = Field(None, description="why there is no answer")
+    finish_reason: FinishReason | None = Field(None, description="of an answer in text: `length` if it was cut")
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -70,6 +73,7 @@ def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Predictio
     boxes = tuple(referent.box_xyxy for referent in answer.referents if referent.box_xyxy is not None)
     best = () if answer.box_xyxy is None else (answer.box_xyxy,)
     error = "this expression's pass failed" if answer.finish_reason == "error" else None
+    nothing = not answer.referents and answer.box_xyxy is None and error is None
     wrote_none = answer.text is not None and answer.box_xyxy is None and not points
     score = 0.0 if wrote_none and answer.score is not None else answer.score
     return Prediction(
@@ -77,9 +81,10 @@ def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Predictio
         box_xyxy=answer.box_xyxy,
         boxes_xyxy=None if boxes == best else boxes,
         score=score,
-        points=points or None,
+        points=points if points or nothing else None,
         ms=ms,
         error=error,
+        finish_reason=answer.finish_reason,
     )
 
 

@@ -93,7 +93,12 @@ def _ground(grounder: BatchGrounder, requests: Sequence[ImageRecords]) -> Iterat
 
 
 def ask_service(
-    client: Client, records: Iterable[Record], images: Path, model: str | None = None, concurrency: int = 4
+    client: Client,
+    records: Iterable[Record],
+    images: Path,
+    model: str | None = None,
+    max_instances: int | None = None,
+    concurrency: int = 4,
 ) -> Iterator[Prediction]:
     """Predictions of a running service, in no particular order; `ms` is the round trip of the answered request.
 
@@ -102,7 +107,7 @@ def ask_service(
 
     def ask(request: ImageRecords) -> list[Prediction]:
         try:
-            answer = client.ground(request.image, request.expressions, model)
+            answer = client.ground(request.image, request.expressions, model, max_instances)
         except ServiceUnreachableError:
             raise
         except (OSError, ImageError) as error:  # of the image's file

@@ -27,7 +27,7 @@ from referent.core.sources import picture_of
 from referent.data.records import Record, write_records
 from referent.evaluation import plots
 from referent.evaluation.analysis import failures, worst_and_best
-from referent.evaluation.evaluate import Results
+from referent.evaluation.evaluate import Results, points_of
 from referent.evaluation.predictions import write_predictions
 from referent.evaluation.tables import Table, markdown, number, tables
 
@@ -101,10 +101,10 @@ def _stated(value: object) -> str:
     return ", ".join(f"{count} {name}" for name, count in value.items()) if isinstance(value, Mapping) else str(value)
 
 
-def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, caption: str) -> ReportPicture | None:
-    """A thumbnail of the record's image with the true box and the named others; None if it can't be read.
+def picture(record: Record, found: Mapping[str, Floats], images: Path, caption: str) -> ReportPicture | None:
+    """A thumbnail of the record's image with what is true and what the named others found; None if it can't be read.
 
-    Boxes (4,) are xyxy in pixels of the image; NaN for none.
+    Pixels of the image: a box (4,) xyxy, NaN for none, or points (P, 2).
     """
     try:
         image = picture_of(images / record.image)
@@ -112,12 +112,13 @@ def picture(record: Record, boxes_xyxy: Mapping[str, Floats], images: Path, capt
         return None
     scale = THUMBNAIL / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    named = {"true": np.array(record.box_xyxy or [np.nan] * 4)} | dict(boxes_xyxy)
+    true = record.points or record.box_xyxy or [np.nan] * 4
     # all are named, so that a name has one colour in every picture
     shown = []
-    for name, box in named.items():
-        found = [Referent.of_box(name, box * scale, image.size)] if np.isfinite(box).all() else []
-        shown.append(Answer.of(name, found, present=None))
+    for name, place in ({"true": np.array(true)} | dict(found)).items():
+        marks = [mark * scale for mark in np.atleast_2d(place) if np.isfinite(mark).all()]
+        of = Referent.of_point if place.shape[-1] == 2 else Referent.of_box
+        shown.append(Answer.of(name, [of(name, mark, image.size) for mark in marks], present=None))
     buffer = io.BytesIO()
     draw(image, shown).save(buffer, "JPEG", quality=80)
     return ReportPicture(data_url(buffer.getvalue(), "image/jpeg"), caption)
@@ -135,10 +136,14 @@ def _galleries(results: Results, images: Path) -> list[Gallery]:
         pictures = []
         for row in rows:
             record = results.records[row]
-            caption = ", ".join(
-                filter(None, [f"{record.expression}: IoU {number(float(results.ious[row]))}", kinds[row]])
-            )
-            pictures.append(picture(record, {"found": results.boxes_xyxy[row]}, images, caption))
+            found = results.boxes_xyxy[row]
+            judged = f"IoU {number(float(results.ious[row]))}"
+            if record.points:
+                points = points_of(results.predictions[row])
+                found = np.empty((0, 2)) if points is None else points
+                judged = f"F1 {number(float(results.point_f1[row]))}"
+            caption = ", ".join(filter(None, [f"{record.expression}: {judged}", kinds[row]]))
+            pictures.append(picture(record, {"found": found}, images, caption))
         galleries.append(Gallery(f"{title} {len(rows)}", [[shown for shown in pictures if shown]]))
     return [gallery for gallery in galleries if gallery.rows[0]]
 
@@ -149,13 +154,18 @@ def _write_csv(file: Path, results: Results) -> None:
         writer = csv.writer(lines)
         corners = ("x1", "y1", "x2", "y2")
         columns = ["id", "image", "split", "expression", "tags", *(f"true_{c}" for c in corners), *corners]
-        writer.writerow([*columns, "iou", "score", "failure", "ms", "error"])
+        writer.writerow([*columns, "iou", "score", "failure", "ms", "error", "true_points", "points", "point_f1"])
         for row, (record, prediction) in enumerate(zip(results.records, results.predictions, strict=True)):
             boxes = np.concatenate([results.targets_xyxy[row], results.boxes_xyxy[row]]).tolist()
             numbers = [None if np.isnan(value) else value for value in boxes]
             iou = float(results.ious[row]) if results.boxed[row] else None
             answer = (prediction.ms, prediction.error) if prediction else (None, "missing")
+            points = points_of(prediction) if record.points else None
+            f1 = float(results.point_f1[row]) if record.points else None
+            places = [
+                places and json.dumps(places) for places in (record.points, points is not None and points.tolist())
+            ]
             writer.writerow(
                 [record.id, record.image, record.split, record.expression, json.dumps(record.tags), *numbers, iou,
-                 prediction and prediction.score, kinds[row], *answer]
+                 prediction and prediction.score, kinds[row], *answer, *places, f1]
             )  # fmt: skip

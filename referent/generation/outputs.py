@@ -32,7 +32,7 @@ def outputs_of(rows: Sequence[DecoderRow], grammar: Grammar) -> Arrays:
     answers = [answer for row in rows for answer in row.answers]
     texts = ["" if answer.finish_reason == "error" else answer.text for answer in answers]
     found = [(index, written) for index, text in enumerate(texts) for written in grammar.read(text)]
-    marks = BOXES if grammar.gives == "boxes" else POINTS
+    marks = POINTS if grammar.gives == "points" else BOXES
     width = int(marks.shape[1])
     prefill_s = sum(row.prefilled - row.began for row in rows)
     whole_s = max(row.ended for row in rows) - min(row.began for row in rows)

@@ -1,11 +1,11 @@
 """Shared by kinds whose head reads the hidden state at each expression's [LOC]: all expressions in one pass."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from referent.core.answers import Gives
 from referent.core.contract import IMAGE, INPUT_IDS, LOC_POSITIONS, SEGMENT_IDS, Tensor
 from referent.core.kind import Arrays, Kind, Options
 from referent.core.packing import pack
@@ -20,7 +20,7 @@ class AtLoc(Kind):
 
     inputs = (IMAGE, INPUT_IDS, SEGMENT_IDS, LOC_POSITIONS)
 
-    def gives(self, spec: ModelSpec) -> Literal["boxes", "points"]:
+    def gives(self, spec: ModelSpec) -> Gives:
         return "boxes"
 
     def inferences(

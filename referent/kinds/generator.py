@@ -1,12 +1,11 @@
 """Kind `generator`: vision_encoder -> generator; text under a grammar, with the boxes or points that it says."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from referent.core.answers import Answer, FinishReason, Referent
+from referent.core.answers import Answer, FinishReason, Gives, Referent
 from referent.core.boxes import Floats
 from referent.core.bundle import Bundle
 from referent.core.contract import IMAGE, IMAGE_FEATURES, INPUT_IDS, SEGMENT_IDS, VISION_ENCODER, Step, Tensor
@@ -74,9 +73,9 @@ class Generator(Kind):
     inputs = (IMAGE, INPUT_IDS, SEGMENT_IDS, LABELS, TIMEOUT_MS, MAX_INSTANCES)
 
     def outputs(self, bundle: Bundle) -> tuple[Tensor, ...]:
-        return (TEXTS, BOXES if self.gives(bundle) == "boxes" else POINTS, *ABOUT_ANSWERS)
+        return (TEXTS, POINTS if self.gives(bundle) == "points" else BOXES, *ABOUT_ANSWERS)
 
-    def gives(self, spec: ModelSpec) -> Literal["boxes", "points"]:
+    def gives(self, spec: ModelSpec) -> Gives:
         return generation_of(spec).grammar.gives
 
     def several(self, spec: ModelSpec) -> bool:

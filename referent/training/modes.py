@@ -36,7 +36,7 @@ def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptE
         if recipe.answers_in_text:
             model.base.lm_head.requires_grad_(True)
     elif recipe.mode == "points":
-        config = lora_config([], recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout, ALL_TARGETS)
+        config = lora_config([], *recipe.adapter, ALL_TARGETS)
         model.llava = get_peft_model(model.llava, config)
     elif recipe.mode != "frozen":
         tokens = set() if spec.prompt.loc_token_id is None else {spec.prompt.loc_token_id}
@@ -45,7 +45,7 @@ def select_trained(model: GroundingModel, spec: CheckpointSpec, encoder: PromptE
                 tokens |= {end_token(model), *encoder.answer(spec.generation.grammar.write(EVERY_DIGIT))}
             except ValueError as error:
                 raise RecipeError(f"this base cannot answer in text: {error}") from error
-        config = lora_config(tokens, recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
+        config = lora_config(tokens, *recipe.adapter)
         model.llava = get_peft_model(model.llava, config)
 
 

@@ -3,7 +3,7 @@ published recipe."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -16,6 +16,17 @@ Data = Annotated[Path, typer.Option(help="Folder with train.jsonl and val.jsonl 
 Images = Annotated[Path, typer.Option(help="Folder that the records' image paths are relative to.")]
 
 RESULT_FILE = "result.json"  # in `out`: the best validation figures
+
+
+class Adapter(NamedTuple):
+    """Low-rank adapters; their output is multiplied by alpha / rank."""
+
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+
+
+VISUAL_GROUNDING, POINT_VLM = Adapter(16, 32, 0.05), Adapter(8, 8, 0.1)  # as published
 
 
 class RecipeError(ValueError):
@@ -75,9 +86,14 @@ class Recipe:
         typer.Option(help="With `vpp`: a file of conversations (LLaVA, VPP-SFT) in place of train.jsonl."),
     ] = None
     loc_head: Annotated[bool, typer.Option(help="With `vpp`: a box head at [LOC] in place of text.")] = False
-    lora_rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16
-    lora_alpha: Annotated[int, typer.Option(help="The adapter's output is multiplied by alpha / rank.")] = 32
-    lora_dropout: Annotated[float, typer.Option(help="Dropout in the adapter.")] = 0.05
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapter.", show_default="16; with points 8")] = None
+    lora_alpha: Annotated[
+        int | None,
+        typer.Option(help="The adapter's output is multiplied by alpha / rank.", show_default="32; with points 8"),
+    ] = None
+    lora_dropout: Annotated[
+        float | None, typer.Option(help="Dropout in the adapter.", show_default="0.05; with points 0.1")
+    ] = None
     row_expressions: Annotated[int, typer.Option(help="Expressions of an image that one pass answers.")] = 8
     train_limit: Annotated[int | None, typer.Option(help="Train on this many records, chosen at random.")] = None
     val_limit: Annotated[int | None, typer.Option(help="Validate on this many records, chosen at random.")] = None
@@ -117,6 +133,13 @@ class Recipe:
         """Whether the model is to write its boxes."""
         return self.mode == "text" or (self.mode == "vpp" and not self.loc_head)
 
+    @property
+    def adapter(self) -> "Adapter":
+        """The adapter that is trained: what is not given is as published."""
+        given = (self.lora_rank, self.lora_alpha, self.lora_dropout)
+        published = POINT_VLM if self.mode == "points" else VISUAL_GROUNDING
+        return Adapter(*(own if mine is None else mine for mine, own in zip(given, published, strict=True)))
+
     def check(self) -> None:
         """Raises `RecipeError` for options of another mode, and for those that exclude each other."""
         only = {"--detector": self.detector, "--conversations": self.conversations, "--loc-head": self.loc_head}
@@ -130,4 +153,5 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """All settings except paths on this machine."""
-        return {name: value for name, value in asdict(self).items() if not isinstance(value, Path)}
+        settings = asdict(self) | self.adapter._asdict()
+        return {name: value for name, value in settings.items() if not isinstance(value, Path)}

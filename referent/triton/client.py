@@ -16,7 +16,7 @@ from referent.client.results import Grounding
 from referent.core.api import ImageSize
 from referent.core.bundle import Bundle, load_bundle
 from referent.core.clock import StageClock
-from referent.core.kind import Arrays, Options
+from referent.core.kind import MAX_INSTANCES, Arrays, Options
 from referent.core.prompts import ExpressionError
 from referent.core.sources import ImageSource, encoded, held, is_url
 from referent.kinds import load_processor
@@ -80,13 +80,15 @@ class TritonClient:
     ) -> Grounding:
         """As `referent.Client.ground`, for images that are not URLs.
 
-        Raises `referent.core.images.ImageError` and `referent.core.prompts.ExpressionError` too.
+        Raises `referent.core.images.ImageError` and `referent.core.prompts.ExpressionError` too, and ValueError.
         """
         if is_url(image):
             raise ValueError(f"Triton fetches no images and {image} is a URL: give the image itself")
         asked = [expressions] if isinstance(expressions, str) else list(expressions)
         if not asked:
             raise ExpressionError("there are no expressions: give one or more")
+        if max_instances is not None and not 1 <= max_instances <= MAX_INSTANCES:
+            raise ValueError(f"max_instances is {max_instances}: give 1 to {MAX_INSTANCES}, or nothing")
         source, options = held(image), Options(max_instances, heatmap)
         deadline = time.monotonic() + self._timeout_s
         passing = (TritonUnavailableError, TritonBusyError)

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from referent.client.batch import BatchResult
 from referent.client.coco import coco_of, write_coco
@@ -49,6 +51,29 @@ def test_pycocotools_reads_it(tmp_path: Path, results: list[BatchResult]) -> Non
     (found,) = coco.loadAnns(coco.getAnnIds(catIds=[dog]))
     assert coco.loadImgs([found["image_id"]])[0]["file_name"] == "b.jpg"
     coco.loadRes(coco.dataset["annotations"])
+
+
+@pytest.mark.parametrize("results", [POINTS, [*BOXES[:1], *POINTS]], ids=["points", "boxes and points"])
+def test_pycocotools_judges_its_keypoints(tmp_path: Path, results: list[BatchResult]) -> None:
+    write_coco(results, tmp_path / "found.json")
+    truth = COCO(str(tmp_path / "found.json"))
+    found = [row | {"score": 1.0} for row in truth.dataset["annotations"] if row["num_keypoints"]]
+    judge = COCOeval(
+        truth, truth.loadRes([{k: v for k, v in row.items() if k != "bbox"} for row in found]), "keypoints"
+    )
+    judge.params.kpt_oks_sigmas = np.array([0.1])
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    assert judge.stats[0] == pytest.approx(1)
+
+
+def test_boxes_beside_points_have_no_keypoint() -> None:
+    content = coco_of([*BOXES, result("c.jpg", points_answer("cup", (5, 6)), points_answer("dog", (7, 8)))])
+    shown = {(a["num_keypoints"], tuple(a["keypoints"])) for a in content["annotations"] if a["bbox"][2]}
+    assert shown == {(0, (0, 0, 0))}
+    assert {c["name"]: "keypoints" in c for c in content["categories"]} == {"cup": True, "dog": True, "hat": False}
+    assert not any("num_keypoints" in a for a in coco_of(BOXES)["annotations"])
 
 
 def test_points_are_keypoints() -> None:

@@ -107,6 +107,19 @@ def test_options_of_an_answer_are_asked_for(ask: Ask, image: bytes | str) -> Non
     assert b"max_instances" not in bodies[1]
 
 
+@pytest.mark.parametrize("image", [b"bytes", "https://images.example.org/a.jpg"], ids=["form", "json"])
+@pytest.mark.parametrize("wrong", [0, -1, 65])
+def test_an_option_that_the_service_refuses_is_sent_as_it_is(ask: Ask, image: bytes | str, wrong: int) -> None:
+    bodies = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read().replace(b"\r\n", b""))
+        return httpx.Response(200, json=EXAMPLE)
+
+    ask(answer, "ground", image, "a", max_instances=wrong)
+    assert f"{wrong}".encode() in bodies[0].partition(b"max_instances")[2][:6]
+
+
 def test_models_and_metadata_are_typed(ask: Ask) -> None:
     answers = {"/v1/models": {"models": [SERVED_MODEL]}, "/v1/metadata": METADATA}
 

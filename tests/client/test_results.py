@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from referent.client.results import Grounding
 from referent.core.api import EXAMPLE
@@ -81,18 +82,46 @@ def test_supervision_gets_what_is_there() -> None:
     assert len(grounding(results=RESULTS[1:2]).to_supervision()) == 0
 
 
+def test_supervision_holds_boxes_or_points() -> None:
+    with pytest.raises(ValueError, match="boxes and points: ask for them in two questions"):
+        grounding(results=[*RESULTS, *POINTS]).to_supervision()
+
+
 def test_without_supervision_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(ModuleNotFoundError, match="pip install supervision"):
         grounding().to_supervision()
 
 
-def test_coco_results_are_read_by_pycocotools(tmp_path: Path) -> None:
-    rows = grounding().to_coco(7)
-    assert rows[0] == {"image_id": 7, "category_id": 1, "bbox": [1, 2, 4, 8], "score": 0.9, "caption": "a"}
-    (tmp_path / "truth.json").write_text(json.dumps({"images": [{"id": 7}], "annotations": [], "categories": []}))
-    loaded = COCO(tmp_path / "truth.json").loadRes([dict(row, caption=None) | {"caption": None} for row in rows])
-    assert len(loaded.getAnnIds(imgIds=[7])) == 2
+def average_precision(truth: COCO, rows: list[dict], kind: str) -> float:
+    """At an IoU or OKS of .5 to .95, of one keypoint where the results are points."""
+    judge = COCOeval(truth, truth.loadRes(rows), kind)
+    judge.params.kpt_oks_sigmas = np.array([0.1])
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    return float(judge.stats[0])
+
+
+@pytest.mark.parametrize("kind", ["bbox", "keypoints"])
+def test_coco_results_are_judged_by_pycocotools(tmp_path: Path, kind: str) -> None:
+    answer = grounding(results=[*RESULTS, points_answer("dots", (5, 6), (20, 10), score=0.7)])
+    rows = [row for row in answer.to_coco(7) if kind in row]
+    assert len(rows) == 2
+    truth = [
+        {"id": 1 + n, "iscrowd": 0, "area": 32.0, "bbox": [1, 2, 4, 8], "num_keypoints": 1} | row
+        for n, row in enumerate(rows)
+    ]
+    categories = [{"id": 1 + n, "name": str(n)} for n in range(4)]
+    content = {"images": [{"id": 7, "width": 100, "height": 80}], "annotations": truth, "categories": categories}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    assert average_precision(COCO(str(tmp_path / "truth.json")), rows, kind) == pytest.approx(1)
+
+
+def test_a_row_of_coco_has_what_is_there() -> None:
+    assert grounding().to_coco(7)[0] == {
+        "image_id": 7, "category_id": 1, "bbox": [1, 2, 4, 8], "score": 0.9, "expression": "a",
+    }  # fmt: skip
     assert "score" not in without_scores().to_coco(7)[0]
 
 

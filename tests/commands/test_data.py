@@ -72,7 +72,10 @@ def test_scenes_writes_the_training_mix_by_default(materials_folder: Path, tmp_p
     ("options", "says"),
     [
         (["--split", "val", "--backgrounds", "."], "--backgrounds is only for training"),
-        (["--split", "val", "--mix", "photo=1,icon=0"], "name icons, crowd, cut, photo, alike, rows once at most"),
+        (
+            ["--split", "val", "--mix", "photo=1,icon=0"],
+            "name icons, crowd, cut, photo, alike, rows, many once at most",
+        ),
         (["--split", "val", "--mix", "photo=2,cut=-1"], "must be positive"),
         (["--split", "val", "--set", "scenes", "--artwork", __file__], "error"),
         (["--split", "val", "--cards", "nowhere"], "nowhere/labels.csv"),

@@ -15,6 +15,7 @@ from referent.evaluation.evaluate import (
     mask_groups,
     point_figures,
     score_figures,
+    several_figures,
     summary,
 )
 from referent.evaluation.predictions import Prediction, PredictionsError, prediction_of, read_predictions
@@ -126,6 +127,46 @@ def test_points_are_the_predicted_ones_or_a_box_centre() -> None:
     assert (figures["n"], figures["distance_px"]) == (3, 0.5)
     assert figures["success"] == pytest.approx(2 / 3)
     assert point_figures(results((record("a"), {"box_xyxy": BOX}))) == {}
+
+
+def test_every_box_points_at_its_centre_and_no_guess_does() -> None:
+    three = ((10, 10, 30, 30), (40, 40, 60, 60), (70, 70, 90, 90))
+    found = results(
+        (record("a", None, points=((20, 20), (50, 50), (80, 80))), {"boxes_xyxy": three, "box_xyxy": three[0]}),
+        (record("b", None), {"box_xyxy": BOX, "boxes_xyxy": ()}),
+    )
+    figures = point_figures(found)
+    assert (figures["predicted"], figures["f1"], figures["n_acc"], figures["parse_rate"]) == (3, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "read"),
+    [
+        ({"points": ()}, True),
+        ({"boxes_xyxy": ()}, True),
+        ({"points": None}, False),
+        ({"box_xyxy": None}, False),
+        ({"error": "no image"}, False),
+        (None, False),
+    ],
+)
+def test_the_parse_rate_counts_what_could_be_read(prediction: dict | None, read: bool) -> None:
+    found = results((record("a", None, points=((20, 20),)), prediction), (record("b", None), {"points": ()}))
+    assert point_figures(found)["parse_rate"] == (1 if read else 0.5)
+
+
+def test_answers_that_were_cut_are_counted() -> None:
+    rows = ({"points": ((20, 20),), "finish_reason": reason} for reason in ("length", "stop", None))
+    found = results(*((record(str(i), None, points=((20, 20),)), row) for i, row in enumerate(rows)))
+    assert point_figures(found)["cut"] == 1
+
+
+def test_points_for_what_is_absent_are_no_good_answer_about_boxes() -> None:
+    pointed, absent = (record("a", None, points=((20, 20),)), {"points": ((20, 20),)}), record("b", None)
+    assert several_figures(results(pointed, (absent, {"points": ((1, 1),)}))) == {}
+    two = record("c", None, boxes_xyxy=(BOX, (40, 40, 60, 60)))
+    figures = several_figures(results((two, {"boxes_xyxy": two.boxes_xyxy}), (absent, {"points": ((1, 1),)})))
+    assert (figures["n_acc"], figures["pr@f1=1"]) == (0, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_point_figures_in_pixels_and_shares_of_the_diagonal() -> None:
         ([(110, 100), (130, 100)], [(100, 100), (120, 100)], 1, 1, 1),
         ([(120, 100), (100, 100)], [(110, 100), (144, 100)], 1, 1, 1),
         ([(200, 200)], [(100, 100)], 0, 0, 0),
-        ([(np.nan, 1)], [(100, 100)], None, 0, 0),
+        ([(np.nan, 1), (100, 100)], [(100, 100)], 1 / 2, 1, 1),
         ([], [(100, 100)], None, 0, 0),
         ([(100, 100)], [], 0, None, None),
     ],
@@ -131,7 +131,7 @@ def test_success_is_over_all_points_though_distances_are_of_answered_ones() -> N
 
 def brute_force(predicted: list[list], true: list[list], sizes: list[tuple]) -> dict[str, float]:
     """By counting: all ways to match, and every true point by itself."""
-    matched = found = parsed = 0
+    matched = found = pointed = 0
     distances = []
     for guesses, targets, size in zip(predicted, true, sizes, strict=True):
         tolerance = 0.05 * math.hypot(*size)
@@ -141,11 +141,11 @@ def brute_force(predicted: list[list], true: list[list], sizes: list[tuple]) -> 
         nearest = [min(math.dist(point, guess) for guess in guesses) for point in targets if guesses]
         found += sum(distance <= tolerance for distance in nearest)
         distances += [(distance, distance / math.hypot(*size)) for distance in nearest]
-        parsed += bool(guesses and targets)
+        pointed += bool(guesses and targets)
     guesses, points, shown = sum(map(len, predicted)), sum(map(len, true)), sum(map(bool, true))
     return {
         "precision": matched / guesses, "recall": matched / points, "f1": 2 * matched / (guesses + points),
-        "success": found / points, "parse_rate": parsed / shown, "points": points, "predicted": guesses,
+        "success": found / points, "t_acc": pointed / shown, "points": points, "predicted": guesses,
         "distance_px": float(np.mean(distances, axis=0)[0]), "distance_share": float(np.mean(distances, axis=0)[1]),
     }  # fmt: skip
 
@@ -165,11 +165,16 @@ def test_point_figures_are_those_of_brute_force(seed: int) -> None:
     assert {name: figures[name] for name in expected} == pytest.approx(expected)
 
 
-def test_the_parse_rate_is_of_the_images_that_show_something() -> None:
+def test_an_answer_that_says_none_was_read_and_one_that_is_missing_was_not() -> None:
     some, none = points((100, 100)), points()
-    figures = metrics.point_metrics([some, none, some, none], [some, some, none, none], np.repeat(SIZE, 4, 0))
-    assert figures["parse_rate"] == 0.5
-    assert metrics.point_metrics([none], [none], SIZE)["parse_rate"] is None
+    predicted, true = [some, none, None, some, none, None], [some, some, some, none, none, none]
+    figures = metrics.point_metrics(predicted, true, np.repeat(SIZE, 6, 0))
+    assert figures["parse_rate"] == pytest.approx(4 / 6)
+    assert figures["t_acc"] == pytest.approx(1 / 3)
+    assert figures["n_acc"] == pytest.approx(1 / 3)
+    assert (figures["success"], figures["recall"], figures["precision"]) == pytest.approx((1 / 3, 1 / 3, 1 / 2))
+    assert metrics.point_metrics([none], [none], SIZE)["t_acc"] is None
+    assert metrics.point_metrics([some], [some], SIZE)["n_acc"] is None
 
 
 def test_point_vlms_own_definition_is_its_own() -> None:

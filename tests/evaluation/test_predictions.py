@@ -73,6 +73,13 @@ def test_text_of_no_encoding_is_told(tmp_path: Path) -> None:
         read_predictions(tmp_path / "rows.jsonl")
 
 
+def test_none_in_words_is_an_answer_and_a_failed_pass_is_not() -> None:
+    none = Answer.of("the cup", (), present=False, text="none", finish_reason="stop")
+    failed = Answer.of("the cup", (), present=None, finish_reason="error")
+    assert [prediction_of("1", answer).points for answer in (none, failed)] == [(), None]
+    assert prediction_of("1", Answer.of("the cup", (), present=False, finish_reason="length")).finish_reason == "length"
+
+
 def test_how_sure_a_model_is_that_nothing_is_there_is_no_score_of_something() -> None:
     nothing = Answer.of("the cup", (), present=False, score=0.9, text="none", finish_reason="stop")
     there = Referent.of_box("the cup", np.array([1, 2, 3, 4]), (9, 9), 0.9, True)

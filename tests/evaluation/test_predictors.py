@@ -120,6 +120,18 @@ def test_a_request_holds_a_bounded_number_of_expressions(images: Path) -> None:
     assert sorted(asked) == [1, EXPRESSIONS_PER_REQUEST, EXPRESSIONS_PER_REQUEST]
 
 
+def test_the_limit_of_referents_is_asked_for(images: Path, records: list[Record]) -> None:
+    limits = []
+
+    def limited(request: httpx.Request) -> httpx.Response:
+        limits.extend(re.findall(rb'name="max_instances"\r\n\r\n(\d+)\r\n', request.read()))
+        return answer(request)
+
+    ask(limited, records[:2], images, max_instances=30)
+    ask(limited, records[:2], images)
+    assert limits == [b"30"] * 2
+
+
 def test_retryable_problems_are_asked_again(
     monkeypatch: pytest.MonkeyPatch, images: Path, records: list[Record]
 ) -> None:

@@ -123,7 +123,22 @@ def test_without_images_the_report_says_so(found: Results, tmp_path: Path, image
 def test_points_alone_make_a_report(tmp_path: Path) -> None:
     found = results((record("a", None, points=((50, 50),)), {"points": ((50, 53),)}))
     folder = write_report(tmp_path, {"name": "points"}, analyse(found), found, None)
-    assert "| distance_px | 3.000 |" in (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text()
+    assert "| distance_px | 3.000 |" in text
+    assert "| success | 1.000 | 0.901 |" in text  # here, and as point-vlm published it
+    (row,) = csv.DictReader((folder / "records.csv").open())
+    assert (row["true_points"], row["points"], row["point_f1"]) == ("[[50.0, 50.0]]", "[[50.0, 53.0]]", "1.0")
+
+
+def test_points_are_drawn(images: Path, tmp_path: Path) -> None:
+    found = results(
+        (record("a", None, points=((50, 50), (20, 20))), {"points": ((50, 50),)}),
+        (record("b", None, points=((50, 50),)), {"points": ()}),
+        (record("c", None), {"points": ((9, 9),)}),
+    )
+    page = Page(write_report(tmp_path, {"name": "points"}, analyse(found), found, images) / "report.html")
+    captions = [text for text in page.text["figcaption"] if "F1" in text]
+    assert [caption.split(": ")[1] for caption in captions] == ["F1 0.000", "F1 0.667", "F1 0.667", "F1 0.000"]
 
 
 def test_picture_shows_both_boxes(images: Path, found: Results) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from referent.core.answers import Answer
 from referent.core.frame import Frame
-from referent.core.grammar import BoxGrammar, Generation, Grammar, PointGrammar
+from referent.core.grammar import BoxGrammar, BoxOrPointsGrammar, Generation, Grammar, PointGrammar
 from referent.core.kind import Arrays, Options, Prepared
 from referent.core.packing import Bucket
 from referent.core.spec import ModelSpec
@@ -54,6 +54,17 @@ def arrays(
 
 
 BOXES, POINTS = BoxGrammar(order="cxcywh"), PointGrammar()
+EITHER = BoxOrPointsGrammar(box=BOXES, points=POINTS)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "gives", "tensor"),
+    [(BOXES, "boxes", "boxes"), (POINTS, "points", "points"), (EITHER, "boxes or points", "boxes")],
+)
+def test_a_model_says_what_it_gives(grammar: Grammar, gives: str, tensor: str) -> None:
+    spec = spec_of(grammar)
+    assert Generator().gives(spec) == gives
+    assert Generator().outputs(spec)[1].name == tensor
 
 
 def test_referents_go_to_their_expressions_in_pixels_best_first(read: Read) -> None:

@@ -58,7 +58,7 @@ def test_what_the_lines_of_ink_alone_enclose_stays_the_icons(icon: Image.Image) 
     assert shapes[2].sum() > shapes[0].sum()
 
 
-@pytest.mark.parametrize("kind", ["icons", "alike", "rows", "crowd"])
+@pytest.mark.parametrize("kind", ["icons", "alike", "rows", "crowd", "many"])
 def test_whatever_is_done_objects_stay_in_the_picture(materials: Materials, kind: str) -> None:
     always = replace(Augmentation(), icon=1, scene=1, outline=0.5, see_through=0.5, shadow=1, grain=1, blur=1, jpeg=1)
     for seed in range(6):

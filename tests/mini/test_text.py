@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ from referent.mini.canvas import SIDE, Scene
 from referent.mini.icons import Materials
 from referent.mini.pretrain import mini_spec
 from referent.mini.shape import SPECIAL_TOKENS, VOCABULARY_SIZE
-from referent.mini.text import GRAMMAR, MAX_INSTANCES, AnswerStream, question_and_answer, text_spec
+from referent.mini.text import (
+    GRAMMAR,
+    MAX_INSTANCES,
+    ROOM,
+    ROOM_FOR_MANY,
+    AnswerStream,
+    question_and_answer,
+    text_spec,
+)
 from referent.mini.tokenizer import train_tokenizer
 from referent.training.losses import NO_LABEL
 
@@ -41,6 +50,18 @@ def test_what_is_learnt_is_what_stands_next_in_the_row(answers: AnswerStream) ->
             assert text.strip() == NONE or GRAMMAR.read(text)
             written += 1
     assert written > len(answers)
+
+
+def test_every_fourth_batch_has_long_lists(answers: AnswerStream) -> None:
+    stream = replace(answers, samples=80)
+    longest: dict[bool, int] = {False: 0, True: 0}
+    for index in range(0, stream.samples, stream.batch):
+        row, many = stream[index], index // stream.batch % 4 == 3
+        assert len(row["input_ids"]) == (ROOM_FOR_MANY if many else ROOM).row.tokens
+        for answer in np.split(row["labels"], np.flatnonzero(row["labels"] == SPECIAL_TOKENS.index("</s>"))):
+            text = stream.encoder.decode(answer[answer != NO_LABEL].tolist())
+            longest[many] = max(longest[many], len(GRAMMAR.points.read(text)))
+    assert longest[True] > 16 > longest[False]
 
 
 @pytest.mark.parametrize("targets", [(1,), (2, 0), (), (0, 1, 2)], ids=len)

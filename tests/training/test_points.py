@@ -100,7 +100,7 @@ def pointed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_recipe(paligemma: Path, pointed: Path, tmp_path: Path) -> MakeRecipe:
     def make(**settings: Any) -> Recipe:
         given = {"base": paligemma, "data": pointed, "images": pointed, "out": tmp_path / "run", "steps": 2}
-        quick = {"batch": 2, "workers": 0, "logging_steps": 1, "learning_rate": 1e-2, "lora_rank": 8, "lora_alpha": 8}
+        quick = {"batch": 2, "workers": 0, "logging_steps": 1, "learning_rate": 1e-2}
         return Recipe(mode="points", **given | quick | settings)
 
     return make
@@ -196,6 +196,21 @@ def test_a_step_changes_the_adapter_of_all_projections_and_nothing_else(make_rec
     assert changed == {name for name, value in model.named_parameters() if value.requires_grad}
     assert len(changed) == 2 * 7 * 2
     assert all("lora_" in name and "language_model" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("given", "adapter"),
+    [({}, (8, 8, 0.1)), ({"lora_rank": 16, "lora_alpha": 32}, (16, 32, 0.1)), ({"lora_dropout": 0.0}, (8, 8, 0.0))],
+)
+def test_the_adapter_is_point_vlms_unless_told_otherwise(
+    make_recipe: MakeRecipe, given: dict, adapter: tuple[int, int, float]
+) -> None:
+    recipe = make_recipe(**given)
+    model, spec = open_paligemma(recipe)
+    select_trained(model, spec, load_checkpoint_encoder(recipe.out, spec), recipe)
+    config = model.llava.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == adapter
+    assert tuple(recipe.settings()[f"lora_{name}"] for name in ("rank", "alpha", "dropout")) == adapter
 
 
 def test_checkpointed_layers_give_the_same_gradients(make_recipe: MakeRecipe, pointed: Path) -> None:

@@ -117,6 +117,12 @@ def test_bad_input_is_told_before_anything_is_asked(client: TritonClient, triton
     assert triton.requests == []
 
 
+@pytest.mark.parametrize("wrong", [0, -1, 65, 100_000])
+def test_a_limit_that_no_model_takes_is_told(client: TritonClient, wrong: int) -> None:
+    with pytest.raises(ValueError, match=f"max_instances is {wrong}: give 1 to 64"):
+        client.ground(Image.new("RGB", (30, 20)), "the cup", max_instances=wrong)
+
+
 def test_no_triton_is_told_with_the_command_that_starts_one(repository: Path) -> None:
     with pytest.raises(LostConnectionError, match="start one with: referent serve"):
         TritonClient("127.0.0.1:9", "tiny", repository)

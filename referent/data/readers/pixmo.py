@@ -35,6 +35,8 @@ def read_pixmo(annotations: Path, images: Path | None) -> Iterator[Record | Reje
     def convert(row: PixmoRow, where: str) -> Iterator[Record]:
         if not row.points and row.count != 0:
             raise RowError("no points")
+        if row.count not in (None, len(row.points)):
+            raise RowError("count is not the number of points")
         image = cached_name(row.image_url)
         width, height = upright_size(folder / image)
         points = tuple((point.x / 100 * width, point.y / 100 * height) for point in row.points)

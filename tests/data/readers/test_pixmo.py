@@ -32,6 +32,13 @@ def test_percent_become_pixels(tmp_path: Path, folder: Path, name: str) -> None:
     assert (record.box_xyxy, record.expression, record.image) == (None, "cups", cached_name(URL))
 
 
+def test_a_point_barely_outside_is_on_the_edge(tmp_path: Path, folder: Path) -> None:
+    points = [{"x": 100.2, "y": -0.1}, {"x": -0.2, "y": 50.0}]
+    (tmp_path / "p.jsonl").write_text(json.dumps(row(points=points, count=None)))
+    (record,) = read("pixmo", tmp_path / "p.jsonl", folder)
+    assert record.points == ((200, 0), (0, 50))
+
+
 def test_no_points_mean_an_absent_object(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps(row(points=[], count=0)))
     (record,) = read("pixmo", tmp_path / "p.jsonl", folder)
@@ -43,7 +50,9 @@ def test_no_points_mean_an_absent_object(tmp_path: Path, folder: Path) -> None:
     [
         ({"points": []}, "no points"),
         ({"points": [], "count": None}, "no points"),
-        ({"points": [{"x": 120.0, "y": 1.0}]}, "point outside the image"),
+        ({"points": [{"x": 120.0, "y": 1.0}], "count": 1}, "point outside the image"),
+        ({"count": 7}, "count is not the number of points"),
+        ({"count": 0}, "count is not the number of points"),
         ({"points": [{"x": None, "y": 1.0}]}, "wrong schema: points.x"),
         ({"label": ""}, "empty expression"),
         ({"image_url": "https://example.org/b.jpg"}, "missing image"),
