@@ -71,7 +71,7 @@ export function App() {
     const controller = (asking.current = new AbortController());
     const { signal } = controller;
     const id = performance.now();
-    const next: Question = { id, picture: about, expressions, isTyped: typed, models, outcomes: {} };
+    const next: Question = { id, picture: about, expressions, isTyped: typed, models, options: wanted, outcomes: {} };
     dispatch({ type: "asked", question: next });
     await Promise.all(
       models.map(async ({ name }) => {

@@ -620,7 +620,7 @@ export interface components {
              * @description what a referent has
              * @enum {string}
              */
-            gives: "boxes" | "points";
+            gives: "boxes" | "points" | "boxes or points";
             /**
              * Several
              * @description whether an expression can have several referents

@@ -55,30 +55,38 @@ const foundIn = ({ question, threshold }: Answered) =>
     ),
   );
 
-/** A COCO dataset of one image: a category for each expression, an annotation for each referent that is found. */
+/** A COCO dataset of one image: a category for each expression, an annotation for each referent that is found. A batch
+ * writes points in the same way. */
 function asCoco(answered: Answered): string {
   const { picture, expressions } = answered.question;
-  const annotations = foundIn(answered).map(({ model, expression, referent }) => ({
-    image_id: 1,
-    category_id: expression + 1,
-    ...whereInCoco(referent),
-    score: referent.score,
-    model,
-  }));
-  const keypoints = annotations.some((annotation) => "keypoints" in annotation) ? { keypoints: ["point"] } : {};
+  const found = foundIn(answered);
+  const pointed = new Set(found.flatMap(({ expression, referent }) => (referent.point_xy ? expression : [])));
   const dataset = {
     images: [{ id: 1, file_name: picture.name, width: picture.width, height: picture.height }],
-    categories: expressions.map((name, index) => ({ id: index + 1, name, ...keypoints })),
-    annotations: annotations.map((annotation, index) => ({ id: index + 1, ...annotation })),
+    categories: expressions.map((name, index) => ({
+      id: index + 1,
+      name,
+      ...(pointed.has(index) ? { keypoints: ["point"], skeleton: [] } : {}),
+    })),
+    annotations: found.map(({ model, expression, referent }, index) => ({
+      id: index + 1,
+      image_id: 1,
+      category_id: expression + 1,
+      ...whereInCoco(referent, pointed.size > 0),
+      ...(referent.score === null ? {} : { score: referent.score }),
+      model,
+    })),
   };
   return JSON.stringify(dataset, null, 2);
 }
 
-/** A point is a visible keypoint (2), with a box without size, since COCO's readers need a box. */
-function whereInCoco({ box_xyxy, point_xy }: Referent) {
+/** A point is a visible keypoint (2), with a box without size, since COCO's readers need a box. If a file has points, its
+ * boxes have a keypoint too, one that is not labelled (0). */
+function whereInCoco({ box_xyxy, point_xy }: Referent, hasPoints: boolean) {
   const [x1, y1, x2, y2] = (box_xyxy ?? [...point_xy!, ...point_xy!]) as Box;
   const box = { bbox: [x1, y1, x2 - x1, y2 - y1], iscrowd: 0, area: area([x1, y1, x2, y2]) };
-  return point_xy ? { ...box, keypoints: [...point_xy, 2], num_keypoints: 1 } : box;
+  if (!hasPoints) return box;
+  return { ...box, keypoints: point_xy ? [...point_xy, 2] : [0, 0, 0], num_keypoints: point_xy ? 1 : 0 };
 }
 
 /** The picture, its labels and the names of the classes, as Ultralytics' tools read them: class, centre x, centre y,
@@ -133,8 +141,9 @@ function asCsv({ question, threshold }: Answered): string {
   return [COLUMNS, ...rows].map(line).join("");
 }
 
-function asCurl({ question: { picture, expressions, models } }: Answered): string {
+function asCurl({ question: { picture, expressions, models, options } }: Answered): string {
   const key = apiKey() ? ['-H "Authorization: Bearer $REFERENT_API_KEY"'] : [];
+  const limit = options.maxInstances === null ? [] : [`-F max_instances=${options.maxInstances}`];
   return models
     .map(({ name }) =>
       [
@@ -143,18 +152,20 @@ function asCurl({ question: { picture, expressions, models } }: Answered): strin
         `-F ${shellQuoted(`image=@"${picture.name.replaceAll('"', '\\"')}"`)}`,
         ...expressions.map((expression) => `--form-string expression=${shellQuoted(expression)}`),
         `-F model=${name}`,
+        ...limit,
       ].join(" \\\n  "),
     )
     .join("\n");
 }
 
-function asPython({ question: { picture, expressions, models } }: Answered): string {
+function asPython({ question: { picture, expressions, models, options } }: Answered): string {
   const literal = (value: unknown) => JSON.stringify(value); // JSON's strings are Python's too
+  const limit = options.maxInstances === null ? "" : `, max_instances=${options.maxInstances}`;
   return `from referent import Client
 
 with Client(${literal(new URL(".", location.href).href.replace(/\/$/, ""))}) as client:
     for model in ${literal(models.map(({ name }) => name))}:
-        answer = client.ground(${literal(picture.name)}, ${literal(expressions)}, model=model)
+        answer = client.ground(${literal(picture.name)}, ${literal(expressions)}, model=model${limit})
         for result in answer.results:
             for referent in result.referents or [result]:
                 where = referent.box_xyxy or referent.point_xy

@@ -1,7 +1,7 @@
 /** A question and its answers: the state that the page shows. */
 import { around, contains, iou, neighbourhood, type Box, type Point } from "./boxes";
 import type { Picture } from "./pictures";
-import type { Answer, Failure, GroundResponse, Model, Referent } from "./service";
+import type { Answer, Failure, GroundResponse, Model, Options, Referent } from "./service";
 
 export interface Question {
   id: number;
@@ -9,6 +9,7 @@ export interface Question {
   expressions: string[];
   isTyped: boolean; // by a person, not by a sample
   models: Model[];
+  options: Options;
   outcomes: Record<string, Outcome>; // by the model's name; none yet while it is being answered
 }
 

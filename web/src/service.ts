@@ -39,9 +39,11 @@ const KEY = "referent-key"; // in sessionStorage: gone with the tab
 export const apiKey = () => sessionStorage.getItem(KEY) ?? "";
 export const keepApiKey = (key: string) => sessionStorage.setItem(KEY, key.trim());
 
+const ONE = { boxes: "one box", points: "one point", "boxes or points": "one box or point" };
+
 /** What the model answers with, in words. */
 export const givesOf = ({ gives, several }: Model) =>
-  `${several ? `any number of ${gives}` : { boxes: "one box", points: "one point" }[gives]} for each expression`;
+  `${several ? `any number of ${gives}` : ONE[gives]} for each expression`;
 
 export const models = async () => (await ask<Schemas["ServedModels"]>("v1/models")).models;
 export const metadata = () => ask<Metadata>("v1/metadata");

@@ -300,6 +300,15 @@ test("a model of points and one of several boxes are compared", async ({ page, o
   await expect(page.locator(".line, .point")).toHaveCount(3);
 });
 
+test("a model may give boxes or points, as it is asked", async ({ page, one }) => {
+  const gives = "boxes or points";
+  await fake(page, { one: { gives }, all: { gives, several: true } }, {});
+  await page.goto(one.url);
+  await expect(page.getByText("It gives one box or point for each expression.")).toBeVisible();
+  await page.getByRole("checkbox", { name: "all several boxes or points" }).check();
+  await expect(page.getByText("It gives any number of boxes or points for each expression.")).toBeVisible();
+});
+
 test("what is copied has every referent, points too", async ({ page, one }) => {
   const card: Box[] = [
     [10, 20, 40, 60],
@@ -314,18 +323,23 @@ test("what is copied has every referent, points too", async ({ page, one }) => {
   expect(JSON.parse(await copied(page, "JSON")).results).toEqual(answers);
   const coco = JSON.parse(await copied(page, "COCO"));
   const common = { image_id: 1, iscrowd: 0, model: "other" };
-  const first = { ...common, id: 1, category_id: 1, bbox: [10, 20, 30, 40], area: 1200, score: 0.9 };
-  const point = { bbox: [150, 30, 0, 0], area: 0, keypoints: [150, 30, 2], num_keypoints: 1 };
-  const swan = { ...common, category_id: 2, ...point, score: null };
+  const box = { ...common, category_id: 1, keypoints: [0, 0, 0], num_keypoints: 0 };
+  const first = { ...box, id: 1, bbox: [10, 20, 30, 40], area: 1200, score: 0.9 };
+  const swan = { ...common, category_id: 2, bbox: [150, 30, 0, 0], area: 0, keypoints: [150, 30, 2], num_keypoints: 1 };
   expect(coco.annotations).toEqual([
     first,
-    { ...common, id: 2, category_id: 1, bbox: [100, 20, 30, 50], area: 1500, score: 0.4 },
+    { ...box, id: 2, bbox: [100, 20, 30, 50], area: 1500, score: 0.4 },
     { ...swan, id: 3 },
   ]);
-  expect(coco.categories[1]).toEqual({ id: 2, name: "the swan", keypoints: ["point"] });
+  expect(coco.categories).toEqual([
+    { id: 1, name: "a card" },
+    { id: 2, name: "the swan", keypoints: ["point"], skeleton: [] },
+    { id: 3, name: "the rocket" },
+  ]);
   await page.getByRole("slider").fill("0.5");
   expect(JSON.parse(await copied(page, "COCO")).annotations).toEqual([first, { ...swan, id: 2 }]);
   expect(await copied(page, "Python")).toContain("referent.box_xyxy or referent.point_xy");
+  for (const command of ["curl", "Python"]) expect(await copied(page, command)).not.toContain("max_instances");
 });
 
 test("a limit and a heat map are asked for where the model has them", async ({ page, one }) => {
@@ -341,6 +355,9 @@ test("a limit and a heat map are asked for where the model has them", async ({ p
   }).formData();
   expect([form.get("max_instances"), form.get("heatmap")]).toEqual(["5", "true"]);
   await expect(page.locator("canvas.heat")).toHaveCount(1);
+  await page.getByLabel("At most").fill("7"); // not asked yet
+  expect(await copied(page, "curl")).toContain("-F max_instances=5");
+  expect(await copied(page, "Python")).toContain(", model=model, max_instances=5)");
   const [x1, y1, x2, y2] = await onScreen(page, [-56.5, 0, 231.5, 288], SIZE);
   const heat = (await page.locator("canvas.heat").boundingBox())!;
   for (const [side, expected] of [

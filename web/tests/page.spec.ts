@@ -244,7 +244,9 @@ test("what is copied is the answer, and commands that give it again", async ({ p
 
   const coco = JSON.parse(await copied(page, "COCO"));
   expect(coco.images).toEqual([{ id: 1, file_name: SCENE, ...answer.image }]);
+  expect(coco.categories).toEqual(WORDS.map((name, index) => ({ id: index + 1, name })));
   expect(coco.annotations.map(({ category_id }: { category_id: number }) => category_id)).toEqual([1, 2]);
+  expect(coco.annotations[0]).not.toHaveProperty("keypoints");
   const [x1, y1, x2, y2] = answer.results[1]!.box_xyxy as Box;
   near(coco.annotations[1].bbox, [x1, y1, x2 - x1, y2 - y1]);
 

@@ -57,6 +57,7 @@ const question = (id: number, url = "a"): Question => ({
   expressions: ["the cat"],
   isTyped: true,
   models: [],
+  options: START.options,
   outcomes: {},
 });
 const answered = (id: number): Action => ({
