@@ -59,7 +59,10 @@ def llava(
 @app.command("point-vlm")
 @needs("importing", "train")
 def point_vlm(
-    adapter: Annotated[Path, typer.Argument(help="Folder with adapter_config.json and adapter_model.safetensors.")],
+    adapter: Annotated[
+        Path,
+        typer.Argument(help="Folder with adapter_config.json and adapter_model.safetensors, or a checkpoint-N."),
+    ],
     base: Annotated[Path, typer.Option(help="The PaliGemma-2 directory that it was trained on.")],
     out: OUT,
 ) -> None:
@@ -69,8 +72,9 @@ def point_vlm(
 
     try:
         import_point_vlm(adapter, base, out)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         raise failure(str(error)) from error
+    _compare_bases(adapter, base)
     typer.echo("It always points: it was never taught to say that nothing is there. Read the scores.")
     typer.echo(f"to serve it: referent export {out} --name NAME")
 
@@ -79,7 +83,10 @@ def point_vlm(
 @needs("importing", "train")
 def paligemma(
     source: Annotated[
-        Path, typer.Argument(help="A PaliGemma or PaliGemma-2 directory, such as paligemma2-3b-mix-448.")
+        Path,
+        typer.Argument(
+            help="A PaliGemma or PaliGemma-2: a mix, such as paligemma2-3b-mix-448, or a pt with --adapter."
+        ),
     ],
     out: OUT,
     adapter: Annotated[Path | None, typer.Option(help="PEFT folder, for a model that was only pre-trained.")] = None,
@@ -90,8 +97,12 @@ def paligemma(
 
     try:
         import_paligemma(source, out, adapter)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         raise failure(str(error)) from error
+    if adapter is not None:
+        _compare_bases(adapter, source)
+    elif "-pt-" in source.resolve().name:
+        typer.echo("A pt was only pre-trained: it detects well with an --adapter alone.")
     typer.echo(f"to serve it: referent export {out} --name NAME")
 
 
@@ -114,3 +125,11 @@ def vpp_llava(
     except (CheckpointError, OSError) as error:
         raise failure(str(error)) from error
     typer.echo(f"to serve it: referent export {out} --name NAME")
+
+
+def _compare_bases(adapter: Path, base: Path) -> None:
+    """Bases of one size have weights of the same names and shapes, so only the name can tell them apart."""
+    from referent.modeling.weights import adapter_base
+
+    if (stated := adapter_base(adapter)) not in (None, base.resolve().name):
+        typer.echo(f"The adapter says that its base is {stated}, and {base} was given: be sure that they are the same.")

@@ -25,6 +25,10 @@ JOINED = "[\u0600-\u109f\u1780-\u1cff\u2190-\u2bff\ua8e0-\uabff\U00010a00-\U0001
 STRAY_JOINER = re.compile(f"(?<!{JOINED})[\u200c\u200d]|[\u200c\u200d](?!{JOINED})")
 
 
+PLACE = re.compile(r"<(loc|seg)\d+>")  # tokens of PaliGemma that only a model writes; they are not marked as special
+SPACE = "\u2581"  # stands for a space in tokenizers
+
+
 class ExpressionError(ValueError):
     """An expression is empty, too long, or has control characters."""
 
@@ -69,7 +73,8 @@ class Prompt(BaseModel):
 
 
 class PromptEncoder:
-    """Encodes prompts with the tokenizer of one model; special tokens in a caller's text are encoded as plain text."""
+    """Encodes prompts with the tokenizer of one model; special tokens and places in a caller's text are encoded as
+    plain text. `tokenizer_json` is the tokenizer with a decoder, as grammars need it."""
 
     def __init__(self, prompt: Prompt, tokenizer_file: Path, image_tokens: int) -> None:
         self.prompt = prompt
@@ -77,6 +82,10 @@ class PromptEncoder:
         self._tokenizer.encode_special_tokens = True
         if self._tokenizer.decoder is None:  # mini's file has none
             self._tokenizer.decoder = decoders.Metaspace()
+        self.tokenizer_json = str(self._tokenizer.to_str())
+        vocabulary = self._tokenizer.get_added_tokens_decoder().values()
+        places = [token.content for token in vocabulary if PLACE.fullmatch(token.content)]
+        self._tokenizer.add_special_tokens(places)  # they keep their ids, and a caller's text can't name them any more
         self._behind_image = self._tokenizer
         words = self._tokenizer.pre_tokenizer
         if isinstance(words, pre_tokenizers.Metaspace) and words.prepend_scheme == "first":  # a space before all text
@@ -125,11 +134,6 @@ class PromptEncoder:
             )
         return ids
 
-    @property
-    def tokenizer_json(self) -> str:
-        """The tokenizer's JSON, with the changes made here."""
-        return str(self._tokenizer.to_str())
-
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids; special tokens are left out."""
         return self._tokenizer.decode(list(ids)).strip()
@@ -145,7 +149,7 @@ def clean_expression(expression: str) -> str:
         raise ExpressionError(
             f"the expression has {len(expression)} characters; the limit is {MAX_EXPRESSION_CHARACTERS}"
         )
-    visible = STRAY_JOINER.sub("", INVISIBLE.sub("", expression))
+    visible = STRAY_JOINER.sub("", INVISIBLE.sub("", expression)).replace(SPACE, " ")
     text = " ".join(unicodedata.normalize("NFC", visible).split())
     if not text:
         raise ExpressionError("the expression is empty: say what to look for, such as 'the red cup'")

@@ -2,15 +2,17 @@
 downloaded, and no code is run."""
 
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -30,6 +32,8 @@ LAYOUTS = {r"^model\.language_model\.lm_head": "lm_head"}  # beside those that t
 MISMATCH = re.compile(r"size mismatch for (\S+): .*?(\[[\d, ]*\]).*?(\[[\d, ]*\])")  # as torch says it
 NAMED = 3  # of many weights
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
+ADDED = re.compile(r"lora_|trainable_tokens_")  # in the names of an adapter's weights
+MERGE = "merge it into its base with peft's merge_and_unload, and take that"
 SAMPLES, SAMPLE_BYTES = 256, 4096  # of each file
 
 Weights = dict[str, torch.Tensor]  # by name
@@ -118,6 +122,8 @@ def load_paligemma_config(directory: Path) -> PaliGemmaConfig:
 
 def _stated(directory: Path) -> dict[str, Any]:
     """What the configuration of a model's directory says. Raises `CheckpointError`."""
+    if not directory.is_dir():
+        raise CheckpointError(f"there is no folder {directory}")
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"{directory} is not a model's directory: it has no config.json")
     refuse_pointers(directory)
@@ -143,10 +149,13 @@ def load_adapter(llava: VisionLanguageModel, directory: Path, trainable: bool = 
     refuse_pointers(directory)
     for name in ADAPTER_FILES:  # peft would ask the hub for what is not here
         if not (directory / name).is_file():
-            raise CheckpointError(f"{directory} has no {name}: copy the whole checkpoint again")
+            inside = directory / "adapter"
+            remedy = f"name {inside}" if (inside / name).is_file() else "copy the whole checkpoint again"
+            raise CheckpointError(f"{directory} has no {name}: {remedy}")
     what, remedy = f"the adapter {directory}", "it was trained on another base, or is incomplete: copy it again"
     with reading(directory):
         config = PeftConfig.from_pretrained(str(directory))
+        _refuse_whole_weights(what, config, directory / ADAPTER_FILES[1])
         config.inference_mode = not trainable
         config.base_model_name_or_path = llava.name_or_path  # peft would ask the hub about another name
         adapted = PeftModel(llava, config)
@@ -158,8 +167,34 @@ def load_adapter(llava: VisionLanguageModel, directory: Path, trainable: bool = 
         except KeyError as error:  # a trained token's embedding
             refuse_unfit(what, remedy, missing=error.args)
     refuse_unfit(what, remedy, result.missing_keys, result.unexpected_keys)
-    _refuse_broken(what, get_peft_model_state_dict(adapted), remedy)
+    weights = get_peft_model_state_dict(adapted)
+    _refuse_broken(what, weights, remedy)
+    tied = [name for name in weights if "lora_embedding" in name or "lm_head." in name]
+    if tied and llava.config.get_text_config().tie_word_embeddings:
+        raise CheckpointError(
+            f"{what} changes {_some(tied)}, and the base's lm_head is its embedding, so neither can be merged alone: "
+            "train it without them"
+        )
     return adapted
+
+
+def adapter_base(directory: Path) -> str | None:
+    """The last part of the name of the base that a PEFT adapter says it was trained on. Raises `CheckpointError`."""
+    with reading(directory / ADAPTER_FILES[0]):
+        name = json.loads((directory / ADAPTER_FILES[0]).read_text()).get("base_model_name_or_path")
+    return PurePath(name).name if isinstance(name, str) and name else None
+
+
+def _refuse_whole_weights(what: str, config: PeftConfig, file: Path) -> None:
+    """Only matrices that are added to those of the base are taken, and embeddings of trained tokens."""
+    if modules := getattr(config, "modules_to_save", None):
+        raise CheckpointError(f"{what} has whole modules, {_some(modules)}: {MERGE}")
+    if getattr(config, "bias", "none") != "none" or getattr(config, "lora_bias", False):
+        raise CheckpointError(f"{what} has biases: {MERGE}")
+    with safe_open(file, "pt") as weights:
+        whole = [name for name in weights.keys() if not ADDED.search(name)]  # noqa: SIM118 (it is not a dict)
+    if whole:
+        raise CheckpointError(f"{what} has whole weights, {_some(whole)}: {MERGE}")
 
 
 def check_weights(

@@ -3,6 +3,7 @@
 Sample k depends only on the seed and k, so a resumed run sees the same data as an uninterrupted one.
 """
 
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from referent.core.grammar import MAX_INSTANCES, PointGrammar
-from referent.core.prompts import IMAGE_MARK, ExpressionError, PromptEncoder, clean_expression
+from referent.core.prompts import IMAGE_MARK, PromptEncoder, clean_expression
 from referent.core.spec import ModelSpec
 from referent.data.records import Record
 from referent.training.encoding import TrainingRow, pictures
 from referent.training.record_stream import DataError, open_image, order_of
 
+LOG = logging.getLogger(__name__)
 SERVED_SHARE = 0.5  # of samples that are asked in the words that the model is served with
 QUESTIONS = (
     "Point at {expression}", "Point out {expression}.", "Point to every {expression}", "Point to all {expression}",
@@ -48,12 +50,9 @@ class PointStream(Dataset[TrainingRow]):
         if not isinstance(grammar, PointGrammar):
             raise ValueError(f"the model is to write points, not {grammar}")
         self._grammar = grammar
-        for record in records:
-            try:
-                clean_expression(record.expression)
-            except ExpressionError as error:
-                raise DataError(f"record {record.id!r}: {error}") from error
         self.items = [record for record in records if len(record.points or ()) <= MAX_INSTANCES]
+        if left_out := len(records) - len(self.items):
+            LOG.warning("left out of training: %d records with over %d points", left_out, MAX_INSTANCES)
         if not any(record.points for record in self.items):
             raise DataError(f"no record has between 1 and {MAX_INSTANCES} points: there is nothing to point to")
         self.samples = len(self.items)

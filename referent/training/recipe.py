@@ -18,7 +18,7 @@ Images = Annotated[Path, typer.Option(help="Folder that the records' image paths
 RESULT_FILE = "result.json"  # in `out`: the best validation figures
 
 
-class Adapter(NamedTuple):
+class LowRank(NamedTuple):
     """Low-rank adapters; their output is multiplied by alpha / rank."""
 
     lora_rank: int
@@ -26,7 +26,7 @@ class Adapter(NamedTuple):
     lora_dropout: float
 
 
-VISUAL_GROUNDING, POINT_VLM = Adapter(16, 32, 0.05), Adapter(8, 8, 0.1)  # as published
+VISUAL_GROUNDING, POINT_VLM = LowRank(16, 32, 0.05), LowRank(8, 8, 0.1)  # as published
 
 
 class RecipeError(ValueError):
@@ -86,7 +86,9 @@ class Recipe:
         typer.Option(help="With `vpp`: a file of conversations (LLaVA, VPP-SFT) in place of train.jsonl."),
     ] = None
     loc_head: Annotated[bool, typer.Option(help="With `vpp`: a box head at [LOC] in place of text.")] = False
-    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapter.", show_default="16; with points 8")] = None
+    lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the adapter.", show_default="16; with points 8")
+    ] = None
     lora_alpha: Annotated[
         int | None,
         typer.Option(help="The adapter's output is multiplied by alpha / rank.", show_default="32; with points 8"),
@@ -134,11 +136,11 @@ class Recipe:
         return self.mode == "text" or (self.mode == "vpp" and not self.loc_head)
 
     @property
-    def adapter(self) -> "Adapter":
+    def adapter(self) -> "LowRank":
         """The adapter that is trained: what is not given is as published."""
         given = (self.lora_rank, self.lora_alpha, self.lora_dropout)
         published = POINT_VLM if self.mode == "points" else VISUAL_GROUNDING
-        return Adapter(*(own if mine is None else mine for mine, own in zip(given, published, strict=True)))
+        return LowRank(*(own if mine is None else mine for mine, own in zip(given, published, strict=True)))
 
     def check(self) -> None:
         """Raises `RecipeError` for options of another mode, and for those that exclude each other."""

@@ -18,7 +18,7 @@ from referent.core.sources import encoded
 from referent.core.spec import ModelSpec
 from referent.core.text_files import TextFileError
 from referent.core.transform import ImageTransform
-from referent.data.records import AnnotationError, Record, Rejected, read_records
+from referent.data.records import AnnotationError, Record, Rejected, RowError, check_record, read_records
 from referent.evaluation.metrics import mask_pixels
 from referent.training.encoding import TrainingRow, answer_labels, encode_row, frame_boxes, token_targets
 
@@ -45,7 +45,9 @@ def load_records(
             if has and not lacks:
                 held, wanted = ("points", "box") if gives == "boxes" else ("a box", "points")
                 raise DataError(f"record {record.id!r} of {file} has {held} and no {wanted}: {gives} are trained here")
-            records.append(record)
+            records.append(check_record(record))
+    except RowError as error:
+        raise DataError(f"record {record.id!r} of {file}: {error}; `referent data prepare` leaves it out") from error
     except (AnnotationError, TextFileError) as error:
         raise DataError(str(error)) from error
     if not records:

@@ -101,10 +101,11 @@ class GroundingTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         model = model or self.model
-        state = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
-        if state.keys() != (expected := trained_state(model).keys()):
+        state, own = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE), trained_state(model)
+        misshaped = {name for name in state.keys() & own.keys() if state[name].shape != own[name].shape}
+        if other := sorted(state.keys() ^ own.keys() | misshaped):
             raise RuntimeError(
-                f"{resume_from_checkpoint} does not fit this model: {sorted(state.keys() ^ expected)[:5]} differ; "
+                f"{resume_from_checkpoint} does not fit this model: {other[:5]} differ; "
                 "resume with the settings that it was trained with, or choose another --out"
             )
         model.load_state_dict(state, strict=False)

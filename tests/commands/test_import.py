@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copyfile, copytree, ignore_patterns
 
 import pytest
 from PIL import Image
@@ -135,7 +135,40 @@ def test_import_of_paligemma_says_how_to_go_on(data_folder: Path, tmp_path: Path
     assert code == 0, errors
     assert f"referent export {tmp_path / 'out'} --name NAME" in output
     assert ("always points" in output) == (command == "point-vlm")
+    assert "its base is" not in output
     assert (tmp_path / "out" / "adapter").is_dir()
+
+
+def test_a_paligemma_that_was_only_pretrained_is_told(data_folder: Path, tmp_path: Path) -> None:
+    base = data_folder / "golden/pv/paligemma2-tiny-pt-224"
+    code, output, errors = run("import", "paligemma", base, "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert "only pre-trained" in output
+
+
+@pytest.mark.parametrize("command", ["point-vlm", "paligemma"])
+def test_another_name_of_the_base_is_told(data_folder: Path, tmp_path: Path, command: str) -> None:
+    golden, adapter = data_folder / "golden/pv", tmp_path / "adapter"
+    base = golden / "paligemma2-tiny-pt-224"
+    copytree(golden / "point-vlm-tiny", adapter, copy_function=copyfile)
+    adapter.chmod(0o755)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    name = {"base_model_name_or_path": "google/paligemma2-3b-mix-448"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config | name))
+    given = [adapter, "--base", base] if command == "point-vlm" else [base, "--adapter", adapter]
+    code, output, errors = run("import", command, *given, "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert f"its base is paligemma2-3b-mix-448, and {base} was given" in output
+
+
+@pytest.mark.parametrize("command", ["point-vlm", "paligemma"])
+def test_import_of_paligemma_says_where_it_cannot_write(data_folder: Path, tmp_path: Path, command: str) -> None:
+    golden = data_folder / "golden/pv"
+    base, adapter = golden / "paligemma2-tiny-pt-224", golden / "point-vlm-tiny"
+    (tmp_path / "file").write_text("")
+    given = [adapter, "--base", base] if command == "point-vlm" else [base]
+    code, _, errors = run("import", command, *given, "--out", tmp_path / "file" / "out")
+    assert (code, "error: [Errno" in errors, "Traceback" in errors) == (1, True, False)
 
 
 @pytest.mark.parametrize("command", ["point-vlm", "paligemma"])

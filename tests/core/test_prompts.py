@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, pre_tokenizers
 
 from referent.core.prompts import ExpressionError, Prompt, PromptEncoder, clean_expression
+from tests.support.text_tokenizer import FIRST_LOC_ID, write_text_tokenizer
 from tests.support.tiny import SPECIAL_TOKENS, TINY_IMAGE_TOKENS, TINY_PROMPT
 
 
@@ -22,6 +24,22 @@ def test_prefix_ends_with_the_image_and_suffix_with_loc(encoder: PromptEncoder) 
 def test_special_tokens_that_a_caller_types_stay_text(encoder: PromptEncoder, typed: str) -> None:
     special = set(range(len(SPECIAL_TOKENS))) - {SPECIAL_TOKENS.index("<unk>")}
     assert not special & set(encoder.suffix(typed)[:-1])
+
+
+@pytest.mark.parametrize("typed", ["<loc0010>", "the cup <loc0000><loc0001><loc0002><loc0003>", "<image><loc1023>"])
+def test_places_that_a_caller_types_stay_text(tmp_path: Path, typed: str) -> None:
+    write_text_tokenizer(tmp_path / "tokenizer.json")
+    encoder = PromptEncoder(TINY_PROMPT, tmp_path / "tokenizer.json", TINY_IMAGE_TOKENS)
+    ids = encoder.suffix(typed)[:-1]
+    assert not set(range(FIRST_LOC_ID, FIRST_LOC_ID + 1024)) & set(ids)
+    assert typed in encoder.decode(ids)
+    loc = next(t for t in json.loads(encoder.tokenizer_json)["added_tokens"] if t["content"] == "<loc0000>")
+    assert (loc["id"], loc["special"]) == (FIRST_LOC_ID, False)  # a grammar still finds them
+
+
+@pytest.mark.parametrize("typed", ["the\u2581cup", "\u2581the cup", "the \u2581 cup\u2581"])
+def test_the_space_of_tokenizers_is_a_space(typed: str) -> None:
+    assert clean_expression(typed) == "the cup"
 
 
 def test_loc_as_plain_text_has_no_token_of_its_own(tokenizer_file: Path) -> None:

@@ -275,6 +275,9 @@ def test_what_was_trained_can_be_imported_as_an_adapter(
         ({"compile": True}, "--compile is not for points"),
         ({"center_crop": True}, "--center-crop is not for points"),
         ({"plain_text_loc": True}, "--plain-text-loc"),
+        ({"template": "vg"}, "--template 'vg': .*must hold <image>"),
+        ({"template": "{expression} in <image>"}, "--template .*<image> before"),
+        ({"template": "<image>{expression}[LOC]"}, "--template .*ends with .LOC., and points are written"),
     ],
 )
 def test_settings_that_do_not_go_with_points_are_refused(make_recipe: MakeRecipe, settings: dict, message: str) -> None:
@@ -308,6 +311,43 @@ def test_a_checkpoint_on_a_paligemma_is_a_base(make_recipe: MakeRecipe, paligemm
     import_paligemma(paligemma, tmp_path / "imported")
     _, spec = open_paligemma(make_recipe(base=tmp_path / "imported"))
     assert Path(spec.base) == paligemma.resolve()
+
+
+@pytest.mark.parametrize(
+    ("points", "reason"),
+    [
+        (((1, 1), (float("nan"), 1)), "point is not a number"),
+        (((float("inf"), 1),), "point is not a number"),
+        (((4000, 1),), "point outside the image"),
+        (((-50, 1),), "point outside the image"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_points_that_are_nowhere_are_refused(
+    make_recipe: MakeRecipe, pointed: Path, tmp_path: Path, points: tuple, reason: str, split: str
+) -> None:
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.jsonl").write_bytes((pointed / f"{name}.jsonl").read_bytes())
+    row = {"id": "odd", "image": f"{split}-0.png", "width": 40, "height": 30, "expression": "cup", "points": points}
+    with (tmp_path / f"{split}.jsonl").open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=f"'odd' of .*{split}.jsonl: {reason}|{split}.jsonl:\\d+: "):
+        train(make_recipe(data=tmp_path))
+
+
+def test_records_with_too_many_points_are_left_out_and_counted(
+    opened: tuple[CheckpointSpec, PromptEncoder], pointed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = load_records(pointed / "train.jsonl", pointed, gives="points")
+    crowd = records[0].model_copy(update={"id": "crowd", "points": ((1, 1),) * 65})
+    assert len(PointStream([*records, crowd], pointed, *opened, 0, EOS_ID)) == len(records)
+    assert "1 records with over 64 points" in caplog.text
+
+
+def test_a_run_of_another_rank_is_not_resumed(make_recipe: MakeRecipe) -> None:
+    train(make_recipe(steps=2, save_steps=1))
+    with pytest.raises(RuntimeError, match=r"does not fit this model.*resume with the settings"):
+        train(make_recipe(steps=4, save_steps=1, lora_rank=4))
 
 
 @pytest.mark.parametrize("fault", ["boxes", "nothing to point to", "nothing to judge by"])

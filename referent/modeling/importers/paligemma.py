@@ -1,9 +1,11 @@
 """PaliGemma as it is published, which detects, and point-vlm: LoRA for PaliGemma-2, which points."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from PIL import Image
 from tokenizers import Tokenizer
 
 from referent.core.bundle import TOKENIZER_FILE, file_entry
@@ -13,6 +15,7 @@ from referent.core.transform import ImageTransform
 from referent.modeling.checkpoint import CheckpointSpec, load_tokenizer, make_model, new_checkpoint, save_checkpoint
 from referent.modeling.grounding import image_tokens_of
 from referent.modeling.llava import buckets_of
+from referent.modeling.siglip_gemma import PaliGemma
 from referent.modeling.weights import (
     ADAPTER_FILES,
     CheckpointError,
@@ -20,6 +23,7 @@ from referent.modeling.weights import (
     load_adapter,
     load_paligemma,
     load_paligemma_config,
+    reading,
 )
 
 POINT_TEMPLATE = f"{IMAGE_MARK}\nPoint to {EXPRESSION_MARK}\n"  # of point-vlm's evaluation; the processor ends it so
@@ -31,6 +35,7 @@ INSTANCES = 32  # of an expression, where a request does not say
 def import_paligemma(base: Path, out: Path, adapter: Path | None = None) -> CheckpointSpec:
     """Write the checkpoint `out` of a PaliGemma that answers `detect ...`, with the PEFT adapter if one is given. It
     refers to the directory `base`. Nothing is written if that fails. Raises `CheckpointError`."""
+    load_paligemma_config(base)  # first: it says what is wrong with a folder that is no PaliGemma
     tokenizer = load_tokenizer(base)
     first = tokenizer.token_to_id(_loc(0))
     if first is None or any(tokenizer.token_to_id(_loc(step)) != first + step for step in range(LOC_STEPS)):
@@ -45,6 +50,7 @@ def import_point_vlm(adapter: Path, base: Path, out: Path) -> CheckpointSpec:
 
     Raises `CheckpointError`.
     """
+    load_paligemma_config(base)
     return _import("point-vlm", base, out, adapter, load_tokenizer(base), PointGrammar(), POINT_TEMPLATE)
 
 
@@ -58,6 +64,8 @@ def _import(
     template: str,
 ) -> CheckpointSpec:
     spec = paligemma_spec(base, grammar, template)
+    check_tokenizer(base, tokenizer)
+    _check_pixels(base)
     model: VisionLanguageModel | PeftModel = load_paligemma(Path(spec.base))
     training: dict[str, Any] = {"imported": name, "base": base.resolve().name}
     if adapter is not None:
@@ -95,6 +103,44 @@ def paligemma_spec(directory: Path, grammar: PointGrammar | DetectionGrammar, te
         ),
         base=str(directory.resolve()),
     )
+
+
+def check_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
+    """Raises `CheckpointError` unless the tokenizer is the one of this base, as far as its tokens tell."""
+    config = load_paligemma_config(directory)
+    image, rows = config.image_token_id, config.text_config.vocab_size
+    special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    named, fault = tokenizer.token_to_id(IMAGE_MARK), None
+    if not rows / 2 < tokens <= rows:
+        fault = f"has {tokens} tokens, and the model {rows}"
+    elif image >= rows:
+        fault = f"has no token {image}, which is the image in config.json, and the model has {rows}"
+    elif tokenizer.id_to_token(image) not in (None, IMAGE_MARK) or named not in (None, image):
+        fault = f"has {tokenizer.id_to_token(image)!r} as token {image}, which is the image in config.json"
+    else:
+        for name in ("bos", "eos"):
+            if (id := getattr(config.text_config, f"{name}_token_id")) not in special:
+                fault = f"has {tokenizer.id_to_token(id)!r} as token {id}, which is {name}_token_id in config.json"
+    if fault:
+        raise CheckpointError(f"{directory / TOKENIZER_FILE} {fault}: one of the two files is of another model")
+
+
+def _check_pixels(directory: Path) -> None:
+    """Raises `CheckpointError` if preprocessor_config.json says otherwise than what PaliGemmas are given."""
+    file = directory / "preprocessor_config.json"
+    if not file.is_file():
+        return
+    side = load_paligemma_config(directory).vision_config.image_size
+    with reading(file):
+        stated = json.loads(file.read_text())
+        usual = {
+            "image_mean": list(PaliGemma.MEAN), "image_std": list(PaliGemma.STD),
+            "resample": int(Image.Resampling.BICUBIC), "size": {"height": side, "width": side},
+        }  # fmt: skip
+        for name, value in usual.items():
+            if stated.get(name, value) != value:
+                raise CheckpointError(f"{file} has {name} {stated[name]}; only {value} is built in")
 
 
 def _loc(step: int) -> str:

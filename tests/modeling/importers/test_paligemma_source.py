@@ -4,7 +4,7 @@ refused."""
 import json
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
@@ -109,9 +109,35 @@ def _remove(name: str) -> Damage:
     return lambda folder: (folder / name).unlink()
 
 
+def _text(name: str, old: str, new: str) -> Damage:
+    return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new))
+
+
+def _with_lm_head(folder: Path) -> None:
+    """LoRA on the head too, whose weights are the embedding's."""
+    config = json.loads((folder / ADAPTER / "adapter_config.json").read_text())
+    _edit(f"{ADAPTER}/adapter_config.json", target_modules=[*config["target_modules"], "lm_head"])(folder)
+    name = "base_model.model.lm_head.lora"
+    added = {f"{name}_A.weight": torch.ones(8, 64), f"{name}_B.weight": torch.ones(1728, 8)}
+    _weights(f"{ADAPTER}/adapter_model.safetensors", lambda w: w | added)(folder)
+
+
+def _fewer_tokens(folder: Path) -> None:
+    content = json.loads((folder / BASE / "tokenizer.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < 600]
+    (folder / BASE / "tokenizer.json").write_text(json.dumps(content))
+
+
+def _deeper(folder: Path) -> None:
+    """As in our own checkpoints."""
+    (folder / ADAPTER / "adapter").mkdir()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / ADAPTER / file).rename(folder / ADAPTER / "adapter" / file)
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 OF_BASE, OF_ADAPTER = f"{BASE}/model.safetensors", f"{ADAPTER}/adapter_model.safetensors"
-CONFIG, TOKENIZER = f"{BASE}/config.json", f"{BASE}/tokenizer.json"
+CONFIG, TOKENIZER, PIXELS = (f"{BASE}/{name}.json" for name in ("config", "tokenizer", "preprocessor_config"))
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "base: a layer is missing": (_weights(OF_BASE, _without("layers.1.mlp.up_proj")), "lacks .*layers.1.mlp.up_proj"),
     "base: no vision tower": (_weights(OF_BASE, _without("vision_tower")), r"lacks .*vision_tower.* and \d+ more"),
@@ -163,6 +189,35 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "adapter: a pointer of LFS": (_write(OF_ADAPTER, POINTER), "git lfs pull"),
     "adapter: no weights": (_remove(OF_ADAPTER), "no adapter_model.safetensors"),
     "adapter: no configuration": (_remove(f"{ADAPTER}/adapter_config.json"), "no adapter_config.json"),
+    "adapter: embeddings beside it": (
+        _weights(OF_ADAPTER, lambda w: w | {"base_model.model.language_model.lm_head.weight": torch.zeros(1728, 64)}),
+        "has whole weights, base_model.model.language_model.lm_head.weight: merge",
+    ),
+    "adapter: a projector": (
+        _weights(OF_ADAPTER, lambda w: w | {"base_model.model.multi_modal_projector.linear.bias": torch.zeros(64)}),
+        "has whole weights, .*multi_modal_projector.linear.bias: merge",
+    ),
+    "adapter: whole modules": (
+        _edit(f"{ADAPTER}/adapter_config.json", modules_to_save=["multi_modal_projector"]),
+        "has whole modules, multi_modal_projector: merge",
+    ),
+    "adapter: biases": (_edit(f"{ADAPTER}/adapter_config.json", bias="lora_only"), "has biases: merge"),
+    "adapter: biases of its own": (
+        _edit(f"{ADAPTER}/adapter_config.json", lora_bias=True, init_lora_weights=True),
+        "has biases: merge",
+    ),
+    "adapter: the tied lm_head": (_with_lm_head, "lm_head is its embedding"),
+    "tokenizer: of a smaller model": (_fewer_tokens, "has 600 tokens, and the model 1728"),
+    "tokenizer: another image token": (_text(TOKENIZER, '"<image>"', '"<picture>"'), "'<picture>' as token 1664"),
+    "config: a place for the image": (_edit(CONFIG, image_token_index=512), "'<loc0000>' as token 512"),
+    "config: no image token": (_edit(CONFIG, image_token_index=None), "token"),
+    "config: the image beyond all tokens": (_edit(CONFIG, image_token_index=9999), "no token 9999"),
+    "config: a beginning that is a word": (_text_config(bos_token_id=5), "token 5, which is bos_token_id"),
+    "pixels: another size": (_edit(PIXELS, size={"height": 448, "width": 448}), "size .*448.*; only .*224"),
+    "pixels: another mean": (_edit(PIXELS, image_mean=[0.48, 0.46, 0.41]), "image_mean .*; only"),
+    "pixels: bilinear": (_edit(PIXELS, resample=2), "resample 2; only 3"),
+    "base: nowhere": (lambda folder: rmtree(folder / BASE), "there is no folder"),
+    "adapter: one folder too high": (_deeper, "no adapter_config.json: name .*adapter"),
     "adapter: another method": (_edit(f"{ADAPTER}/adapter_config.json", peft_type="IA3"), "point-vlm-tiny"),
 }
 
@@ -181,7 +236,7 @@ def test_a_damaged_source_is_refused_in_one_line_and_nothing_is_written(
         import_point_vlm(tmp_path / ADAPTER, tmp_path / BASE, tmp_path / "new" / "out")
     assert str(tmp_path) in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert {path.name for path in tmp_path.iterdir()} == {BASE, ADAPTER}
+    assert {path.name for path in tmp_path.iterdir()} <= {BASE, ADAPTER}
 
 
 def test_a_tokenizer_without_places_cannot_detect(golden: Path, tmp_path: Path) -> None:
