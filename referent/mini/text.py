@@ -51,15 +51,15 @@ MANY: dict[SceneKind, float] = {"many": 1.0}
 MANY_EVERY = 4  # batches: a batch of its own, since other rows need not be as long
 
 
-class Room(NamedTuple):
+class RowLimits(NamedTuple):
     """What a row holds, and how many of its tokens belong to answers."""
 
     row: Bucket
     answers: int
 
 
-ROOM = Room(Bucket(mini.IMAGE_TOKENS + 368, 8), 320)
-ROOM_FOR_MANY = Room(Bucket(mini.IMAGE_TOKENS + 640, 8), 560)  # 30 points take 533
+ROOM = RowLimits(Bucket(mini.IMAGE_TOKENS + 368, 8), 320)
+ROOM_FOR_MANY = RowLimits(Bucket(mini.IMAGE_TOKENS + 640, 8), 560)  # 30 points take 533
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Images = Annotated[Path, typer.Option(help="Folder that the records' image paths
 RESULT_FILE = "result.json"  # in `out`: the best validation figures
 
 
-class LowRank(NamedTuple):
+class LowRankAdapter(NamedTuple):
     """Low-rank adapters; their output is multiplied by alpha / rank."""
 
     lora_rank: int
@@ -26,7 +26,7 @@ class LowRank(NamedTuple):
     lora_dropout: float
 
 
-VISUAL_GROUNDING, POINT_VLM = LowRank(16, 32, 0.05), LowRank(8, 8, 0.1)  # as published
+VISUAL_GROUNDING, POINT_VLM = LowRankAdapter(16, 32, 0.05), LowRankAdapter(8, 8, 0.1)  # as published
 
 
 class RecipeError(ValueError):
@@ -136,11 +136,11 @@ class Recipe:
         return self.mode == "text" or (self.mode == "vpp" and not self.loc_head)
 
     @property
-    def adapter(self) -> "LowRank":
+    def adapter(self) -> "LowRankAdapter":
         """The adapter that is trained: what is not given is as published."""
         given = (self.lora_rank, self.lora_alpha, self.lora_dropout)
         published = POINT_VLM if self.mode == "points" else VISUAL_GROUNDING
-        return LowRank(*(own if mine is None else mine for mine, own in zip(given, published, strict=True)))
+        return LowRankAdapter(*(own if mine is None else mine for mine, own in zip(given, published, strict=True)))
 
     def check(self) -> None:
         """Raises `RecipeError` for options of another mode, and for those that exclude each other."""
