@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # mini, mini-all and mini-text into model_repository/: artwork, one trunk, data, what each kind of answer needs, test
-# figures, export. Two hours on two cores; killed and started again, it goes on from where it was.
+# figures, export. Three hours on two cores; killed and started again, it goes on from where it was.
 #
 #   DATA=folder WORK=folder runs/mini.sh
 #   DATA=folder WORK=folder FROM=nothing STEPS=9000 runs/mini.sh
@@ -67,5 +67,5 @@ judge() { # CHECKPOINT NAME SET...: figures of the test sets, which go into the 
 judge "$WORK/base/head" mini cards scenes unseen_style
 judge "$WORK/base/referents" mini-all cards scenes unseen_style several several_cards
 [ -d "$WORK/text/checkpoint" ] || $PYTHON -m referent.mini.text "${materials[@]}" --base "$WORK/base/head" \
-    --out "$WORK/text" --steps "${TEXT_STEPS:-2400}" --batch 16 --eval-steps 750 --validation-scenes 12
-judge "$WORK/text/checkpoint" mini-text cards scenes unseen_style several several_cards
+    --out "$WORK/text" --steps "${TEXT_STEPS:-2400}" --batch 16 --eval-steps 1200 --validation-scenes 12
+judge "$WORK/text/checkpoint" mini-text cards scenes unseen_style
