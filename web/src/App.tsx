@@ -302,7 +302,9 @@ export function App() {
                 key={model}
                 failure={failure}
                 model={isComparing ? model : null}
-                onRetry={() => ask(question.picture, question.expressions, question.isTyped)}
+                onRetry={() =>
+                  ask(question.picture, question.expressions, question.isTyped, question.models, question.options)
+                }
               />
             ))}
           {question && shown.length > 0 && (
