@@ -58,12 +58,16 @@ export function App() {
   const warm = useMemo(() => (question ? warmOf(question) : []), [question]);
   const sample = SAMPLES.find(({ name }) => name === picture?.name);
   const suggested = sample ? wordsOf(sample, selected).filter((words) => !asked.includes(words)) : [];
+  const typed = useRef<string[] | null>(null); // by a person, also while a picture is being read
+  useEffect(() => {
+    typed.current = isTyped ? asked : null;
+  });
   const isReady = picture !== null && asked.length > 0 && selected.length > 0;
 
   const ask = async (
     about: Picture,
     expressions: string[],
-    typed: boolean,
+    byPerson: boolean,
     models = selected,
     wanted: Asking = options,
   ) => {
@@ -71,7 +75,15 @@ export function App() {
     const controller = (asking.current = new AbortController());
     const { signal } = controller;
     const id = performance.now();
-    const next: Question = { id, picture: about, expressions, isTyped: typed, models, options: wanted, outcomes: {} };
+    const next: Question = {
+      id,
+      picture: about,
+      expressions,
+      isTyped: byPerson,
+      models,
+      options: wanted,
+      outcomes: {},
+    };
     dispatch({ type: "asked", question: next });
     await Promise.all(
       models.map(async ({ name }) => {
@@ -116,11 +128,11 @@ export function App() {
           `${file.name} is ${megabytes(file.size)}; the limit is ${megabytes(limit)}. Choose a smaller picture.`,
         );
       show(await readPicture(file, file.name));
-      if (!isTyped) dispatch({ type: "filled", rows: [""] });
-      if (!isTyped)
-        requestAnimationFrame(() =>
-          document.querySelector<HTMLElement>(".rows textarea")?.focus({ preventScroll: true }),
-        );
+      if (typed.current) return;
+      dispatch({ type: "filled", rows: [""] });
+      requestAnimationFrame(() =>
+        document.querySelector<HTMLElement>(".rows textarea")?.focus({ preventScroll: true }),
+      );
     } catch (error) {
       dispatch({ type: "refused", why: (error as Error).message });
     }
@@ -129,9 +141,9 @@ export function App() {
   const takeSample = async (next: Sample) => {
     try {
       const about = await readPicture(await (await fetch(next.url)).blob(), next.name);
-      const words = isTyped ? asked : wordsOf(next, selected); // what a person typed stays
-      if (!isTyped) dispatch({ type: "filled", rows: words });
-      if (selected.length && words.length) void ask(about, words, isTyped);
+      const words = typed.current ?? wordsOf(next, selected); // what a person typed stays
+      if (!typed.current) dispatch({ type: "filled", rows: words });
+      if (selected.length && words.length) void ask(about, words, typed.current !== null);
       else show(about);
       isWaiting.current = !selected.length;
       toPicture();

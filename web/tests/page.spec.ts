@@ -81,6 +81,27 @@ test("what is not in the picture is said, and has no box", async ({ page, one })
   await expect(page.getByRole("status").filter({ hasText: "the truck: not in the picture" })).toHaveCount(1);
 });
 
+for (const way of ["a file", "a sample"]) {
+  test(`words that are typed while the picture of ${way} is read stay`, async ({ page, one }) => {
+    await page.addInitScript(() => {
+      const decode = Image.prototype.decode;
+      const isReleased = new Promise<void>((resolve) => addEventListener("released", () => resolve()));
+      Image.prototype.decode = async function () {
+        await isReleased;
+        return decode.call(this);
+      };
+    });
+    await page.goto(one.url);
+    if (way === "a file") await page.getByLabel("Picture file").setInputFiles(join(SAMPLES, SCENE));
+    else await page.getByRole("button", { name: "Sample 2" }).click();
+    await words(page).first().fill("the swan");
+    await page.evaluate(() => dispatchEvent(new Event("released")));
+    await expect(page.getByRole("button", { name: "Find" })).toBeEnabled();
+    await expect(words(page)).toHaveCount(1);
+    await expect(words(page).first()).toHaveValue("the swan");
+  });
+}
+
 test("the threshold starts at the model's own and decides what is in the picture", async ({ page, one }) => {
   const { models } = await (await fetch(`${one.url}/v1/models`)).json();
   await ask(page, one, SCENE, WORDS);
