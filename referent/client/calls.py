@@ -26,6 +26,7 @@ def ground_call(
     """Raises OSError for a file that can't be read, and ValueError for what is not an image or not an expression."""
     asked = _texts(expressions)
     named: dict[str, Any] = {"model": model} if model else {}
+    # 0 is sent too: the service refuses it
     named |= {name: value for name, value in options._asdict().items() if value is not None and value is not False}
     request: dict[str, Any] = {"method": "POST", "url": "/v1/ground"}
     if is_url(image):

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from referent.commands.installation import needs
-from referent.commands.options import KEY
+from referent.commands.options import KEY, MAX_INSTANCES
 from referent.commands.terminal import failure
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def evaluate(
     api_key: KEY = None,
     predictions: Annotated[Path | None, typer.Option(help="Take the predictions of this JSON-lines file.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of the service.", show_default="the service's")] = None,
-    max_instances: Annotated[
-        int | None, typer.Option(min=1, help="With --url: most referents of an expression.", show_default="the model's")
-    ] = None,
+    max_instances: MAX_INSTANCES = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the service at a time.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass of the checkpoint.")] = 8,
     split: Annotated[str | None, typer.Option(help="Use only this split.", show_default="all")] = None,

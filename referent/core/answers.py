@@ -13,8 +13,6 @@ Point = Annotated[
     WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
 ]
 FinishReason = Literal["stop", "length", "error"]
-
-
 Gives = Literal["boxes", "points", "boxes or points"]  # what a model's referents have
 
 

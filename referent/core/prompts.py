@@ -23,8 +23,6 @@ INVISIBLE = re.compile(
 # joiners too, where they join nothing; they do between letters from Arabic to Khmer, and between pictures
 JOINED = "[\u0600-\u109f\u1780-\u1cff\u2190-\u2bff\ua8e0-\uabff\U00010a00-\U00011fff\U0001f000-\U0001faff]"
 STRAY_JOINER = re.compile(f"(?<!{JOINED})[\u200c\u200d]|[\u200c\u200d](?!{JOINED})")
-
-
 PLACE = re.compile(r"<(loc|seg)\d+>")  # tokens of PaliGemma that only a model writes; they are not marked as special
 SPACE = "\u2581"  # stands for a space in tokenizers
 
@@ -74,15 +72,13 @@ class Prompt(BaseModel):
 
 class PromptEncoder:
     """Encodes prompts with the tokenizer of one model; special tokens and places in a caller's text are encoded as
-    plain text. `tokenizer_json` is the tokenizer with a decoder, as grammars need it."""
+    plain text."""
 
     def __init__(self, prompt: Prompt, tokenizer_file: Path, image_tokens: int) -> None:
         self.prompt = prompt
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self._file = tokenizer_file
+        self._tokenizer = _with_decoder(tokenizer_file)
         self._tokenizer.encode_special_tokens = True
-        if self._tokenizer.decoder is None:  # mini's file has none
-            self._tokenizer.decoder = decoders.Metaspace()
-        self.tokenizer_json = str(self._tokenizer.to_str())
         vocabulary = self._tokenizer.get_added_tokens_decoder().values()
         places = [token.content for token in vocabulary if PLACE.fullmatch(token.content)]
         self._tokenizer.add_special_tokens(places)  # they keep their ids, and a caller's text can't name them any more
@@ -134,9 +130,21 @@ class PromptEncoder:
             )
         return ids
 
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer's JSON with a decoder, as grammars need it: read anew, since here places are special tokens."""
+        return str(_with_decoder(self._file).to_str())
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids; special tokens are left out."""
         return self._tokenizer.decode(list(ids)).strip()
+
+
+def _with_decoder(file: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(file))
+    if tokenizer.decoder is None:  # mini's file has none
+        tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -84,8 +84,8 @@ def failures(results: Results) -> list[str | None]:
 
 def worst_and_best(results: Results, worst: int = 10, best: int = 5) -> tuple[list[int], list[int]]:
     """Rows of lowest and of highest IoU, or F1 of points; ties in the records' order."""
-    figure = results.ious if results.boxed.any() else results.point_f1
-    judged = np.flatnonzero(results.boxed if results.boxed.any() else np.isfinite(figure))
+    figure = np.where(results.boxed, results.ious, np.nan) if results.boxed.any() else results.point_f1
+    judged = np.flatnonzero(np.isfinite(figure))
     order = judged[np.argsort(figure[judged], kind="stable")].tolist()
     return order[:worst], order[::-1][:best]
 

@@ -73,9 +73,8 @@ def prediction_of(id: str, answer: Answer, ms: float | None = None) -> Predictio
     boxes = tuple(referent.box_xyxy for referent in answer.referents if referent.box_xyxy is not None)
     best = () if answer.box_xyxy is None else (answer.box_xyxy,)
     error = "this expression's pass failed" if answer.finish_reason == "error" else None
-    nothing = not answer.referents and answer.box_xyxy is None and error is None
-    wrote_none = answer.text is not None and answer.box_xyxy is None and not points
-    score = 0.0 if wrote_none and answer.score is not None else answer.score
+    nothing = error is None and answer.box_xyxy is None and not points
+    score = 0.0 if nothing and answer.text is not None and answer.score is not None else answer.score
     return Prediction(
         id=id,
         box_xyxy=answer.box_xyxy,

@@ -156,14 +156,16 @@ def _write_csv(file: Path, results: Results) -> None:
         columns = ["id", "image", "split", "expression", "tags", *(f"true_{c}" for c in corners), *corners]
         writer.writerow([*columns, "iou", "score", "failure", "ms", "error", "true_points", "points", "point_f1"])
         for row, (record, prediction) in enumerate(zip(results.records, results.predictions, strict=True)):
-            boxes = np.concatenate([results.targets_xyxy[row], results.boxes_xyxy[row]]).tolist()
-            numbers = [None if np.isnan(value) else value for value in boxes]
+            found = [
+                *results.targets_xyxy[row].tolist(),
+                *results.boxes_xyxy[row].tolist(),
+                results.point_f1[row].item(),
+            ]
+            *numbers, f1 = (None if np.isnan(value) else value for value in found)
             iou = float(results.ious[row]) if results.boxed[row] else None
             answer = (prediction.ms, prediction.error) if prediction else (None, "missing")
-            points = points_of(prediction) if record.points else None
-            f1 = float(results.point_f1[row]) if record.points else None
             places = [
-                places and json.dumps(places) for places in (record.points, points is not None and points.tolist())
+                json.dumps(points) if points else None for points in (record.points, prediction and prediction.points)
             ]
             writer.writerow(
                 [record.id, record.image, record.split, record.expression, json.dumps(record.tags), *numbers, iou,

@@ -19,8 +19,8 @@ from referent.mini.icons import Look, Materials, draw_icon, known_names, paste, 
 
 CLASSES = [*vocabulary(), *RANKS]  # the names of everything that scenes show
 SceneKind = Literal["icons", "crowd", "cut", "photo", "alike", "rows", "many"]
-MOST = 30  # things of one name in a scene of kind `many`
 SCENE_KINDS: tuple[str, ...] = get_args(SceneKind)
+MOST = 30  # things of one name in a scene of kind `many`
 AUGMENTATION = Augmentation()
 PLAIN = Look(EVALUATED_STYLES)
 

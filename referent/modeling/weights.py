@@ -2,7 +2,6 @@
 downloaded, and no code is run."""
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -180,9 +179,9 @@ def load_adapter(llava: VisionLanguageModel, directory: Path, trainable: bool = 
 
 def adapter_base(directory: Path) -> str | None:
     """The last part of the name of the base that a PEFT adapter says it was trained on. Raises `CheckpointError`."""
-    with reading(directory / ADAPTER_FILES[0]):
-        name = json.loads((directory / ADAPTER_FILES[0]).read_text()).get("base_model_name_or_path")
-    return PurePath(name).name if isinstance(name, str) and name else None
+    with reading(directory):
+        name = PeftConfig.from_pretrained(str(directory)).base_model_name_or_path
+    return PurePath(name).name if name else None
 
 
 def _refuse_whole_weights(what: str, config: PeftConfig, file: Path) -> None:

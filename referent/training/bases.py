@@ -28,7 +28,7 @@ from referent.modeling.checkpoint import (
 )
 from referent.modeling.grounding import GroundingModel
 from referent.modeling.importers.detr import load_visual_prompts as prompts_on_detr
-from referent.modeling.importers.paligemma import POINT_TEMPLATE, check_tokenizer, paligemma_spec
+from referent.modeling.importers.paligemma import POINT_TEMPLATE, paligemma_spec, paligemma_tokenizer
 from referent.modeling.importers.vpp_llava import GRAMMAR as VPP_GRAMMAR
 from referent.modeling.importers.vpp_llava import TEMPLATE as VPP_TEMPLATE
 from referent.modeling.llava import (
@@ -144,8 +144,7 @@ def open_paligemma(recipe: Recipe) -> tuple[GroundingModel, CheckpointSpec]:
         raise RecipeError(f"--template {recipe.template!r}: {fault_of(error)}") from error
     if spec.prompt.reads_loc:
         raise RecipeError(f"--template {recipe.template!r} ends with {LOC_MARK}, and points are written: leave it out")
-    tokenizer = load_tokenizer(directory)
-    check_tokenizer(directory, tokenizer)
+    tokenizer = paligemma_tokenizer(directory)
     paligemma = load_paligemma(directory, DTYPES[recipe.base_dtype], _quantization(recipe))
     check_base(recipe.base, spec, paligemma.config, tokenizer)
     _keep_tokenizer(tokenizer, recipe)

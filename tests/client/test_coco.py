@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from referent.client.batch import BatchResult
 from referent.client.coco import coco_of, write_coco
@@ -14,6 +12,7 @@ from referent.core.answers import Answer
 from referent.core.api import EXAMPLE
 from referent.data.readers import read
 from tests.support.answers import box_answer, points_answer
+from tests.support.coco import average_precision
 
 
 def result(image: str, *answers: Answer, size: tuple[int, int] = (100, 80)) -> BatchResult:
@@ -58,14 +57,8 @@ def test_pycocotools_judges_its_keypoints(tmp_path: Path, results: list[BatchRes
     write_coco(results, tmp_path / "found.json")
     truth = COCO(str(tmp_path / "found.json"))
     found = [row | {"score": 1.0} for row in truth.dataset["annotations"] if row["num_keypoints"]]
-    judge = COCOeval(
-        truth, truth.loadRes([{k: v for k, v in row.items() if k != "bbox"} for row in found]), "keypoints"
-    )
-    judge.params.kpt_oks_sigmas = np.array([0.1])
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    assert judge.stats[0] == pytest.approx(1)
+    rows = [{key: value for key, value in row.items() if key != "bbox"} for row in found]
+    assert average_precision(truth, rows, "keypoints") == pytest.approx(1)
 
 
 def test_boxes_beside_points_have_no_keypoint() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from referent.client.results import Grounding
 from referent.core.api import EXAMPLE
 from tests.support.answers import box_answer, points_answer
+from tests.support.coco import average_precision
 
 RESULTS = [
     box_answer("a", (1, 2, 5, 10), 0.9, True),
@@ -91,16 +91,6 @@ def test_without_supervision_the_command_that_installs_it_is_told(monkeypatch: p
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(ModuleNotFoundError, match="pip install supervision"):
         grounding().to_supervision()
-
-
-def average_precision(truth: COCO, rows: list[dict], kind: str) -> float:
-    """At an IoU or OKS of .5 to .95, of one keypoint where the results are points."""
-    judge = COCOeval(truth, truth.loadRes(rows), kind)
-    judge.params.kpt_oks_sigmas = np.array([0.1])
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    return float(judge.stats[0])
 
 
 @pytest.mark.parametrize("kind", ["bbox", "keypoints"])

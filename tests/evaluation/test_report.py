@@ -130,6 +130,11 @@ def test_points_alone_make_a_report(tmp_path: Path) -> None:
     assert (row["true_points"], row["points"], row["point_f1"]) == ("[[50.0, 50.0]]", "[[50.0, 53.0]]", "1.0")
 
 
+def test_a_row_of_boxes_has_no_points(folder: Path) -> None:
+    rows = list(csv.DictReader((folder / "records.csv").open()))
+    assert {row[name] for row in rows for name in ("true_points", "points", "point_f1")} == {""}
+
+
 def test_points_are_drawn(images: Path, tmp_path: Path) -> None:
     found = results(
         (record("a", None, points=((50, 50), (20, 20))), {"points": ((50, 50),)}),

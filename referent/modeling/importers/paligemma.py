@@ -7,6 +7,7 @@ from typing import Any
 from peft import PeftModel
 from PIL import Image
 from tokenizers import Tokenizer
+from transformers import PaliGemmaConfig
 
 from referent.core.bundle import TOKENIZER_FILE, file_entry
 from referent.core.grammar import LOC_STEPS, DetectionGrammar, Generation, PointGrammar
@@ -35,8 +36,7 @@ INSTANCES = 32  # of an expression, where a request does not say
 def import_paligemma(base: Path, out: Path, adapter: Path | None = None) -> CheckpointSpec:
     """Write the checkpoint `out` of a PaliGemma that answers `detect ...`, with the PEFT adapter if one is given. It
     refers to the directory `base`. Nothing is written if that fails. Raises `CheckpointError`."""
-    load_paligemma_config(base)  # first: it says what is wrong with a folder that is no PaliGemma
-    tokenizer = load_tokenizer(base)
+    tokenizer = paligemma_tokenizer(base)
     first = tokenizer.token_to_id(_loc(0))
     if first is None or any(tokenizer.token_to_id(_loc(step)) != first + step for step in range(LOC_STEPS)):
         raise CheckpointError(f"{base} has not the tokens {_loc(0)} to {_loc(LOC_STEPS - 1)}: it is no PaliGemma")
@@ -50,8 +50,7 @@ def import_point_vlm(adapter: Path, base: Path, out: Path) -> CheckpointSpec:
 
     Raises `CheckpointError`.
     """
-    load_paligemma_config(base)
-    return _import("point-vlm", base, out, adapter, load_tokenizer(base), PointGrammar(), POINT_TEMPLATE)
+    return _import("point-vlm", base, out, adapter, paligemma_tokenizer(base), PointGrammar(), POINT_TEMPLATE)
 
 
 def _import(
@@ -64,8 +63,7 @@ def _import(
     template: str,
 ) -> CheckpointSpec:
     spec = paligemma_spec(base, grammar, template)
-    check_tokenizer(base, tokenizer)
-    _check_pixels(base)
+    _check_pixels(base, spec.image.size)
     model: VisionLanguageModel | PeftModel = load_paligemma(Path(spec.base))
     training: dict[str, Any] = {"imported": name, "base": base.resolve().name}
     if adapter is not None:
@@ -82,10 +80,7 @@ def _import(
 def paligemma_spec(directory: Path, grammar: PointGrammar | DetectionGrammar, template: str) -> CheckpointSpec:
     """The spec of a new checkpoint on this base, which it refers to. Raises `CheckpointError`."""
     config = load_paligemma_config(directory)
-    text, image_tokens = config.text_config, image_tokens_of(config)
-    special = {name: getattr(text, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    if unfit := [f"{name}_token_id {value}" for name, value in special.items() if not isinstance(value, int)]:
-        raise CheckpointError(f"{directory}/config.json has {', '.join(unfit)} in its text_config: one token each")
+    image_tokens, special = image_tokens_of(config), _special_tokens(directory, config)
     prompt = Prompt(
         template=template, bos_token_id=special["bos"], pad_token_id=special["pad"],
         image_token_id=config.image_token_id, loc_token_id=None, bos_behind_image=True,
@@ -105,9 +100,10 @@ def paligemma_spec(directory: Path, grammar: PointGrammar | DetectionGrammar, te
     )
 
 
-def check_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
-    """Raises `CheckpointError` unless the tokenizer is the one of this base, as far as its tokens tell."""
-    config = load_paligemma_config(directory)
+def paligemma_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a PaliGemma directory. Raises `CheckpointError`, too where its tokens are another model's."""
+    config = load_paligemma_config(directory)  # first: it says what is wrong with a folder that is no PaliGemma
+    tokenizer = load_tokenizer(directory)
     image, rows = config.image_token_id, config.text_config.vocab_size
     special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     tokens = max(tokenizer.get_vocab().values()) + 1
@@ -119,19 +115,27 @@ def check_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
     elif tokenizer.id_to_token(image) not in (None, IMAGE_MARK) or named not in (None, image):
         fault = f"has {tokenizer.id_to_token(image)!r} as token {image}, which is the image in config.json"
     else:
-        for name in ("bos", "eos"):
-            if (id := getattr(config.text_config, f"{name}_token_id")) not in special:
+        for name, id in _special_tokens(directory, config).items():
+            if id not in special:
                 fault = f"has {tokenizer.id_to_token(id)!r} as token {id}, which is {name}_token_id in config.json"
     if fault:
         raise CheckpointError(f"{directory / TOKENIZER_FILE} {fault}: one of the two files is of another model")
+    return tokenizer
 
 
-def _check_pixels(directory: Path) -> None:
+def _special_tokens(directory: Path, config: PaliGemmaConfig) -> dict[str, int]:
+    """Ids of bos, eos and pad. Raises `CheckpointError`."""
+    special = {name: getattr(config.text_config, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if unfit := [f"{name}_token_id {value}" for name, value in special.items() if not isinstance(value, int)]:
+        raise CheckpointError(f"{directory}/config.json has {', '.join(unfit)} in its text_config: one token each")
+    return special
+
+
+def _check_pixels(directory: Path, side: int) -> None:
     """Raises `CheckpointError` if preprocessor_config.json says otherwise than what PaliGemmas are given."""
     file = directory / "preprocessor_config.json"
     if not file.is_file():
         return
-    side = load_paligemma_config(directory).vision_config.image_size
     with reading(file):
         stated = json.loads(file.read_text())
         usual = {
